@@ -1,0 +1,11 @@
+//! The kernel's door: one syscall (or one netlink message) a function, owned descriptors in and out, nothing decided.
+//!
+//! The only crate of the project with unsafe code. Each function says in its error what was asked of which object.
+
+#![allow(unsafe_code)]
+
+pub mod cgroup;
+pub mod mount;
+pub mod netlink;
+pub mod nftables;
+pub mod process;
