@@ -1,0 +1,60 @@
+//! One way to make an HTTP client, so that time-outs, pools and TLS are the same everywhere.
+
+use std::time::Duration;
+
+use crate::tls::{self, Files};
+
+/// How a component reaches another. Without `tls` files, `https` peers are verified against the system's roots.
+#[derive(Debug, Clone)]
+pub struct ClientConfig {
+    pub tls: Option<Files>,
+    /// From the first byte sent to the last received; `None` for streams.
+    pub timeout: Option<Duration>,
+    pub connect_timeout: Duration,
+    pub idle_per_host_max: usize,
+}
+
+impl Default for ClientConfig {
+    fn default() -> Self {
+        ClientConfig {
+            tls: None,
+            timeout: Some(Duration::from_secs(10)),
+            connect_timeout: Duration::from_secs(5),
+            idle_per_host_max: 64,
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot read {path}")]
+    Read { path: std::path::PathBuf, source: std::io::Error },
+    #[error("cannot make an HTTP client")]
+    Build(#[source] reqwest::Error),
+}
+
+pub fn client(config: &ClientConfig) -> Result<reqwest::Client, Error> {
+    tls::install_provider();
+    let mut builder = reqwest::Client::builder()
+        .no_proxy()
+        .connect_timeout(config.connect_timeout)
+        .pool_max_idle_per_host(config.idle_per_host_max)
+        .tcp_nodelay(true);
+    if let Some(timeout) = config.timeout {
+        builder = builder.timeout(timeout);
+    }
+    if let Some(files) = &config.tls {
+        let mut identity = read(&files.cert)?;
+        identity.extend(read(&files.key)?);
+        builder = builder.identity(reqwest::Identity::from_pem(&identity).map_err(Error::Build)?);
+        if let Some(ca) = &files.ca {
+            let roots = reqwest::Certificate::from_pem_bundle(&read(ca)?).map_err(Error::Build)?;
+            builder = builder.tls_certs_only(roots);
+        }
+    }
+    builder.build().map_err(Error::Build)
+}
+
+fn read(path: &std::path::Path) -> Result<Vec<u8>, Error> {
+    std::fs::read(path).map_err(|source| Error::Read { path: path.into(), source })
+}

@@ -1,0 +1,147 @@
+//! Logs as JSON lines in the form that Diego's tools read: timestamp, level, source, message, data.
+//!
+//! Code logs with `tracing`'s macros. The source is the component, told from the crate that logged. Everything a line
+//! says besides its message is in `data`.
+
+use std::io::Write;
+use std::sync::Mutex;
+
+use serde_json::{Map, Value, json};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::layer::{Context, SubscriberExt};
+use tracing_subscriber::{Layer, filter::Targets, registry::LookupSpan};
+
+/// Bytes of one value of `data`; what is longer is cut.
+pub const DATA_STRING_BYTES_MAX: usize = 4 * 1024;
+
+/// Sends this process's logs to `output`. `filter` is a level (`info`) or directives (`info,garden=debug`).
+/// Only the first call of a process has an effect.
+pub fn init(filter: &str, output: Box<dyn Write + Send>) {
+    let filter = filter.parse().unwrap_or_else(|_| Targets::new().with_default(Level::INFO));
+    let lines = Lines { output: Mutex::new(output) }.with_filter(filter);
+    let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(filter).with(lines));
+}
+
+struct Lines {
+    output: Mutex<Box<dyn Write + Send>>,
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let mut line = line(event.metadata().target(), *event.metadata().level(), fields).to_string();
+        line.push('\n');
+        // A log that cannot be written must not stop the work it tells of.
+        if let Ok(mut output) = self.output.lock() {
+            let _ = output.write_all(line.as_bytes());
+        }
+    }
+}
+
+fn line(target: &str, level: Level, fields: Fields) -> Value {
+    let source = source(target);
+    let message = fields.message.unwrap_or_default();
+    // `started` of the bbs is `bbs.started`, which tools wait for; a sentence stays a sentence.
+    let message = if message.contains(' ') { message } else { format!("{source}.{message}") };
+    json!({
+        "timestamp": jiff::Timestamp::now().to_string(),
+        "level": match level { Level::ERROR => "error", Level::WARN | Level::INFO => "info", _ => "debug" },
+        "source": source,
+        "message": message,
+        "data": fields.data,
+    })
+}
+
+/// The component a module path belongs to: `brain::ssh_proxy::session` is the ssh-proxy.
+fn source(target: &str) -> String {
+    let mut parts = target.split("::");
+    let first = parts.next().unwrap_or_default();
+    let named = match first {
+        "brain" => parts.next().unwrap_or(first),
+        "bbs" if parts.next() == Some("locket") => "locket",
+        other => other,
+    };
+    named.replace('_', "-")
+}
+
+#[derive(Default)]
+struct Fields {
+    message: Option<String>,
+    data: Map<String, Value>,
+}
+
+impl Fields {
+    fn put(&mut self, field: &Field, value: Value) {
+        match field.name() {
+            "message" => self.message = Some(value.as_str().map_or_else(|| value.to_string(), str::to_owned)),
+            name => drop(self.data.insert(name.to_owned(), value)),
+        }
+    }
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        self.put(field, cut(format!("{value:?}")).into());
+    }
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.put(field, cut(value.to_owned()).into());
+    }
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.put(field, value.into());
+    }
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.put(field, value.into());
+    }
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.put(field, value.into());
+    }
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.put(field, value.into());
+    }
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        let mut text = value.to_string();
+        let mut cause = value.source();
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            cause = error.source();
+        }
+        self.put(field, cut(text).into());
+    }
+}
+
+fn cut(mut text: String) -> String {
+    if text.len() > DATA_STRING_BYTES_MAX {
+        text.truncate(text.floor_char_boundary(DATA_STRING_BYTES_MAX));
+        text.push_str("…");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_source_of_a_line_is_its_component() {
+        for (target, expected) in [
+            ("bbs::http", "bbs"),
+            ("bbs::locket::server", "locket"),
+            ("brain::ssh_proxy::session", "ssh-proxy"),
+            ("garden", "garden"),
+        ] {
+            assert_eq!(source(target), expected, "{target}");
+        }
+    }
+
+    #[test]
+    fn a_word_becomes_the_message_tools_wait_for_and_a_sentence_stays() {
+        let said = |message: &str| {
+            let fields = Fields { message: Some(message.into()), ..Fields::default() };
+            line("bbs", Level::INFO, fields)["message"].as_str().unwrap().to_owned()
+        };
+        assert_eq!(said("started"), "bbs.started");
+        assert_eq!(said("cannot accept a connection"), "cannot accept a connection");
+    }
+}
