@@ -18,9 +18,9 @@ pub const DATA_STRING_BYTES_MAX: usize = 4 * 1024;
 /// Sends this process's logs to `output`. `filter` is a level (`info`) or directives (`info,garden=debug`).
 /// Only the first call of a process has an effect.
 pub fn init(filter: &str, output: Box<dyn Write + Send>) {
-    let filter = filter.parse().unwrap_or_else(|_| Targets::new().with_default(Level::INFO));
+    let filter: Targets = filter.parse().unwrap_or_else(|_| Targets::new().with_default(Level::INFO));
     let lines = Lines { output: Mutex::new(output) }.with_filter(filter);
-    let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(filter).with(lines));
+    let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(lines));
 }
 
 struct Lines {
