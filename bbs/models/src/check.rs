@@ -10,7 +10,16 @@ pub struct CheckDefinition {
 /// A time of 0 means the cell's default.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Check {
-    Tcp { port: u16, connect_timeout_ms: u64, interval_ms: u64 },
+    Tcp {
+        port: u16,
+        connect_timeout_ms: u64,
+        interval_ms: u64,
+    },
     /// Only status 200 passes.
-    Http { port: u16, path: String, request_timeout_ms: u64, interval_ms: u64 },
+    Http {
+        port: u16,
+        path: String,
+        request_timeout_ms: u64,
+        interval_ms: u64,
+    },
 }
