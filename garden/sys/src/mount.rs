@@ -1,1 +1,251 @@
-//! 
+//! Mounts by descriptor: clone a tree, change its attributes, configure and create a filesystem, put it somewhere,
+//! take it away. One syscall a function. Which layers make up a root, and who may see it, is decided elsewhere.
+//!
+//! A mount made here is *detached*: it hangs in no directory tree until [`move_mount`] puts it there, and it is
+//! gone when its descriptor is closed before that. So nothing is left behind by a process that is killed in between.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::CWD;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
+
+pub use rustix::mount::MountAttrFlags;
+
+/// Bytes of the kernel's own explanation kept in an error.
+const KERNEL_MESSAGE_BYTES_MAX: usize = 1024;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot clone the mount under {}: {source}", path.display())]
+    OpenTree { path: PathBuf, source: io::Error },
+    #[error("cannot {act} of a detached mount: {source}")]
+    SetAttributes { act: &'static str, source: io::Error },
+    #[error("cannot open a new {filesystem} filesystem: {source}")]
+    FsOpen { filesystem: String, source: io::Error },
+    #[error("cannot set {key}{} on a new filesystem: {source}{}", equals(value), said(message))]
+    FsConfig { key: String, value: String, message: String, source: io::Error },
+    #[error("cannot create a filesystem: {source}{}", said(message))]
+    Create { message: String, source: io::Error },
+    #[error("cannot make a mount of a new filesystem: {source}{}", said(message))]
+    FsMount { message: String, source: io::Error },
+    #[error("cannot put a mount on {}: {source}", path.display())]
+    Move { path: PathBuf, source: io::Error },
+    #[error("cannot unmount {}: {source}", path.display())]
+    Unmount { path: PathBuf, source: io::Error },
+}
+
+impl Error {
+    /// What the kernel answered, for those who tell "not there" from "not allowed".
+    pub fn os_error(&self) -> Option<i32> {
+        match self {
+            Error::OpenTree { source, .. }
+            | Error::SetAttributes { source, .. }
+            | Error::FsOpen { source, .. }
+            | Error::FsConfig { source, .. }
+            | Error::Create { source, .. }
+            | Error::FsMount { source, .. }
+            | Error::Move { source, .. }
+            | Error::Unmount { source, .. } => source.raw_os_error(),
+        }
+    }
+}
+
+fn equals(value: &str) -> String {
+    if value.is_empty() { String::new() } else { format!("={value}") }
+}
+
+fn said(message: &str) -> String {
+    if message.is_empty() { String::new() } else { format!(" ({message})") }
+}
+
+/// A detached copy of the mount that `path` lies on, rooted at `path`. Mounts below it are not copied.
+pub fn open_tree(path: &Path) -> Result<OwnedFd, Error> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    rustix::mount::open_tree(CWD, path, flags)
+        .map_err(|errno| Error::OpenTree { path: path.into(), source: errno.into() })
+}
+
+/// [`open_tree`] with every mount below `path`.
+pub fn open_tree_recursive(path: &Path) -> Result<OwnedFd, Error> {
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    rustix::mount::open_tree(CWD, path, flags)
+        .map_err(|errno| Error::OpenTree { path: path.into(), source: errno.into() })
+}
+
+/// [`open_tree`] of a directory that is already open.
+pub fn open_tree_at(directory: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    rustix::mount::open_tree(directory, "", flags).map_err(|errno| Error::OpenTree {
+        path: PathBuf::from(format!("descriptor {}", directory.as_raw_fd())),
+        source: errno.into(),
+    })
+}
+
+/// Shows the files of a detached mount with the ids of `user_namespace`: what is owned by 0 on disk is owned by that
+/// namespace's root. A mount can be mapped once, and only while it is detached.
+pub fn map_ids(mount: BorrowedFd<'_>, user_namespace: BorrowedFd<'_>) -> Result<(), Error> {
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: user_namespace.as_raw_fd() as u64,
+    };
+    mount_setattr(mount, &attributes, 0).map_err(|source| Error::SetAttributes { act: "map the ids", source })
+}
+
+/// Sets and clears attributes (read-only, nosuid, nodev, …) of one mount, or of it and all below it.
+pub fn set_attributes(
+    mount: BorrowedFd<'_>,
+    set: MountAttrFlags,
+    clear: MountAttrFlags,
+    recursive: bool,
+) -> Result<(), Error> {
+    let attributes = libc::mount_attr {
+        attr_set: u64::from(set.bits()),
+        attr_clr: u64::from(clear.bits()),
+        propagation: 0,
+        userns_fd: 0,
+    };
+    let flags = if recursive { libc::AT_RECURSIVE as u32 } else { 0 };
+    mount_setattr(mount, &attributes, flags)
+        .map_err(|source| Error::SetAttributes { act: "change the attributes", source })
+}
+
+fn mount_setattr(mount: BorrowedFd<'_>, attributes: &libc::mount_attr, flags: u32) -> io::Result<()> {
+    let flags = flags | libc::AT_EMPTY_PATH as u32;
+    // SAFETY: the path is a NUL-terminated constant, and `attributes` is a live `mount_attr` of the size we name.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            std::ptr::from_ref(attributes),
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A filesystem being configured. Nothing is mounted until [`Filesystem::mount`].
+#[derive(Debug)]
+pub struct Filesystem {
+    context: OwnedFd,
+}
+
+impl Filesystem {
+    pub fn open(filesystem: &str) -> Result<Filesystem, Error> {
+        rustix::mount::fsopen(filesystem, FsOpenFlags::FSOPEN_CLOEXEC)
+            .map(|context| Filesystem { context })
+            .map_err(|errno| Error::FsOpen { filesystem: filesystem.into(), source: errno.into() })
+    }
+
+    pub fn set_flag(&self, key: &str) -> Result<(), Error> {
+        rustix::mount::fsconfig_set_flag(self.context.as_fd(), key)
+            .map_err(|errno| self.refused(key, String::new(), errno))
+    }
+
+    pub fn set_string(&self, key: &str, value: &str) -> Result<(), Error> {
+        rustix::mount::fsconfig_set_string(self.context.as_fd(), key, value)
+            .map_err(|errno| self.refused(key, value.into(), errno))
+    }
+
+    /// A string option whose value is a path; it need not be UTF-8.
+    pub fn set_path(&self, key: &str, path: &Path) -> Result<(), Error> {
+        let refused = |errno| self.refused(key, path.display().to_string(), errno);
+        let value =
+            CString::new(path.as_os_str().as_bytes()).map_err(|_| refused(rustix::io::Errno::INVAL))?;
+        rustix::mount::fsconfig_set_string(self.context.as_fd(), key, value.as_c_str()).map_err(refused)
+    }
+
+    /// Hands over an open directory, such as one more layer for `lowerdir+`.
+    pub fn set_descriptor(&self, key: &str, descriptor: BorrowedFd<'_>) -> Result<(), Error> {
+        rustix::mount::fsconfig_set_fd(self.context.as_fd(), key, descriptor)
+            .map_err(|errno| self.refused(key, format!("descriptor {}", descriptor.as_raw_fd()), errno))
+    }
+
+    pub fn create(&self) -> Result<(), Error> {
+        rustix::mount::fsconfig_create(self.context.as_fd())
+            .map_err(|errno| Error::Create { message: self.message(), source: errno.into() })
+    }
+
+    /// The created filesystem as a detached mount.
+    pub fn mount(&self, attributes: MountAttrFlags) -> Result<OwnedFd, Error> {
+        rustix::mount::fsmount(self.context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+            .map_err(|errno| Error::FsMount { message: self.message(), source: errno.into() })
+    }
+
+    fn refused(&self, key: &str, value: String, errno: rustix::io::Errno) -> Error {
+        Error::FsConfig { key: key.into(), value, message: self.message(), source: errno.into() }
+    }
+
+    /// The kernel's explanation of the last refusal, where the filesystem gave one.
+    fn message(&self) -> String {
+        let mut buffer = [0u8; KERNEL_MESSAGE_BYTES_MAX];
+        match rustix::io::read(self.context.as_fd(), &mut buffer[..]) {
+            // A line begins with its level: `e overlay: …`.
+            Ok(length) => {
+                let line = String::from_utf8_lossy(&buffer[..length]);
+                line.trim().trim_start_matches(['e', 'w', 'i']).trim_start().to_string()
+            }
+            // Nothing to say (ENODATA), or nothing readable: the errno has to do.
+            Err(_) => String::new(),
+        }
+    }
+}
+
+/// Puts a detached mount on `target`.
+pub fn move_mount(mount: BorrowedFd<'_>, target: &Path) -> Result<(), Error> {
+    rustix::mount::move_mount(mount, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .map_err(|errno| Error::Move { path: target.into(), source: errno.into() })
+}
+
+/// Takes the mount on `target` away, at once for lookups, in the end when its last user is gone. Not being mounted
+/// is not an error: tear-down may run twice.
+pub fn unmount(target: &Path) -> Result<(), Error> {
+    match rustix::mount::unmount(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => Ok(()),
+        Err(errno) => Err(Error::Unmount { path: target.into(), source: errno.into() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_is_not_there_is_named() {
+        let error = open_tree(Path::new("/does/not/exist")).unwrap_err();
+        assert!(error.to_string().starts_with("cannot clone the mount under /does/not/exist: "), "{error}");
+    }
+
+    #[test]
+    fn the_kernels_own_words_are_kept() {
+        let Ok(overlay) = Filesystem::open("overlay") else {
+            println!("SKIPPED the_kernels_own_words_are_kept: needs root and overlay");
+            return;
+        };
+        let error = overlay.set_string("no_such_option", "1").unwrap_err().to_string();
+        assert!(error.starts_with("cannot set no_such_option=1 on a new filesystem: "), "{error}");
+        assert!(error.contains("Unknown parameter"), "{error}");
+    }
+
+    #[test]
+    fn unmounting_what_is_not_mounted_is_no_error() {
+        if !rustix::process::geteuid().is_root() {
+            println!("SKIPPED unmounting_what_is_not_mounted_is_no_error: needs root");
+            return;
+        }
+        unmount(Path::new("/does/not/exist")).unwrap();
+        let plain = std::env::temp_dir().join(format!("garden-sys-mount-{}", std::process::id()));
+        std::fs::create_dir(&plain).unwrap();
+        unmount(&plain).unwrap();
+        std::fs::remove_dir(&plain).unwrap();
+    }
+}
