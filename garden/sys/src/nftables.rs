@@ -1,1 +1,270 @@
-//! 
+//! One nftables table, changed by transactions: everything in a [`Transaction`] happens, or nothing.
+//!
+//! Only the encoding and the sending: which chains and rules there are is decided by garden's networker. Adding what
+//! is there already is no error, so that "add, then delete" inside one transaction deletes whether it was there or
+//! not, on every kernel.
+
+mod expression;
+
+pub use expression::{Base, Comparison, ConntrackKey, Expression, Field, MetaKey, Register, Verdict};
+
+use crate::netlink::message::{Message, NLM_F_APPEND, NLM_F_CREATE};
+use crate::netlink::{Protocol, Result, Socket};
+
+const SUBSYSTEM: u16 = (libc::NFNL_SUBSYS_NFTABLES as u16) << 8;
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+
+const NEW_TABLE: u16 = 0;
+const DELETE_TABLE: u16 = 2;
+const NEW_CHAIN: u16 = 3;
+const DELETE_CHAIN: u16 = 5;
+const NEW_RULE: u16 = 6;
+const DELETE_RULE: u16 = 8;
+const NEW_SET: u16 = 9;
+const NEW_ELEMENT: u16 = 12;
+const DELETE_ELEMENT: u16 = 14;
+
+/// Attribute 1 is the table in every message.
+const TABLE: u16 = 1;
+const CHAIN_NAME: u16 = 3;
+const CHAIN_HOOK: u16 = 4;
+const CHAIN_POLICY: u16 = 5;
+const CHAIN_TYPE: u16 = 7;
+const HOOK_NUMBER: u16 = 1;
+const HOOK_PRIORITY: u16 = 2;
+const RULE_CHAIN: u16 = 2;
+const RULE_EXPRESSIONS: u16 = 4;
+const SET_NAME: u16 = 2;
+const SET_FLAGS: u16 = 3;
+const SET_KEY_TYPE: u16 = 4;
+const SET_KEY_LENGTH: u16 = 5;
+const SET_DATA_TYPE: u16 = 6;
+const SET_DATA_LENGTH: u16 = 7;
+const SET_ID: u16 = 10;
+const SET_IS_MAP: u32 = 8;
+const ELEMENTS_SET: u16 = 2;
+const ELEMENTS_LIST: u16 = 3;
+const ELEMENT_KEY: u16 = 1;
+const ELEMENT_DATA: u16 = 2;
+const LIST_ITEM: u16 = 1;
+const DATA_VALUE: u16 = 1;
+const ACCEPT: u32 = 1;
+
+/// Where a chain is hooked into the kernel's path of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    Prerouting,
+    Input,
+    Forward,
+    Output,
+    Postrouting,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChainKind {
+    Filter,
+    Nat,
+}
+
+/// What the parts of keys and values are. The numbers are those by which the `nft` tool knows how to print them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DataType {
+    Ipv4Address,
+    Port,
+    LinkName,
+}
+
+impl DataType {
+    fn number(self) -> u32 {
+        match self {
+            DataType::Ipv4Address => 7,
+            DataType::Port => 13,
+            DataType::LinkName => 41,
+        }
+    }
+
+    /// Each part of a concatenation fills whole 32-bit registers.
+    fn bytes(self, alone: bool) -> u32 {
+        match self {
+            DataType::Ipv4Address => 4,
+            DataType::Port if alone => 2,
+            DataType::Port => 4,
+            DataType::LinkName => libc::IFNAMSIZ as u32,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MapData<'a> {
+    /// A set: only keys.
+    Nothing,
+    Verdict,
+    Values(&'a [DataType]),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Value {
+    Nothing,
+    Bytes(Vec<u8>),
+    Verdict(Verdict),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Element {
+    pub key: Vec<u8>,
+    pub value: Value,
+}
+
+/// Changes to one table of the `ip` family.
+#[derive(Debug)]
+pub struct Transaction {
+    table: String,
+    messages: Vec<Message>,
+    sets: u32,
+}
+
+impl Transaction {
+    pub fn new(table: &str) -> Self {
+        Self { table: table.into(), messages: Vec::new(), sets: 0 }
+    }
+
+    pub fn add_table(&mut self) -> &mut Self {
+        self.change(NEW_TABLE, NLM_F_CREATE, |_| {})
+    }
+
+    /// With everything in it.
+    pub fn delete_table(&mut self) -> &mut Self {
+        self.change(DELETE_TABLE, 0, |_| {})
+    }
+
+    pub fn add_chain(&mut self, name: &str) -> &mut Self {
+        self.change(NEW_CHAIN, NLM_F_CREATE, |message| {
+            message.text(CHAIN_NAME, name);
+        })
+    }
+
+    /// A chain that packets enter by themselves; those that reach its end are accepted.
+    pub fn add_base_chain(&mut self, name: &str, kind: ChainKind, hook: Hook, priority: i32) -> &mut Self {
+        self.change(NEW_CHAIN, NLM_F_CREATE, |message| {
+            message.text(CHAIN_NAME, name);
+            message.text(CHAIN_TYPE, if kind == ChainKind::Nat { "nat" } else { "filter" });
+            message.network_u32(CHAIN_POLICY, ACCEPT);
+            message.nested(CHAIN_HOOK, |place| {
+                place.network_u32(HOOK_NUMBER, hook as u32).network_u32(HOOK_PRIORITY, priority as u32);
+            });
+        })
+    }
+
+    pub fn delete_chain(&mut self, name: &str) -> &mut Self {
+        self.change(DELETE_CHAIN, 0, |message| {
+            message.text(CHAIN_NAME, name);
+        })
+    }
+
+    /// Deletes every rule of the chain.
+    pub fn flush_chain(&mut self, name: &str) -> &mut Self {
+        self.change(DELETE_RULE, 0, |message| {
+            message.text(RULE_CHAIN, name);
+        })
+    }
+
+    /// At the end of the chain.
+    pub fn add_rule(&mut self, chain: &str, expressions: &[Expression]) -> &mut Self {
+        self.change(NEW_RULE, NLM_F_CREATE | NLM_F_APPEND, |message| {
+            message.text(RULE_CHAIN, chain).nested(RULE_EXPRESSIONS, |list| {
+                for expression in expressions {
+                    expression.encode(list);
+                }
+            });
+        })
+    }
+
+    pub fn add_set(&mut self, name: &str, key: &[DataType], data: MapData<'_>) -> &mut Self {
+        const VERDICT_DATA_TYPE: u32 = 0xffff_ff00;
+        self.sets += 1;
+        let id = self.sets;
+        self.change(NEW_SET, NLM_F_CREATE, |message| {
+            let (key_type, key_bytes) = concatenation(key);
+            message.text(SET_NAME, name);
+            message.network_u32(SET_FLAGS, if data == MapData::Nothing { 0 } else { SET_IS_MAP });
+            message.network_u32(SET_KEY_TYPE, key_type).network_u32(SET_KEY_LENGTH, key_bytes);
+            match data {
+                MapData::Nothing => {}
+                MapData::Verdict => {
+                    message.network_u32(SET_DATA_TYPE, VERDICT_DATA_TYPE).network_u32(SET_DATA_LENGTH, 0);
+                }
+                MapData::Values(parts) => {
+                    let (data_type, data_bytes) = concatenation(parts);
+                    message.network_u32(SET_DATA_TYPE, data_type).network_u32(SET_DATA_LENGTH, data_bytes);
+                }
+            }
+            message.network_u32(SET_ID, id);
+        })
+    }
+
+    pub fn add_element(&mut self, set: &str, element: &Element) -> &mut Self {
+        self.element(NEW_ELEMENT, NLM_F_CREATE, set, element)
+    }
+
+    pub fn delete_element(&mut self, set: &str, element: &Element) -> &mut Self {
+        self.element(DELETE_ELEMENT, 0, set, element)
+    }
+
+    fn element(&mut self, kind: u16, flags: u16, set: &str, element: &Element) -> &mut Self {
+        self.change(kind, flags, |message| {
+            message.text(ELEMENTS_SET, set).nested(ELEMENTS_LIST, |list| {
+                list.nested(LIST_ITEM, |item| {
+                    item.nested(ELEMENT_KEY, |key| {
+                        key.attribute(DATA_VALUE, &element.key);
+                    });
+                    match &element.value {
+                        Value::Nothing => {}
+                        Value::Bytes(bytes) => {
+                            item.nested(ELEMENT_DATA, |data| {
+                                data.attribute(DATA_VALUE, bytes);
+                            });
+                        }
+                        Value::Verdict(verdict) => {
+                            item.nested(ELEMENT_DATA, |data| verdict.encode(data));
+                        }
+                    }
+                });
+            });
+        })
+    }
+
+    fn change(&mut self, kind: u16, flags: u16, fill: impl FnOnce(&mut Message)) -> &mut Self {
+        let mut message = Message::new(SUBSYSTEM | kind, flags, &generation(libc::AF_INET as u8, 0));
+        message.text(TABLE, &self.table);
+        fill(&mut message);
+        self.messages.push(message);
+        self
+    }
+
+    /// In the network namespace of the calling thread.
+    pub fn commit(mut self, act: &str) -> Result<()> {
+        let Some(last) = self.messages.last_mut() else { return Ok(()) };
+        last.ask_for_ack();
+        let edge = |kind| Message::new(kind, 0, &generation(0, libc::NFNL_SUBSYS_NFTABLES as u16));
+        let mut messages = vec![edge(BATCH_BEGIN)];
+        messages.append(&mut self.messages);
+        messages.push(edge(BATCH_END));
+        Socket::open(Protocol::Netfilter)?.transaction(act, messages)
+    }
+}
+
+/// `struct nfgenmsg`: family, version, resource.
+fn generation(family: u8, resource: u16) -> [u8; 4] {
+    let resource = resource.to_be_bytes();
+    [family, 0, resource[0], resource[1]]
+}
+
+/// The type number and the length in bytes of the parts together.
+fn concatenation(parts: &[DataType]) -> (u32, u32) {
+    const BITS_A_TYPE: u32 = 6;
+    let alone = parts.len() == 1;
+    parts.iter().fold((0, 0), |(number, bytes), part| {
+        (number << BITS_A_TYPE | part.number(), bytes + part.bytes(alone))
+    })
+}

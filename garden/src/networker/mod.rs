@@ -1,0 +1,412 @@
+//! Gives each container a network: a link of its own, addresses, mapped ports and a firewall, by netlink alone.
+//!
+//! [`plan`], [`rules`] and [`resolv`] decide; this file acts. All of it is synchronous and answers within milliseconds:
+//! call it from a blocking thread. It works on the network namespace of the calling thread as the host's.
+//! It does not make network namespaces (the containerizer does) and does not keep records (the depot does): a
+//! [`Connection`] is all there is to know, and it exists, with its reservations, before anything in the kernel does.
+
+pub mod plan;
+pub mod resolv;
+pub mod rules;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use garden_client::{MappedPort, NetIn, NetOutRule, NetworkStat};
+use garden_sys::netlink::route::{LINK_NAME_BYTES_MAX, Route, Veth};
+use plan::{CONTAINER_LINK, Pool, SUBNET_PREFIX_BITS};
+pub use plan::{Connection, Network};
+
+const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+const DEFAULT_MTU: u32 = 1500;
+/// The number of a container's subnet, in hexadecimal, ends the name of its link.
+const LINK_SUFFIX_BYTES_MAX: usize = 8;
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Cut into networks of four addresses, one a container.
+    pub pool: Network,
+    pub port_pool_start: u16,
+    pub port_pool_size: u16,
+    /// Of the nftables table; two gardens on one host need two names and two prefixes.
+    pub table: String,
+    pub link_prefix: String,
+    /// `None`: that of the link of the host's default route.
+    pub mtu: Option<u32>,
+    pub deny_networks: Vec<Network>,
+    pub allow_host_access: bool,
+    pub dns_servers: Vec<IpAddr>,
+    pub additional_dns_servers: Vec<IpAddr>,
+    pub additional_host_entries: Vec<String>,
+    /// `None`: that of the host's way to the internet.
+    pub external_ip: Option<IpAddr>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            pool: Network::new(Ipv4Addr::new(10, 254, 0, 0), 18),
+            port_pool_start: 61001,
+            port_pool_size: 4534,
+            table: "diego".into(),
+            link_prefix: "diego-".into(),
+            mtu: None,
+            deny_networks: Vec::new(),
+            allow_host_access: false,
+            dns_servers: Vec::new(),
+            additional_dns_servers: Vec::new(),
+            additional_host_entries: Vec::new(),
+            external_ip: None,
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("link prefix {0:?} is empty or too long")]
+    LinkPrefix(String),
+    #[error("cannot make the firewall table {table}")]
+    Table { table: String, source: garden_sys::netlink::Error },
+    #[error("cannot {act} {path}")]
+    File { act: &'static str, path: PathBuf, source: io::Error },
+    #[error("the pool of container networks {0} is used up")]
+    SubnetsUsedUp(Network),
+    #[error("port pool is exhausted")]
+    PortsUsedUp,
+    #[error("host port {0} is in use")]
+    PortInUse(u32),
+    #[error("port {0} does not exist")]
+    NoSuchPort(u32),
+    #[error(transparent)]
+    InvalidRule(#[from] rules::InvalidRule),
+    #[error("cannot {act}")]
+    Netlink { act: &'static str, source: garden_sys::netlink::Error },
+}
+
+impl Error {
+    fn netlink(act: &'static str) -> impl FnOnce(garden_sys::netlink::Error) -> Self {
+        move |source| Error::Netlink { act, source }
+    }
+}
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+#[derive(Debug)]
+pub struct Networker {
+    config: Config,
+    mtu: u32,
+    external_ip: IpAddr,
+    host_resolv_conf: String,
+    subnets: Mutex<Pool>,
+    ports: Mutex<Pool>,
+}
+
+impl Networker {
+    /// Makes the firewall's table anew and lets the host forward. Containers of an earlier life that are to stay must
+    /// be [adopted](Self::adopt) before they can be reached again.
+    pub fn start(config: Config) -> Result<Self> {
+        let prefix = config.link_prefix.as_bytes();
+        if prefix.is_empty() || prefix.len() + LINK_SUFFIX_BYTES_MAX > LINK_NAME_BYTES_MAX {
+            return Err(Error::LinkPrefix(config.link_prefix));
+        }
+        // A host without one resolves nothing, and its containers neither.
+        let host_resolv_conf = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
+        let dns_servers = config.dns_servers.iter().chain(&config.additional_dns_servers);
+        let policy = rules::Policy {
+            pool: config.pool,
+            link_prefix: &config.link_prefix,
+            deny_networks: &config.deny_networks,
+            allow_host_access: config.allow_host_access,
+            dns_servers: dns_servers.filter_map(ipv4).collect(),
+            host_answers_dns: resolv::asks_the_host(&host_resolv_conf, &config.dns_servers),
+        };
+        rules::base(&config.table, &policy)
+            .commit("change the firewall (is nftables in this kernel?)")
+            .map_err(|source| Error::Table { table: config.table.clone(), source })?;
+        forward_packets()?;
+        Ok(Self {
+            mtu: config.mtu.or_else(default_route_mtu).unwrap_or(DEFAULT_MTU),
+            external_ip: config.external_ip.or_else(own_address).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            host_resolv_conf,
+            subnets: Mutex::new(Pool::subnets(config.pool)),
+            ports: Mutex::new(Pool::ports(config.port_pool_start, config.port_pool_size)),
+            config,
+        })
+    }
+
+    /// How many containers there are addresses for.
+    pub fn capacity(&self) -> u64 {
+        lock(&self.subnets).size()
+    }
+
+    /// The host's address by which mapped ports are reached from elsewhere.
+    pub fn external_ip(&self) -> IpAddr {
+        self.external_ip
+    }
+
+    /// Reserves everything the container will use; nothing in the kernel changes yet. Ended by
+    /// [`Networker::disconnect`].
+    pub fn reserve(&self, net_in: &[NetIn], net_out: &[NetOutRule]) -> Result<Connection> {
+        let subnet = lock(&self.subnets).acquire().ok_or(Error::SubnetsUsedUp(self.config.pool))?;
+        let mut connection = Connection::new(self.config.pool, subnet, &self.config.link_prefix);
+        connection.net_out = net_out.to_vec();
+        for port in net_in {
+            match self.reserve_port(port.host_port, port.container_port) {
+                Ok(mapped) => connection.mapped_ports.push(mapped),
+                Err(error) => {
+                    self.release(&connection);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(connection)
+    }
+
+    fn reserve_port(&self, host_port: u32, container_port: u32) -> Result<MappedPort> {
+        for port in [host_port, container_port] {
+            u16::try_from(port).map_err(|_| Error::NoSuchPort(port))?;
+        }
+        let mut pool = lock(&self.ports);
+        let host_port = if host_port == 0 {
+            next_free_port(&mut pool)?
+        } else if listened_on(host_port) || !pool.take(host_port) {
+            return Err(Error::PortInUse(host_port));
+        } else {
+            host_port
+        };
+        Ok(MappedPort {
+            host_port,
+            container_port: if container_port == 0 { host_port } else { container_port },
+        })
+    }
+
+    /// Makes what [`Networker::reserve`] reserved. At an error, [`Networker::disconnect`] takes away what exists.
+    pub fn connect(&self, handle: &str, connection: &Connection, namespace: BorrowedFd<'_>) -> Result<()> {
+        self.open_firewall(handle, connection)?;
+        let host = Route::open().map_err(Error::netlink("reach the host's links"))?;
+        self.make_links(&host, connection, namespace).map_err(Error::netlink("make a container's links"))?;
+        configure_link(&connection.host_link)?;
+        let host_side = || {
+            let index = host.index(&connection.host_link)?;
+            host.add_address(index, connection.host_ip, SUBNET_PREFIX_BITS)?;
+            host.bring_up(index)
+        };
+        host_side().map_err(Error::netlink("set up the host's side of a link"))?;
+        container_side(connection, namespace).map_err(Error::netlink("set up a container's side of a link"))
+    }
+
+    fn open_firewall(&self, handle: &str, connection: &Connection) -> Result<()> {
+        rules::attached(&self.config.table, handle, connection)?
+            .commit("add a container to the firewall")
+            .map_err(Error::netlink("open the firewall"))
+    }
+
+    fn make_links(
+        &self,
+        host: &Route,
+        connection: &Connection,
+        namespace: BorrowedFd<'_>,
+    ) -> garden_sys::netlink::Result<()> {
+        let veth = Veth {
+            name: &connection.host_link,
+            peer_name: CONTAINER_LINK,
+            peer_namespace: namespace,
+            mtu: self.mtu,
+        };
+        match host.create_veth(&veth) {
+            // A leftover of an earlier life: nobody else may use our prefix, and our pool says the name is free.
+            Err(error) if error.errno() == Some(rustix::io::Errno::EXIST.raw_os_error()) => {
+                host.delete(&connection.host_link)?;
+                host.create_veth(&veth)
+            }
+            result => result,
+        }
+    }
+
+    /// A container that lives on after a restart of garden: its reservations and its part of the firewall are made
+    /// anew, its links are there.
+    pub fn adopt(&self, handle: &str, connection: &Connection) -> Result<()> {
+        lock(&self.subnets).take(connection.subnet);
+        for port in &connection.mapped_ports {
+            lock(&self.ports).take(port.host_port);
+        }
+        self.open_firewall(handle, connection)
+    }
+
+    /// Maps one more port of a running container. The caller records the result in the connection.
+    pub fn net_in(&self, connection: &Connection, host_port: u32, container_port: u32) -> Result<MappedPort> {
+        let port = self.reserve_port(host_port, container_port)?;
+        rules::port_mapped(&self.config.table, connection, port)
+            .commit("map a port")
+            .map_err(Error::netlink("open the firewall"))
+            .inspect_err(|_| lock(&self.ports).release(port.host_port))?;
+        Ok(port)
+    }
+
+    /// More egress for a running container. The caller records the rules in the connection.
+    pub fn bulk_net_out(&self, handle: &str, connection: &Connection, net_out: &[NetOutRule]) -> Result<()> {
+        rules::opened(&self.config.table, handle, connection, net_out)?
+            .commit("add egress rules")
+            .map_err(Error::netlink("open the firewall"))
+    }
+
+    /// Takes everything away, whether it was ever made or not, and gives the reservations back; twice is no harm as
+    /// long as the reservations have not gone to another. At an error they are kept, so that nobody else gets
+    /// addresses that still lead here.
+    pub fn disconnect(&self, connection: &Connection) -> Result<()> {
+        self.take_away(connection)?;
+        self.release(connection);
+        Ok(())
+    }
+
+    fn take_away(&self, connection: &Connection) -> Result<()> {
+        let host = Route::open().map_err(Error::netlink("reach the host's links"))?;
+        host.delete(&connection.host_link).map_err(Error::netlink("delete a container's link"))?;
+        rules::detached(&self.config.table, connection)
+            .commit("remove a container from the firewall")
+            .map_err(Error::netlink("close the firewall"))
+    }
+
+    fn release(&self, connection: &Connection) {
+        let mut ports = lock(&self.ports);
+        for port in &connection.mapped_ports {
+            ports.release(port.host_port);
+        }
+        lock(&self.subnets).release(connection.subnet);
+    }
+
+    /// Of all containers at once, by the name of the host's link; as the container sees it.
+    pub fn traffic(&self) -> Result<BTreeMap<String, NetworkStat>> {
+        let links = Route::open()
+            .and_then(|host| host.links())
+            .map_err(Error::netlink("read the links' counters"))?;
+        let ours = links.into_iter().filter(|link| link.name.starts_with(&self.config.link_prefix));
+        Ok(ours
+            .map(|link| (link.name, NetworkStat { rx_bytes: link.tx_bytes, tx_bytes: link.rx_bytes }))
+            .collect())
+    }
+
+    /// Deletes links with our prefix that belong to none of `kept`.
+    pub fn delete_stray_links(&self, kept: &[&Connection]) -> Result<()> {
+        let host = Route::open().map_err(Error::netlink("reach the host's links"))?;
+        let links = host.links().map_err(Error::netlink("list the host's links"))?;
+        let stray = links.into_iter().map(|link| link.name).filter(|name| {
+            name.starts_with(&self.config.link_prefix)
+                && !kept.iter().any(|connection| connection.host_link == *name)
+        });
+        for name in stray {
+            tracing::info!(link = name, "deleting a stray link");
+            host.delete(&name).map_err(Error::netlink("delete a stray link"))?;
+        }
+        Ok(())
+    }
+
+    /// When no container is left: no trace in the firewall. (Forwarding stays on: others may have come to rely on it.)
+    pub fn remove_table(&self) -> Result<()> {
+        rules::removed(&self.config.table)
+            .commit("remove the firewall's table")
+            .map_err(Error::netlink("remove the firewall"))
+    }
+
+    pub fn resolv_conf(&self, connection: &Connection) -> String {
+        let Config { dns_servers, additional_dns_servers, .. } = &self.config;
+        resolv::resolv_conf(&self.host_resolv_conf, connection.host_ip, dns_servers, additional_dns_servers)
+    }
+
+    pub fn hosts(&self, connection: &Connection, hostname: &str) -> String {
+        resolv::hosts(connection, hostname, &self.config.additional_host_entries)
+    }
+}
+
+fn lock(pool: &Mutex<Pool>) -> MutexGuard<'_, Pool> {
+    pool.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn ipv4(address: &IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(*address),
+        IpAddr::V6(_) => None,
+    }
+}
+
+/// Ports that some process of the host listens on are passed over: mapping one would take it away from that process.
+fn next_free_port(pool: &mut Pool) -> Result<u32> {
+    let mut passed_over = Vec::new();
+    let port = loop {
+        match pool.acquire() {
+            Some(port) if listened_on(port) => passed_over.push(port),
+            other => break other,
+        }
+    };
+    for busy in passed_over {
+        pool.release(busy);
+    }
+    port.ok_or(Error::PortsUsedUp)
+}
+
+fn listened_on(port: u32) -> bool {
+    let address = (Ipv4Addr::UNSPECIFIED, port as u16);
+    TcpListener::bind(address).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+}
+
+fn container_side(connection: &Connection, namespace: BorrowedFd<'_>) -> garden_sys::netlink::Result<()> {
+    let container = Route::open_in(namespace)?;
+    container.bring_up(container.index("lo")?)?;
+    let index = container.index(CONTAINER_LINK)?;
+    container.add_address(index, connection.container_ip, SUBNET_PREFIX_BITS)?;
+    container.bring_up(index)?;
+    container.add_default_route(connection.host_ip)
+}
+
+/// Mapped ports answer on 127.0.0.1 only if answers to it may come in by the link (the firewall's guard keeps
+/// everything else to 127/8 out). IPv6 is switched off on the host's side: the firewall speaks IPv4.
+fn configure_link(name: &str) -> Result<()> {
+    write_setting(format!("/proc/sys/net/ipv4/conf/{name}/route_localnet"), "1")?;
+    match write_setting(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1") {
+        Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+fn forward_packets() -> Result<()> {
+    let now = std::fs::read_to_string(IP_FORWARD).map_err(|source| Error::File {
+        act: "read",
+        path: IP_FORWARD.into(),
+        source,
+    })?;
+    if now.trim() == "0" {
+        tracing::info!(setting = IP_FORWARD, "switching IPv4 forwarding on");
+        write_setting(IP_FORWARD.into(), "1")?;
+    }
+    Ok(())
+}
+
+fn write_setting(path: String, value: &str) -> Result<()> {
+    std::fs::write(&path, value).map_err(|source| Error::File { act: "write", path: path.into(), source })
+}
+
+/// Of the link that the main routing table sends everything else to.
+fn default_route_mtu() -> Option<u32> {
+    let table = std::fs::read_to_string("/proc/thread-self/net/route").ok()?;
+    let mut routes = table.lines().skip(1).map(|line| line.split_whitespace());
+    let name = routes.find_map(|mut fields| {
+        let link = fields.next()?;
+        (fields.next()? == "00000000").then_some(link)
+    })?;
+    Some(Route::open().ok()?.find(name).ok()??.mtu)
+}
+
+/// The address this host would use towards the internet. Connecting a datagram socket sends nothing.
+fn own_address() -> Option<IpAddr> {
+    const ANYWHERE: (Ipv4Addr, u16) = (Ipv4Addr::new(8, 8, 8, 8), 80);
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect(ANYWHERE).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}

@@ -1,0 +1,96 @@
+//! What stands in a container's `/etc/resolv.conf` and `/etc/hosts`. Pure.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::plan::Connection;
+
+/// Name servers of the operator replace the host's; without any, a name server of the host that listens on a loopback
+/// address is reached by the host's side of the container's link.
+pub fn resolv_conf(host: &str, host_ip: Ipv4Addr, operator: &[IpAddr], additional: &[IpAddr]) -> String {
+    let server = |address: &IpAddr| format!("nameserver {address}");
+    let mut lines: Vec<String> = Vec::new();
+    if operator.is_empty() {
+        for line in
+            host.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with(['#', ';']))
+        {
+            lines.extend(from_host(line, host_ip));
+        }
+        lines.dedup();
+    } else {
+        lines.extend(operator.iter().map(server));
+    }
+    lines.extend(additional.iter().map(server));
+    lines.into_iter().map(|line| line + "\n").collect()
+}
+
+fn from_host(line: &str, host_ip: Ipv4Addr) -> Option<String> {
+    let Some(address) = line.strip_prefix("nameserver") else { return Some(line.to_owned()) };
+    // An IPv6 address may carry a zone, which means nothing in another network namespace.
+    let address: IpAddr = address.trim().parse().ok()?;
+    let reachable = if address.is_loopback() { IpAddr::V4(host_ip) } else { address };
+    Some(format!("nameserver {reachable}"))
+}
+
+/// Whether [`resolv_conf`] sends queries to the host's side of the link.
+pub fn asks_the_host(host: &str, operator: &[IpAddr]) -> bool {
+    let servers = host.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
+    operator.is_empty()
+        && servers
+            .filter_map(|address| address.trim().parse::<IpAddr>().ok())
+            .any(|address| address.is_loopback())
+}
+
+/// Additional entries are whole lines, given by the operator.
+pub fn hosts(connection: &Connection, hostname: &str, additional: &[String]) -> String {
+    let mut text = format!("127.0.0.1 localhost\n{} {hostname}\n", connection.container_ip);
+    for entry in additional {
+        text.push_str(entry);
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resolvers_follow_the_host_unless_the_operator_names_some() {
+        let host_ip = Ipv4Addr::new(10, 254, 0, 1);
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let check = |host: &str, operator: &[&str], additional: &[&str], expected: &str| {
+            let parse = |texts: &[&str]| texts.iter().map(|text| ip(text)).collect::<Vec<_>>();
+            assert_eq!(
+                resolv_conf(host, host_ip, &parse(operator), &parse(additional)),
+                expected,
+                "{host:?}"
+            );
+        };
+        check("nameserver 1.1.1.1\nsearch a b\n", &[], &[], "nameserver 1.1.1.1\nsearch a b\n");
+        check(
+            "# x\nnameserver 127.0.0.53\noptions edns0\n",
+            &[],
+            &[],
+            "nameserver 10.254.0.1\noptions edns0\n",
+        );
+        check("nameserver 127.0.0.53\nnameserver ::1\n", &[], &[], "nameserver 10.254.0.1\n");
+        check("nameserver 1.1.1.1", &["9.9.9.9"], &["8.8.8.8"], "nameserver 9.9.9.9\nnameserver 8.8.8.8\n");
+        check("nameserver 1.1.1.1", &[], &["8.8.8.8"], "nameserver 1.1.1.1\nnameserver 8.8.8.8\n");
+        check("nameserver fe80::1%eth0\nnameserver bad", &[], &[], "");
+        check("", &[], &[], "");
+    }
+
+    #[test]
+    fn a_loopback_resolver_opens_the_way_to_the_host() {
+        assert!(asks_the_host("nameserver 127.0.0.1", &[]));
+        assert!(!asks_the_host("nameserver 127.0.0.1", &["9.9.9.9".parse().unwrap()]));
+        assert!(!asks_the_host("nameserver 1.1.1.1", &[]));
+    }
+
+    #[test]
+    fn a_container_knows_itself_by_name() {
+        let connection = Connection::new("10.254.0.0/18".parse().unwrap(), 0, "diego-");
+        let text = hosts(&connection, "web", &["10.0.0.1 db".to_owned()]);
+        assert_eq!(text, "127.0.0.1 localhost\n10.254.0.2 web\n10.0.0.1 db\n");
+    }
+}

@@ -1,0 +1,304 @@
+//! The networker against this kernel, in network namespaces that the tests make: the machine's own is not touched.
+
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use garden_sys::netlink::{in_namespace, new_namespace};
+
+use super::*;
+
+/// Long enough for a first packet that is lost while a link comes up: it is sent again after a second.
+const TIMEOUT: Duration = Duration::from_secs(4);
+/// How long to wait for an answer that must not come.
+const SILENCE: Duration = Duration::from_millis(400);
+/// Stands for an address elsewhere: the world lives in a namespace of its own.
+const WORLD: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+
+/// Runs `story` on a thread that has a network namespace to itself, as the host of a networker; `world` is a second
+/// one, by a link.
+fn in_a_host_of_its_own(name: &str, config: Config, story: impl FnOnce(&Networker, &OwnedFd) + Send) {
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED {name}: needs root");
+        return;
+    }
+    let namespace = new_namespace().unwrap();
+    in_namespace(namespace.as_fd(), || {
+        let host = Route::open().unwrap();
+        host.bring_up(host.index("lo").unwrap()).unwrap();
+        let world = new_namespace().unwrap();
+        let veth = Veth { name: "up0", peer_name: "eth0", peer_namespace: world.as_fd(), mtu: 1400 };
+        host.create_veth(&veth).unwrap();
+        let index = host.index("up0").unwrap();
+        host.add_address(index, HOST, 24).unwrap();
+        host.bring_up(index).unwrap();
+        let far = Route::open_in(world.as_fd()).unwrap();
+        let index = far.index("eth0").unwrap();
+        far.add_address(index, WORLD, 24).unwrap();
+        far.bring_up(index).unwrap();
+        let networker =
+            Networker::start(Config { mtu: Some(1400), external_ip: Some(HOST.into()), ..config }).unwrap();
+        story(&networker, &world);
+        networker.remove_table().unwrap();
+    })
+    .unwrap();
+}
+
+/// A container without a process: a namespace and its connection.
+struct Container {
+    namespace: OwnedFd,
+    connection: Connection,
+}
+
+impl Container {
+    fn new(networker: &Networker, handle: &str, net_in: &[NetIn], net_out: &[NetOutRule]) -> Self {
+        let namespace = new_namespace().unwrap();
+        let connection = networker.reserve(net_in, net_out).unwrap();
+        networker.connect(handle, &connection, namespace.as_fd()).unwrap();
+        Self { namespace, connection }
+    }
+
+    fn ip(&self) -> Ipv4Addr {
+        self.connection.container_ip
+    }
+}
+
+const APP: NetIn = NetIn { host_port: 0, container_port: 8080 };
+
+/// Answers every caller with the address it sees, from inside `namespace`, until the test ends.
+fn serve(namespace: &OwnedFd, address: impl Into<SocketAddr>) {
+    let address = address.into();
+    let listener = in_namespace(namespace.as_fd(), || TcpListener::bind(address)).unwrap().unwrap();
+    answer(listener);
+}
+
+fn answer(listener: TcpListener) {
+    std::thread::spawn(move || {
+        while let Ok((mut caller, address)) = listener.accept() {
+            _ = caller.write_all(address.ip().to_string().as_bytes());
+        }
+    });
+}
+
+fn call(address: impl Into<SocketAddr>) -> io::Result<String> {
+    call_within(TIMEOUT, address)
+}
+
+fn call_within(timeout: Duration, address: impl Into<SocketAddr>) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address.into(), timeout)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn call_from(namespace: &OwnedFd, address: impl Into<SocketAddr> + Send) -> io::Result<String> {
+    in_namespace(namespace.as_fd(), || call(address)).unwrap()
+}
+
+fn any(port: u16) -> SocketAddr {
+    (Ipv4Addr::UNSPECIFIED, port).into()
+}
+
+fn rules(json: &str) -> Vec<NetOutRule> {
+    serde_json::from_str(json).unwrap()
+}
+
+#[test]
+fn a_mapped_port_answers_wherever_the_caller_is() {
+    in_a_host_of_its_own(
+        "a_mapped_port_answers_wherever_the_caller_is",
+        Config::default(),
+        |networker, world| {
+            let container = Container::new(networker, "a", &[APP], &[]);
+            serve(&container.namespace, any(8080));
+            assert_eq!(
+                container.connection.mapped_ports,
+                [MappedPort { host_port: 61001, container_port: 8080 }]
+            );
+            assert_eq!(call((Ipv4Addr::LOCALHOST, 61001)).unwrap(), container.connection.host_ip.to_string());
+            assert_eq!(call((HOST, 61001)).unwrap(), HOST.to_string());
+            assert_eq!(call((container.ip(), 8080)).unwrap(), container.connection.host_ip.to_string());
+            assert_eq!(call_from(world, (HOST, 61001)).unwrap(), WORLD.to_string());
+            let own = call_from(&container.namespace, (HOST, 61001)).unwrap();
+            assert_eq!(
+                own,
+                container.connection.host_ip.to_string(),
+                "a container reaches itself by its mapped port"
+            );
+
+            let later = networker.net_in(&container.connection, 7000, 0).unwrap();
+            assert_eq!(later, MappedPort { host_port: 7000, container_port: 7000 });
+            serve(&container.namespace, any(7000));
+            call((Ipv4Addr::LOCALHOST, 7000)).unwrap();
+            let traffic = networker.traffic().unwrap()[&container.connection.host_link];
+            assert!(traffic.rx_bytes > 100 && traffic.tx_bytes > 100, "{traffic:?}");
+        },
+    );
+}
+
+#[test]
+fn a_container_reaches_the_world_but_neither_the_host_nor_another_container() {
+    let name = "a_container_reaches_the_world_but_neither_the_host_nor_another_container";
+    in_a_host_of_its_own(name, Config::default(), |networker, world| {
+        let a = Container::new(networker, "a", &[APP], &[]);
+        let b = Container::new(networker, "b", &[APP], &[]);
+        serve(&b.namespace, any(8080));
+        serve(world, any(80));
+        answer(TcpListener::bind(any(22)).unwrap());
+
+        assert_eq!(call_from(&a.namespace, (WORLD, 80)).unwrap(), HOST.to_string(), "by the host's address");
+        call_from(&a.namespace, (b.ip(), 8080)).expect_err("another container by its address");
+        let b_port = b.connection.mapped_ports[0].host_port as u16;
+        call_from(&a.namespace, (HOST, b_port)).expect("another container by its mapped port");
+        call_from(&a.namespace, (a.connection.host_ip, 22)).expect_err("the host by the link");
+        call_from(&a.namespace, (HOST, 22)).expect_err("the host by its address");
+        call((HOST, 22)).expect("the host itself");
+        let by_address = in_namespace(world.as_fd(), || call_within(SILENCE, (b.ip(), 8080)));
+        by_address.unwrap().expect_err("the world cannot address containers");
+    });
+}
+
+#[test]
+fn host_access_does_not_include_the_loopback_of_the_host() {
+    let config = Config { allow_host_access: true, ..Config::default() };
+    in_a_host_of_its_own("host_access_does_not_include_the_loopback_of_the_host", config, |networker, _| {
+        let container = Container::new(networker, "a", &[], &[]);
+        answer(TcpListener::bind(any(22)).unwrap());
+        call_from(&container.namespace, (container.connection.host_ip, 22)).expect("the host by the link");
+        answer(TcpListener::bind((Ipv4Addr::LOCALHOST, 2222)).unwrap());
+        loopback_of_the_host_is_out_of_reach(&container);
+    });
+}
+
+/// Even if it sends packets for 127.0.0.1 to the gateway, whose link would let them in for the sake of mapped ports.
+fn loopback_of_the_host_is_out_of_reach(container: &Container) {
+    let answer = in_namespace(container.namespace.as_fd(), || {
+        std::fs::write("/proc/sys/net/ipv4/conf/eth0/route_localnet", "1").unwrap();
+        let lo_down = std::process::Command::new("ip").args(["link", "set", "lo", "down"]).status();
+        lo_down
+            .is_ok_and(|status| status.success())
+            .then(|| call_within(SILENCE, (Ipv4Addr::LOCALHOST, 2222)))
+    });
+    match answer.unwrap() {
+        Some(answer) => _ = answer.expect_err("the host's loopback"),
+        None => println!("SKIPPED a look at the host's loopback: no ip tool"),
+    }
+}
+
+#[test]
+fn what_the_operator_denies_only_a_rule_opens() {
+    let config = Config { deny_networks: vec!["0.0.0.0/0".parse().unwrap()], ..Config::default() };
+    in_a_host_of_its_own("what_the_operator_denies_only_a_rule_opens", config, |networker, world| {
+        for port in [80, 81, 443] {
+            serve(world, any(port));
+        }
+        let open = rules(
+            r#"[{"protocol":1,"networks":[{"start":"192.0.2.0","end":"192.0.2.255"}],
+            "ports":[{"start":80,"end":81}],"log":true}]"#,
+        );
+        let container = Container::new(networker, "a", &[APP], &open);
+        let from = &container.namespace;
+        call_from(from, (WORLD, 80)).unwrap();
+        call_from(from, (WORLD, 81)).unwrap();
+        call_from(from, (WORLD, 443)).expect_err("not of the rule");
+        let more = rules(r#"[{"networks":[{"start":"192.0.2.2"}]}]"#);
+        networker.bulk_net_out("a", &container.connection, &more).unwrap();
+        call_from(from, (WORLD, 443)).unwrap();
+
+        let closed = Container::new(networker, "b", &[APP], &[]);
+        call_from(&closed.namespace, (WORLD, 80)).expect_err("no rule at all");
+        serve(&closed.namespace, any(8080));
+        call_from(world, (HOST, closed.connection.mapped_ports[0].host_port as u16))
+            .expect("ingress is not egress");
+    });
+}
+
+#[test]
+fn a_false_source_address_goes_nowhere() {
+    in_a_host_of_its_own("a_false_source_address_goes_nowhere", Config::default(), |networker, world| {
+        let container = Container::new(networker, "a", &[], &[]);
+        let other = Container::new(networker, "b", &[], &[]);
+        serve(world, any(80));
+        call_from(&container.namespace, (WORLD, 80)).unwrap();
+        let inside = Route::open_in(container.namespace.as_fd()).unwrap();
+        inside.add_address(inside.index("eth0").unwrap(), other.ip(), 32).unwrap();
+        let spoofed = in_namespace(container.namespace.as_fd(), || send_from(other.ip(), (WORLD, 80).into()));
+        spoofed.unwrap().expect_err("another's address");
+    });
+}
+
+fn send_from(source: Ipv4Addr, to: SocketAddr) -> io::Result<()> {
+    use rustix::net::{AddressFamily, SocketType, bind, connect, socket, sockopt};
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(SILENCE))?;
+    bind(&socket, &SocketAddr::from((source, 0)))?;
+    Ok(connect(&socket, &to)?)
+}
+
+#[test]
+fn disconnecting_leaves_nothing_and_twice_is_no_harm() {
+    in_a_host_of_its_own(
+        "disconnecting_leaves_nothing_and_twice_is_no_harm",
+        Config::default(),
+        |networker, _| {
+            let before = ruleset();
+            let container = Container::new(networker, "a", &[APP, APP], &rules(r#"[{"protocol":2}]"#));
+            assert_ne!(ruleset(), before);
+            networker.disconnect(&container.connection).unwrap();
+            networker.disconnect(&container.connection).unwrap();
+            assert_eq!(ruleset(), before);
+            assert_eq!(networker.traffic().unwrap().len(), 0);
+
+            let reserved = networker.reserve(&[APP], &[]).unwrap();
+            networker.disconnect(&reserved).expect("what was only reserved");
+            networker.remove_table().unwrap();
+            networker.remove_table().unwrap();
+            assert_eq!(ruleset(), "");
+        },
+    );
+}
+
+/// By the `nft` tool, as an oracle.
+fn ruleset() -> String {
+    let list = std::process::Command::new("nft").args(["list", "ruleset"]).output();
+    list.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_else(|error| {
+        println!("SKIPPED a look by nft: {error}");
+        String::new()
+    })
+}
+
+#[test]
+fn links_of_an_earlier_life_are_swept() {
+    in_a_host_of_its_own("links_of_an_earlier_life_are_swept", Config::default(), |networker, _| {
+        let kept = Container::new(networker, "kept", &[], &[]);
+        let _stray = Container::new(networker, "stray", &[], &[]);
+        networker.delete_stray_links(&[&kept.connection]).unwrap();
+        let left: Vec<_> = networker.traffic().unwrap().into_keys().collect();
+        assert_eq!(left, [kept.connection.host_link.clone()]);
+    });
+}
+
+#[test]
+fn pools_end_and_ports_in_use_are_refused() {
+    let config = Config { pool: "10.254.0.0/29".parse().unwrap(), port_pool_size: 2, ..Config::default() };
+    in_a_host_of_its_own("pools_end_and_ports_in_use_are_refused", config, |networker, _| {
+        let _busy = TcpListener::bind(any(61001)).unwrap();
+        assert_eq!(networker.capacity(), 2);
+        let first = networker.reserve(&[APP], &[]).unwrap();
+        assert_eq!(first.mapped_ports[0].host_port, 61002, "a port that somebody listens on is passed over");
+        let refused = |host_port, expected: &str| {
+            let port = NetIn { host_port, container_port: 1 };
+            assert_eq!(networker.reserve(&[port], &[]).unwrap_err().to_string(), expected);
+        };
+        refused(61001, "host port 61001 is in use");
+        refused(61002, "host port 61002 is in use");
+        refused(70000, "port 70000 does not exist");
+        refused(0, "port pool is exhausted");
+        networker.reserve(&[], &[]).expect("what was refused has given its addresses back");
+        let error = networker.reserve(&[], &[]).unwrap_err();
+        assert_eq!(error.to_string(), "the pool of container networks 10.254.0.0/29 is used up");
+    });
+}

@@ -1,0 +1,167 @@
+//! Links, addresses and routes of one network namespace, by rtnetlink. One request a function.
+
+use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use super::message::{Attributes, Message, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, text};
+use super::{Error, Protocol, Result, Socket};
+
+/// `struct ifinfomsg`
+const LINK_BYTES: usize = 16;
+/// `struct rtnl_link_stats64` begins with packets received and sent, then bytes received and sent.
+const STATS64_RX_BYTES_OFFSET: usize = 16;
+const STATS64_TX_BYTES_OFFSET: usize = 24;
+const VETH_INFO_PEER: u16 = 1;
+const IFA_LOCAL: u16 = libc::IFA_LOCAL;
+const IFA_ADDRESS: u16 = libc::IFA_ADDRESS;
+/// The longest name of a link, without the terminating zero.
+pub const LINK_NAME_BYTES_MAX: usize = libc::IFNAMSIZ - 1;
+
+/// A pair of links, one here and one in another network namespace.
+#[derive(Debug)]
+pub struct Veth<'a> {
+    pub name: &'a str,
+    pub peer_name: &'a str,
+    pub peer_namespace: BorrowedFd<'a>,
+    pub mtu: u32,
+}
+
+/// Counters as the link itself sees them: what a container received its host side has sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    pub index: u32,
+    pub name: String,
+    pub mtu: u32,
+    pub rx_bytes: u64,
+    pub tx_bytes: u64,
+}
+
+#[derive(Debug)]
+pub struct Route(Socket);
+
+impl Route {
+    pub fn open() -> Result<Self> {
+        Socket::open(Protocol::Route).map(Self)
+    }
+
+    pub fn open_in(namespace: BorrowedFd<'_>) -> Result<Self> {
+        Socket::open_in(Protocol::Route, namespace).map(Self)
+    }
+
+    pub fn create_veth(&self, veth: &Veth<'_>) -> Result<()> {
+        let mut message =
+            Message::new(libc::RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, &link(0, 0, 0));
+        message.text(libc::IFLA_IFNAME, veth.name).native_u32(libc::IFLA_MTU, veth.mtu);
+        message.nested(libc::IFLA_LINKINFO, |kind| {
+            kind.text(libc::IFLA_INFO_KIND, "veth").nested(libc::IFLA_INFO_DATA, |data| {
+                data.nested_after(VETH_INFO_PEER, &link(0, 0, 0), |peer| {
+                    peer.text(libc::IFLA_IFNAME, veth.peer_name)
+                        .native_u32(libc::IFLA_MTU, veth.mtu)
+                        .native_u32(libc::IFLA_NET_NS_FD, veth.peer_namespace.as_raw_fd() as u32);
+                });
+            });
+        });
+        self.0.request(&format!("create link {}", veth.name), message)
+    }
+
+    pub fn bring_up(&self, index: u32) -> Result<()> {
+        let up = libc::IFF_UP as u32;
+        let message = Message::new(libc::RTM_SETLINK, NLM_F_ACK, &link(index, up, up));
+        self.0.request(&format!("bring up link {index}"), message)
+    }
+
+    pub fn add_address(&self, index: u32, address: Ipv4Addr, prefix_bits: u8) -> Result<()> {
+        let mut fixed = [libc::AF_INET as u8, prefix_bits, 0, 0, 0, 0, 0, 0];
+        fixed[4..].copy_from_slice(&index.to_ne_bytes());
+        let mut message = Message::new(libc::RTM_NEWADDR, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, &fixed);
+        message.attribute(IFA_LOCAL, &address.octets()).attribute(IFA_ADDRESS, &address.octets());
+        self.0.request(&format!("give address {address}/{prefix_bits} to link {index}"), message)
+    }
+
+    pub fn add_default_route(&self, gateway: Ipv4Addr) -> Result<()> {
+        // struct rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags
+        let fixed = [
+            libc::AF_INET as u8,
+            0,
+            0,
+            0,
+            libc::RT_TABLE_MAIN,
+            libc::RTPROT_STATIC,
+            libc::RT_SCOPE_UNIVERSE,
+            libc::RTN_UNICAST,
+            0,
+            0,
+            0,
+            0,
+        ];
+        let mut message = Message::new(libc::RTM_NEWROUTE, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, &fixed);
+        message.attribute(libc::RTA_GATEWAY, &gateway.octets());
+        self.0.request(&format!("route everything by {gateway}"), message)
+    }
+
+    /// Whether there was such a link. Its peer goes with it.
+    pub fn delete(&self, name: &str) -> Result<bool> {
+        let mut message = Message::new(libc::RTM_DELLINK, NLM_F_ACK, &link(0, 0, 0));
+        message.text(libc::IFLA_IFNAME, name);
+        match self.0.request(&format!("delete link {name}"), message) {
+            Ok(()) => Ok(true),
+            Err(error) if error.errno() == Some(libc::ENODEV) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub fn find(&self, name: &str) -> Result<Option<Link>> {
+        let mut message = Message::new(libc::RTM_GETLINK, NLM_F_ACK, &link(0, 0, 0));
+        message.text(libc::IFLA_IFNAME, name);
+        let mut found = None;
+        match self.0.dump(&format!("find link {name}"), message, |payload| found = parse_link(payload)) {
+            Ok(()) => Ok(found),
+            Err(error) if error.errno() == Some(libc::ENODEV) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Like [`Route::find`], where absence is an error.
+    pub fn index(&self, name: &str) -> Result<u32> {
+        let missing =
+            || Error::refused(&format!("find link {name}"), std::io::Error::from_raw_os_error(libc::ENODEV));
+        Ok(self.find(name)?.ok_or_else(missing)?.index)
+    }
+
+    pub fn links(&self) -> Result<Vec<Link>> {
+        let message = Message::new(libc::RTM_GETLINK, NLM_F_DUMP, &link(0, 0, 0));
+        let mut links = Vec::new();
+        self.0.dump("list links", message, |payload| links.extend(parse_link(payload)))?;
+        Ok(links)
+    }
+}
+
+/// `struct ifinfomsg`: family, pad, type, index, flags, change mask.
+fn link(index: u32, flags: u32, change: u32) -> [u8; LINK_BYTES] {
+    let mut bytes = [0; LINK_BYTES];
+    bytes[4..8].copy_from_slice(&index.to_ne_bytes());
+    bytes[8..12].copy_from_slice(&flags.to_ne_bytes());
+    bytes[12..16].copy_from_slice(&change.to_ne_bytes());
+    bytes
+}
+
+fn parse_link(payload: &[u8]) -> Option<Link> {
+    let index = u32::from_ne_bytes(payload.get(4..8)?.try_into().ok()?);
+    let mut link = Link { index, name: String::new(), mtu: 0, rx_bytes: 0, tx_bytes: 0 };
+    for (kind, value) in Attributes::new(payload.get(LINK_BYTES..)?) {
+        match kind {
+            libc::IFLA_IFNAME => link.name = text(value),
+            libc::IFLA_MTU => link.mtu = u32::from_ne_bytes(value.try_into().ok()?),
+            libc::IFLA_STATS64 => {
+                link.rx_bytes = counter(value, STATS64_RX_BYTES_OFFSET)?;
+                link.tx_bytes = counter(value, STATS64_TX_BYTES_OFFSET)?;
+            }
+            _ => {}
+        }
+    }
+    Some(link)
+}
+
+fn counter(stats: &[u8], offset: usize) -> Option<u64> {
+    Some(u64::from_ne_bytes(stats.get(offset..offset + 8)?.try_into().ok()?))
+}
