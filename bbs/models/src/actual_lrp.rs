@@ -16,6 +16,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::ModificationTag;
+use crate::wire;
 
 /// Which instance of which LRP is meant; more than one cell may work on the same key for a moment.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -51,7 +52,8 @@ impl ActualLrpInstanceKey {
 }
 
 /// How an instance is reached.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[serde(into = "wire::ActualLrpNetInfo")]
 pub struct ActualLrpNetInfo {
     /// The cell's address, on which `host_port`s listen.
     pub address: String,
@@ -122,7 +124,8 @@ impl fmt::Display for ActualLrpState {
     }
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(into = "wire::ActualLrp", try_from = "wire::ActualLrp")]
 pub struct ActualLrp {
     pub key: ActualLrpKey,
     pub state: ActualLrpState,
@@ -206,6 +209,18 @@ impl ActualLrp {
     pub fn is_running(&self) -> bool {
         matches!(self.state, ActualLrpState::Running { .. })
     }
+}
+
+/// What a cell reports of an instance that runs, when it starts or while its cell is evacuated.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunningInstance {
+    pub key: ActualLrpKey,
+    pub instance: ActualLrpInstanceKey,
+    pub net_info: ActualLrpNetInfo,
+    pub internal_routes: Vec<String>,
+    pub metric_tags: BTreeMap<String, String>,
+    pub routable: Option<bool>,
+    pub availability_zone: String,
 }
 
 /// Which ActualLRPs are asked for; an empty field matches all.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::wire;
 use crate::{
     Action, CachedDependency, CheckDefinition, EnvironmentVariable, File, ImageLayer, MetricTags,
     ModificationTag, Routes, SecurityGroupRule, VolumeMount,
@@ -17,7 +18,8 @@ pub const ROUTES_BYTES_MAX: usize = 128 * 1024;
 pub const VOLUME_MOUNTED_FILES_BYTES_MAX: usize = 1024 * 1024;
 
 /// Memory, disk and pids of 0 mean no limit; a `start_timeout_ms` of 0 the cell's default.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(into = "wire::DesiredLrp", try_from = "wire::DesiredLrp")]
 pub struct DesiredLrp {
     pub process_guid: String,
     pub domain: String,
@@ -224,7 +226,8 @@ pub struct DesiredLrpResource {
 }
 
 /// What placing needs to know (`DesiredLRPSchedulingInfo`).
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(into = "wire::DesiredLrpSchedulingInfo")]
 pub struct SchedulingInfo {
     pub key: DesiredLrpKey,
     pub annotation: String,

@@ -16,6 +16,7 @@ mod routes;
 mod security_group;
 mod task;
 mod volume_mount;
+pub mod wire;
 
 pub use action::*;
 pub use actual_lrp::*;

@@ -9,13 +9,15 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::wire;
 use crate::{
     Action, CachedDependency, CertificateProperties, EnvironmentVariable, File, ImageCredentials, ImageLayer,
     LogRateLimit, MetricTags, Network, SecurityGroupRule, VolumeMount,
 };
 
 /// Memory, disk and pids of 0 mean no limit.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(into = "wire::TaskDefinition", try_from = "wire::TaskDefinition")]
 pub struct TaskDefinition {
     pub rootfs: String,
     pub action: Action,
@@ -82,7 +84,8 @@ impl TaskDefinition {
     }
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(into = "wire::Task", try_from = "wire::Task")]
 pub struct Task {
     pub task_guid: String,
     pub domain: String,
