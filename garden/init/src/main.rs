@@ -1,1 +1,31 @@
-fn main() {}
+//! `garden-init`: bears blank containers for one garden, and is then pid 1 of each.
+//!
+//! Started once by garden with a socket as standard input, out of a sealed copy in memory. It has one thread and no
+//! runtime, so that forking it is cheap and safe. What it does when is drawn in the library's `protocol`.
+//!
+//! ```text
+//! nursery ──clone3──▶ blank ──Plan──▶ setup ──Ready──▶ pid 1 ──vfork, exec──▶ processes
+//! ```
+
+#![allow(unsafe_code)]
+
+mod credentials;
+mod failure;
+mod mounts;
+mod nursery;
+mod pid1;
+mod setup;
+mod spawn;
+mod tar_streams;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match nursery::run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("garden-init: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -5,7 +5,11 @@
 #![allow(unsafe_code)]
 
 pub mod cgroup;
+pub mod detached;
+pub mod loopback;
 pub mod mount;
 pub mod netlink;
 pub mod nftables;
+pub mod packets;
 pub mod process;
+pub mod seccomp;

@@ -1,0 +1,113 @@
+//! The nursery: on request makes a *blank*, a child in new namespaces that waits for its plan.
+//!
+//! It is the parent of every pid 1, lets the kernel reap them, and ends when garden does; blanks that never got a plan
+//! then see the end of their own socket and end too, containers live on as children of the machine's init.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use garden_init::{Birth, BirthResult, IdRange, REQUEST_BYTES_MAX};
+use garden_sys::packets::{self, Assembler};
+use garden_sys::process::{self, Forked, namespaces};
+use rustix::process::Pid;
+
+use crate::failure::{Context, Failure, Result};
+use crate::setup;
+
+/// Wished for as the hard limit of open files of every container; what is allowed is taken.
+const OPEN_FILES_MAX: u64 = 1_048_576;
+
+const NEW: u64 =
+    namespaces::PID | namespaces::MOUNT | namespaces::IPC | namespaces::UTS | namespaces::NETWORK;
+
+pub fn run() -> Result<()> {
+    process::never_dumpable().act("become undumpable")?;
+    process::never_wait_for_children();
+    let garden = take_stdin()?;
+    raise_open_files();
+    let mut assembler = Assembler::new(REQUEST_BYTES_MAX, 1);
+    while let Some(message) = assembler.receive_message(&garden).act("hear from garden")? {
+        let birth: Birth =
+            serde_json::from_slice(&message.bytes).map_err(io::Error::from).act("understand garden")?;
+        let Some(socket) = message.fds.into_iter().next() else {
+            return Err(Failure::new("bear a blank without a socket", io::ErrorKind::InvalidData));
+        };
+        let (result, fds) = match bear(&birth, &garden, socket) {
+            Ok((pid, fds)) => (BirthResult::Born { pid: pid.as_raw_nonzero().get() }, fds),
+            Err(failure) => (BirthResult::Failed { message: failure.to_string() }, Vec::new()),
+        };
+        let bytes = serde_json::to_vec(&result).map_err(io::Error::from).act("put a birth into words")?;
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        packets::send(&garden, &bytes, &fds).act("tell garden of a birth")?;
+    }
+    Ok(())
+}
+
+/// The socket arrives as descriptor 0, the one that every way to start a program can set; what processes of a
+/// container would see there otherwise is `/dev/null`.
+fn take_stdin() -> Result<OwnedFd> {
+    let socket =
+        rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).act("take the socket of garden")?;
+    let null = fs::OpenOptions::new().read(true).write(true).open("/dev/null").act("open /dev/null")?;
+    rustix::stdio::dup2_stdin(&null).act("put /dev/null in place of the socket")?;
+    Ok(socket)
+}
+
+fn raise_open_files() {
+    let wanted = rustix::process::Rlimit { current: Some(OPEN_FILES_MAX), maximum: Some(OPEN_FILES_MAX) };
+    let resource = rustix::process::Resource::Nofile;
+    if rustix::process::setrlimit(resource, wanted).is_err() {
+        // Not allowed to raise it: containers get the hard limit that there is, garden is told of each clamped process.
+        let now = rustix::process::getrlimit(resource);
+        let _ = rustix::process::setrlimit(
+            resource,
+            rustix::process::Rlimit { current: now.maximum, maximum: now.maximum },
+        );
+    }
+}
+
+fn bear(birth: &Birth, garden: &OwnedFd, socket: OwnedFd) -> Result<(Pid, Vec<OwnedFd>)> {
+    let user = if birth.ids.is_some() { namespaces::USER } else { 0 };
+    // SAFETY: this program never starts a thread.
+    let (child, pidfd) = match unsafe { process::fork_into(NEW | user) }.act("make new namespaces")? {
+        Forked::Parent { child, pidfd } => (child, pidfd),
+        Forked::Child => {
+            process::reset_signals();
+            // SAFETY: the parent's copy of `garden` is not ours to use, and this branch never returns to drop it.
+            unsafe { setup::live(socket, garden) }
+        }
+    };
+    drop(socket);
+    match introduce(birth, child) {
+        Ok(namespaces) => Ok((child, std::iter::once(pidfd).chain(namespaces).collect())),
+        Err(failure) => {
+            // The blank would end by itself once garden lets go of its socket; this is sooner.
+            let _ = process::kill(&pidfd);
+            Err(failure)
+        }
+    }
+}
+
+fn introduce(birth: &Birth, child: Pid) -> Result<Vec<OwnedFd>> {
+    let directory = format!("/proc/{}", child.as_raw_nonzero());
+    let mut fds = vec![open(&format!("{directory}/ns/net"))?];
+    if let Some(ids) = &birth.ids {
+        map_ids(&directory, ids)?;
+        fds.push(open(&format!("{directory}/ns/user"))?);
+    }
+    Ok(fds)
+}
+
+fn map_ids(directory: &str, ids: &IdRange) -> Result<()> {
+    let line = format!("0 {} {}", ids.base, ids.count);
+    for file in ["uid_map", "gid_map"] {
+        let path = format!("{directory}/{file}");
+        fs::write(&path, &line).act(format!("map ids {line} in {path}"))?;
+    }
+    Ok(())
+}
+
+fn open(path: &str) -> Result<OwnedFd> {
+    fs::File::open(path).map(OwnedFd::from).act(format!("open {path}"))
+}

@@ -1,0 +1,292 @@
+//! Tar into and out of the container: by a forked child, inside, as the user, so that whatever links and names an archive
+//! or a directory holds, nothing is reached that the user could not reach itself.
+//!
+//! In: owners and special mode bits of the archive do not count, files become the user's. Out: sockets are passed over.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use garden_init::ERROR_BYTES_MAX;
+use garden_init::users::User;
+use garden_sys::process;
+use rustix::process::Pid;
+
+use crate::credentials;
+use crate::pid1::pipe;
+use crate::spawn::{look_up, make_directories};
+
+/// Bits of a mode that do not survive unpacking.
+const UMASK: u32 = 0o022;
+const COPY_BUFFER_BYTES: usize = 256 * 1024;
+/// Deepest directory that is packed.
+const DEPTH_MAX: usize = 1024;
+
+#[derive(Clone, Copy)]
+pub enum Direction {
+    In,
+    Out,
+}
+
+/// Starts the child; with it the pipe on which it complains before it ends.
+pub fn start(
+    direction: Direction,
+    user: &str,
+    path: &str,
+    stream: OwnedFd,
+) -> Result<(Pid, OwnedFd), String> {
+    let user = look_up(user).map_err(|refused| refused.message)?;
+    let (complaint, mut complain) =
+        pipe().map(|(read, write)| (read, File::from(write))).map_err(|error| error.to_string())?;
+    // SAFETY: this program has one thread.
+    match unsafe { process::fork() }.map_err(|error| format!("cannot start to stream: {error}"))? {
+        Some(pid) => Ok((pid, complaint)),
+        None => {
+            process::unblock_signals();
+            let outcome = carry(direction, &user, path, stream);
+            if let Err(message) = &outcome {
+                let message = &message.as_bytes()[..message.len().min(ERROR_BYTES_MAX)];
+                // With nobody to read it, the status alone tells.
+                let _ = complain.write_all(message);
+            }
+            std::process::exit(if outcome.is_ok() { 0 } else { 1 })
+        }
+    }
+}
+
+/// What a child that has ended complained of; `None`: nothing.
+pub fn complaint(pipe: OwnedFd, status: i32) -> Option<String> {
+    if status == 0 {
+        return None;
+    }
+    let mut text = Vec::new();
+    // Its only writer has ended; what cannot be read is not told.
+    let _ = File::from(pipe).take(ERROR_BYTES_MAX as u64).read_to_end(&mut text);
+    if text.is_empty() {
+        return Some(format!("streaming ended with status {status}"));
+    }
+    Some(String::from_utf8_lossy(&text).into_owned())
+}
+
+fn carry(direction: Direction, user: &User, path: &str, stream: OwnedFd) -> Result<(), String> {
+    let told = |act: &str, path: &str, error: io::Error| format!("cannot {act} {path}: {error}");
+    // Names that are not absolute begin at home.
+    let full = Path::new("/").join(&user.home).join(path);
+    if let Direction::In = direction {
+        make_directories(&full.to_string_lossy(), user)
+            .map_err(|error| told("make the directory", path, error))?;
+    }
+    credentials::become_user(user).map_err(|error| told("become the user for", path, error))?;
+    match direction {
+        Direction::In => unpack(&full, File::from(stream)).map_err(|error| told("stream into", path, error)),
+        Direction::Out => pack(&full, ends_in_contents(path), File::from(stream))
+            .map_err(|error| told("stream out", path, error)),
+    }
+}
+
+fn unpack(directory: &Path, stream: File) -> io::Result<()> {
+    std::env::set_current_dir(directory)?;
+    let mut archive = tar::Archive::new(io::BufReader::with_capacity(COPY_BUFFER_BYTES, &stream));
+    archive.set_preserve_permissions(false);
+    archive.set_preserve_ownerships(false);
+    archive.set_preserve_mtime(true);
+    archive.set_mask(UMASK);
+    archive.set_overwrite(true);
+    archive.unpack(".").map_err(innermost)?;
+    // What follows the end of the archive is taken too, so that its writer does not find the pipe closed.
+    io::copy(&mut &stream, &mut io::sink())?;
+    Ok(())
+}
+
+/// The tar crate wraps each reason in a sentence about the one before; the first and the last say it.
+fn innermost(error: io::Error) -> io::Error {
+    let mut cause: &dyn std::error::Error = &error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    let (outer, inner) = (error.to_string(), cause.to_string());
+    if outer == inner { error } else { io::Error::new(error.kind(), format!("{outer}: {inner}")) }
+}
+
+/// `a/` and `a/.` mean what is in `a`; `a` means `a` itself.
+fn ends_in_contents(path: &str) -> bool {
+    path.ends_with('/') || path == "." || path.ends_with("/.")
+}
+
+fn pack(path: &Path, contents: bool, stream: File) -> io::Result<()> {
+    let mut builder = Builder { out: io::BufWriter::with_capacity(COPY_BUFFER_BYTES, stream) };
+    if contents {
+        builder.add(path, Path::new("./"), 0)?;
+    } else {
+        let name = path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        builder.add(path, Path::new(name), 0)?;
+    }
+    builder.out.write_all(&[0; 1024])?;
+    builder.out.flush()
+}
+
+struct Builder<W: Write> {
+    out: W,
+}
+
+impl<W: Write> Builder<W> {
+    /// One entry and, if it is a directory, all below it.
+    fn add(&mut self, path: &Path, name: &Path, depth: usize) -> io::Result<()> {
+        // The root of the stream may be reached by a link when its contents are asked for.
+        let contents_of_link = depth == 0 && name == Path::new("./");
+        let metadata = if contents_of_link { fs::metadata(path)? } else { fs::symlink_metadata(path)? };
+        let kind = metadata.file_type();
+        if kind.is_socket() {
+            return Ok(());
+        }
+        let mut header = tar::Header::new_gnu();
+        header.set_metadata(&metadata);
+        if kind.is_dir() {
+            header.set_size(0);
+            self.header(&mut header, &with_slash(name), None)?;
+            if depth >= DEPTH_MAX {
+                return Err(io::Error::other(format!("{} lies too deep", path.display())));
+            }
+            return self.add_entries(path, name, depth);
+        }
+        if kind.is_symlink() {
+            header.set_size(0);
+            let target = fs::read_link(path)?;
+            return self.header(&mut header, name, Some(&target));
+        }
+        if kind.is_file() {
+            return self.add_file(path, name, header, metadata.len());
+        }
+        header.set_size(0);
+        if kind.is_char_device() || kind.is_block_device() {
+            header.set_device_major(rustix::fs::major(metadata.rdev()))?;
+            header.set_device_minor(rustix::fs::minor(metadata.rdev()))?;
+        }
+        self.header(&mut header, name, None)
+    }
+
+    fn add_entries(&mut self, path: &Path, name: &Path, depth: usize) -> io::Result<()> {
+        let mut entries: Vec<PathBuf> =
+            fs::read_dir(path)?.map(|entry| Ok(entry?.file_name().into())).collect::<io::Result<_>>()?;
+        entries.sort();
+        for entry in entries {
+            match self.add(&path.join(&entry), &name.join(&entry), depth + 1) {
+                // Gone while we were at it, which is no error of anybody.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Exactly as many bytes as the header says, should the file change while it is read.
+    fn add_file(&mut self, path: &Path, name: &Path, mut header: tar::Header, size: u64) -> io::Result<()> {
+        let mut file = File::open(path)?;
+        header.set_size(size);
+        self.header(&mut header, name, None)?;
+        let copied = io::copy(&mut (&mut file).take(size), &mut self.out)?;
+        let padded = size.div_ceil(512) * 512;
+        io::copy(&mut io::repeat(0).take(padded - copied), &mut self.out)?;
+        Ok(())
+    }
+
+    /// Names that do not fit come before, as GNU tar writes them.
+    fn header(&mut self, header: &mut tar::Header, name: &Path, link: Option<&Path>) -> io::Result<()> {
+        use std::os::unix::ffi::OsStrExt;
+        if let Some(link) = link {
+            if header.set_link_name_literal(link.as_os_str().as_bytes()).is_err() {
+                self.long(b'K', link.as_os_str().as_bytes())?;
+            }
+        }
+        let bytes = name.as_os_str().as_bytes();
+        let field = &mut header.as_old_mut().name;
+        field.fill(0);
+        if bytes.len() < field.len() {
+            field[..bytes.len()].copy_from_slice(bytes);
+        } else {
+            field.copy_from_slice(&bytes[..100]);
+            self.long(b'L', bytes)?;
+        }
+        header.set_cksum();
+        self.out.write_all(header.as_bytes())
+    }
+
+    fn long(&mut self, kind: u8, text: &[u8]) -> io::Result<()> {
+        let mut header = tar::Header::new_gnu();
+        header.as_old_mut().name[..13].copy_from_slice(b"././@LongLink");
+        header.set_entry_type(tar::EntryType::new(kind));
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_size(text.len() as u64 + 1);
+        header.set_cksum();
+        self.out.write_all(header.as_bytes())?;
+        self.out.write_all(text)?;
+        let padding = (text.len() + 1).div_ceil(512) * 512 - text.len();
+        self.out.write_all(&[0; 512][..padding.min(512)])
+    }
+}
+
+/// A directory's name ends in a slash.
+fn with_slash(name: &Path) -> PathBuf {
+    if name == Path::new("./") { name.into() } else { name.join("") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("tar-streams-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    fn packed(path: &Path, contents: bool) -> Vec<String> {
+        let archive = path.with_extension("tar");
+        pack(path, contents, File::create(&archive).unwrap()).unwrap();
+        let mut archive = tar::Archive::new(File::open(&archive).unwrap());
+        let mut names: Vec<String> = Vec::new();
+        for entry in archive.entries().unwrap() {
+            let mut entry = entry.unwrap();
+            let mut content = String::new();
+            entry.read_to_string(&mut content).unwrap();
+            let link =
+                entry.link_name().unwrap().map(|link| format!(" -> {}", link.display())).unwrap_or_default();
+            names.push(format!(
+                "{}{link}{}",
+                String::from_utf8_lossy(&entry.path_bytes()),
+                if content.is_empty() { String::new() } else { format!(" = {content}") }
+            ));
+        }
+        names
+    }
+
+    #[test]
+    fn a_slash_at_the_end_means_the_contents() {
+        for (path, expected) in [("/a", false), ("/a/", true), ("/a/.", true), (".", true), ("/a.", false)] {
+            assert_eq!(ends_in_contents(path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn directories_links_and_long_names_are_packed() {
+        let root = folder("pack");
+        let long = "n".repeat(120);
+        fs::create_dir(root.join("sub")).unwrap();
+        fs::write(root.join("sub").join(&long), "x").unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", root.join("link")).unwrap();
+        let name = root.file_name().unwrap().to_string_lossy().into_owned();
+        let expected = ["", "link -> /etc/passwd", "sub/", &format!("sub/{long} = x")];
+        let own: Vec<String> = expected.iter().map(|entry| format!("{name}/{entry}")).collect();
+        assert_eq!(packed(&root, false), own);
+        let contents: Vec<String> = expected.iter().map(|entry| format!("./{entry}")).collect();
+        assert_eq!(packed(&root, true), contents);
+        fs::remove_file(root.with_extension("tar")).unwrap();
+        fs::remove_dir_all(root).unwrap();
+    }
+}
