@@ -172,8 +172,58 @@ pub struct Container {
     pub allocated_at: i64,
     pub external_ip: Option<IpAddr>,
     pub internal_ip: Option<IpAddr>,
+    pub internal_ipv6: Option<IpAddr>,
     /// The mapped ports, host ports filled in, once created.
     pub ports: Vec<PortMapping>,
+    /// Garden has a container for it, so that its files can be read: also after it completed, until deleted.
+    pub in_garden: bool,
+    /// Bytes; 0: none. Known once created.
+    pub memory_limit_bytes: u64,
+    pub disk_limit_bytes: u64,
+}
+
+impl Container {
+    /// A container as allocation makes it: everything that later stages fill in is empty.
+    pub fn reserved(guid: &str, resource: Resource, tags: Tags, allocated_at: i64) -> Self {
+        Container {
+            guid: guid.to_string(),
+            resource,
+            tags,
+            state: State::Reserved,
+            run_info: None,
+            routable: false,
+            allocated_at,
+            external_ip: None,
+            internal_ip: None,
+            internal_ipv6: None,
+            ports: Vec::new(),
+            in_garden: false,
+            memory_limit_bytes: 0,
+            disk_limit_bytes: 0,
+        }
+    }
+
+    pub fn is_completed(&self) -> bool {
+        matches!(self.state, State::Completed(_))
+    }
+}
+
+/// What one container uses, as garden counts it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ContainerMetrics {
+    pub memory_usage_bytes: u64,
+    pub memory_limit_bytes: u64,
+    pub disk_usage_bytes: u64,
+    pub disk_limit_bytes: u64,
+    /// CPU time spent and CPU time entitled to since creation.
+    pub cpu_ns: u64,
+    pub cpu_entitlement_ns: u64,
+    pub age_ns: u64,
+    pub rx_bytes: Option<u64>,
+    pub tx_bytes: Option<u64>,
+    /// Of the lines that passed the log rate limit, since creation.
+    pub log_bytes: u64,
+    pub log_rate_limit_bytes_per_second: i64,
 }
 
 /// Something that became true about a container, in order for each container.
@@ -184,4 +234,12 @@ pub enum Event {
     /// `routable` changed while running.
     RoutableChanged(Container),
     Completed(Container),
+}
+
+impl Event {
+    pub fn container(&self) -> &Container {
+        match self {
+            Event::Reserved(c) | Event::Running(c) | Event::RoutableChanged(c) | Event::Completed(c) => c,
+        }
+    }
 }

@@ -3,6 +3,210 @@
 //! Knows containers and steps; knows no LRP and no Task. The rep drives it through [`Executor`] and learns what
 //! happened from its [`Event`]s.
 
+mod cache;
+mod checks;
+pub mod config;
 pub mod container;
+mod containers;
+mod credentials;
+mod error;
+mod events;
+pub mod logs;
+mod metrics;
+mod recipe;
+mod steps;
 
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use cache::Cache;
+pub use config::{Config, InstanceIdentity, WorkLimits};
 pub use container::*;
+pub use containers::store::FAILURE_REASON_BYTES_MAX;
+use containers::store::{Owner, Store};
+use containers::{life, reaper};
+pub use error::{Error, StartError};
+use events::Hub;
+pub use events::{EVENTS_BEHIND_MAX, Events, Heard};
+use garden_client::{Garden, Reader};
+use logs::Logs;
+use metrics::Streams;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+/// A cell's executor; cheap to clone.
+#[derive(Clone)]
+pub struct Executor(Arc<Shared>);
+
+/// What every container's owner task shares.
+pub(crate) struct Shared {
+    config: Config,
+    garden: Arc<dyn Garden>,
+    logs: Logs,
+    hub: Hub,
+    store: Store,
+    cache: Cache,
+    streams: Streams,
+    creates: Semaphore,
+    deletes: Semaphore,
+    reads: Semaphore,
+    uploads: Semaphore,
+    checks: Semaphore,
+    healthy: AtomicBool,
+    /// Nothing new is begun any more.
+    closing: CancellationToken,
+}
+
+impl Executor {
+    /// Prepares the work directory and what the cache kept; starts nothing: see [`Executor::run`].
+    pub fn new(config: Config, garden: Arc<dyn Garden>, logs: Logs) -> Result<Self, StartError> {
+        prepare_work_dir(&config.work_dir)?;
+        let work = &config.work;
+        let cache =
+            Cache::open(&config.cache_dir, config.cache_bytes_max, work.downloads, config.http.clone())?;
+        let hub = Hub::new();
+        Ok(Executor(Arc::new(Shared {
+            store: Store::new(config.total, hub.clone()),
+            hub,
+            garden,
+            logs,
+            cache,
+            streams: Streams::default(),
+            creates: Semaphore::new(work.creates.max(1)),
+            deletes: Semaphore::new(work.deletes.max(1)),
+            reads: Semaphore::new(work.reads.max(1)),
+            uploads: Semaphore::new(work.uploads.max(1)),
+            checks: Semaphore::new(work.checks.max(1)),
+            healthy: AtomicBool::new(true),
+            closing: CancellationToken::new(),
+            config,
+        })))
+    }
+
+    /// The background: destroys what an earlier life left in garden, then expires reservations and reaps containers
+    /// until told to stop. Ends once every container's steps have been stopped and their containers destroyed.
+    pub async fn run(&self, shutdown: CancellationToken) {
+        reaper::run(&self.0, shutdown).await;
+    }
+
+    /// Reserves; answers those it had to refuse, each with its reason.
+    pub fn allocate(&self, requests: Vec<AllocationRequest>) -> Vec<AllocationFailure> {
+        let now = self.0.config.clock.now_ns();
+        requests.into_iter().filter_map(|request| self.0.store.allocate(request, now).err()).collect()
+    }
+
+    /// Begins to turn a reservation into a running container. Answers at once; the rest is told by events.
+    /// Must be called within a tokio runtime.
+    pub fn run_container(&self, request: RunRequest) -> Result<(), Error> {
+        life::start(&self.0, request)
+    }
+
+    /// Changes a container that has been run.
+    pub async fn update(&self, request: UpdateRequest) -> Result<(), Error> {
+        let owner = self.0.store.owner(&request.guid)?.ok_or(Error::InvalidTransition)?;
+        let (reply, answer) = oneshot::channel();
+        ask(&owner, life::Command::Update(request, reply)).await?;
+        answer.await.map_err(|_| Error::ContainerNotFound)?
+    }
+
+    /// Tells a container to stop gracefully; a Completed event says that it has. Stopping twice is once.
+    pub async fn stop(&self, guid: &str) -> Result<(), Error> {
+        match self.0.store.owner(guid)? {
+            Some(owner) => ask(&owner, life::Command::Stop).await,
+            None => {
+                self.0.store.stop_unowned(guid);
+                Ok(())
+            }
+        }
+    }
+
+    /// Stops a container if need be, waits until it has, and leaves nothing of it; its resources are free again
+    /// when this answers. On an error it is still listed, completed, and delete may be called again.
+    pub async fn delete(&self, guid: &str) -> Result<(), Error> {
+        match self.0.store.delete(guid)? {
+            Owner::Removed => Ok(()),
+            Owner::Task(owner) => {
+                let (reply, answer) = oneshot::channel();
+                ask(&owner, life::Command::Delete(reply)).await?;
+                answer.await.map_err(|_| Error::ContainerNotFound)?
+            }
+        }
+    }
+
+    pub fn get(&self, guid: &str) -> Result<Container, Error> {
+        self.0.store.get(guid).ok_or(Error::ContainerNotFound)
+    }
+
+    /// In no particular order.
+    pub fn list(&self) -> Vec<Container> {
+        self.0.store.list()
+    }
+
+    pub fn remaining_resources(&self) -> CellResources {
+        self.0.store.remaining()
+    }
+
+    pub fn total_resources(&self) -> CellResources {
+        self.0.config.total
+    }
+
+    /// Events from now on. Subscribe, then list: nothing falls between the two.
+    pub fn subscribe(&self) -> Events {
+        self.0.hub.subscribe()
+    }
+
+    /// A file or directory of a container as a tar stream, read as root. The container must have been created.
+    pub async fn files(&self, guid: &str, path: &str) -> Result<Reader, Error> {
+        if !self.get(guid)?.in_garden {
+            return Err(Error::ContainerNotFound);
+        }
+        let _permit = self.0.reads.acquire().await.map_err(|_| Error::ShuttingDown)?;
+        Ok(self.0.garden.stream_out(guid, "root", path).await?)
+    }
+
+    pub async fn ping(&self) -> Result<(), Error> {
+        Ok(self.0.garden.ping().await?)
+    }
+
+    pub fn healthy(&self) -> bool {
+        self.0.healthy.load(Ordering::SeqCst)
+    }
+
+    pub fn set_healthy(&self, healthy: bool) {
+        self.0.healthy.store(healthy, Ordering::SeqCst);
+    }
+
+    /// By guid, of created and running containers; one that garden cannot measure just now is left out.
+    pub async fn metrics(&self) -> Result<BTreeMap<String, ContainerMetrics>, Error> {
+        metrics::collect(&self.0).await
+    }
+
+    pub fn logs(&self) -> &Logs {
+        &self.0.logs
+    }
+}
+
+async fn ask(owner: &mpsc::Sender<life::Command>, command: life::Command) -> Result<(), Error> {
+    owner.send(command).await.map_err(|_| Error::ContainerNotFound)
+}
+
+/// Emptied: what it holds belongs to containers, and none lives before its executor does.
+fn prepare_work_dir(dir: &Path) -> Result<(), StartError> {
+    let prepared = match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => std::fs::create_dir_all(dir),
+    };
+    prepared.map_err(|source| StartError::Directory { path: dir.to_path_buf(), source })
+}
+
+pub(crate) fn base64(bytes: &[u8]) -> String {
+    use base64::Engine;
+    base64::engine::general_purpose::STANDARD.encode(bytes)
+}
+
+pub(crate) fn base64_decode(text: &str) -> Option<Vec<u8>> {
+    use base64::Engine;
+    base64::engine::general_purpose::STANDARD.decode(text).ok()
+}

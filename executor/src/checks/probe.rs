@@ -1,0 +1,147 @@
+//! One declarative check: a connection or a request to a port of the container, again and again.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use rand::Rng;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::http;
+use crate::steps::{Ready, Result, Stage, StepError, go_duration};
+
+/// The first pause between two startup checks; it doubles up to the interval.
+const STARTUP_PAUSE_MIN: Duration = Duration::from_millis(10);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Check {
+    pub probe: Probe,
+    pub phase: Phase,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Probe {
+    Tcp { port: u16, timeout: Duration },
+    Http { port: u16, path: String, timeout: Duration },
+}
+
+/// What a check waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Until it passes; fails when it has not in time.
+    Startup { interval: Duration, timeout: Option<Duration> },
+    /// Until it fails.
+    Liveness { interval: Duration },
+    /// Until it passes, however long that takes.
+    UntilReady { interval: Duration },
+    /// Until it fails.
+    Ready { interval: Duration },
+}
+
+pub(crate) async fn check(check: &Check, stage: &Stage, cancel: &CancellationToken, ready: &Ready) -> Result {
+    ready.set();
+    let checking = async {
+        match &check.phase {
+            Phase::Startup { interval, timeout } => start_up(&check.probe, stage, *interval, *timeout).await,
+            Phase::UntilReady { interval } => start_up(&check.probe, stage, *interval, None).await,
+            Phase::Liveness { interval } => keep_up(&check.probe, stage, *interval, "Liveness").await,
+            Phase::Ready { interval } => keep_up(&check.probe, stage, *interval, "Readiness").await,
+        }
+    };
+    // A probe leaves nothing behind: it may be dropped.
+    cancel.run_until_cancelled(checking).await.unwrap_or(Err(StepError::Cancelled))
+}
+
+async fn start_up(probe: &Probe, stage: &Stage, interval: Duration, timeout: Option<Duration>) -> Result {
+    let deadline = timeout.map(|timeout| Instant::now() + timeout);
+    let mut pause = STARTUP_PAUSE_MIN.min(interval);
+    let mut last_error = "no check was completed".to_string();
+    let mut attempts = 0_u32;
+    let expired = |attempts: u32, error: &str| {
+        let timeout = go_duration(timeout.unwrap_or_default());
+        Err(StepError::Emittable(format!(
+            "Timed out after {timeout} ({attempts} attempts) waiting for startup check to succeed: {error}"
+        )))
+    };
+    loop {
+        attempts += 1;
+        match until(deadline, once(probe, stage)).await {
+            Some(Ok(())) => return Ok(()),
+            Some(Err(error)) => last_error = error,
+            None => return expired(attempts, &last_error),
+        }
+        if until(deadline, tokio::time::sleep(pause)).await.is_none() {
+            return expired(attempts, &last_error);
+        }
+        pause = (pause * 2).min(interval);
+    }
+}
+
+async fn until<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> Option<T> {
+    match deadline {
+        Some(deadline) => tokio::time::timeout_at(deadline, work).await.ok(),
+        None => Some(work.await),
+    }
+}
+
+async fn keep_up(probe: &Probe, stage: &Stage, interval: Duration, name: &str) -> Result {
+    // The first pause is of any length up to the interval, so that many instances do not beat together.
+    let mut pause = interval.mul_f64(rand::rng().random_range(0.0..=1.0));
+    loop {
+        tokio::time::sleep(pause).await;
+        if let Err(error) = once(probe, stage).await {
+            return Err(StepError::Emittable(format!("{name} check unsuccessful: {error}")));
+        }
+        pause = interval;
+    }
+}
+
+/// One check, when its turn has come.
+async fn once(probe: &Probe, stage: &Stage) -> std::result::Result<(), String> {
+    let Some(ip) = stage.internal_ip else { return Err("failure to find suitable interface".to_string()) };
+    let _permit = stage.shared.checks.acquire().await.map_err(|_| "checks have been stopped".to_string())?;
+    probe_once(probe, ip).await
+}
+
+pub(crate) async fn probe_once(probe: &Probe, ip: IpAddr) -> std::result::Result<(), String> {
+    match probe {
+        Probe::Tcp { port, timeout } => tcp(SocketAddr::new(ip, *port), *timeout).await,
+        Probe::Http { port, path, timeout } => {
+            let at = format!("failed to make HTTP request to '{path}' on port {port}");
+            let started = Instant::now();
+            match tokio::time::timeout(*timeout, http::status(ip, *port, path)).await {
+                Ok(Ok(200)) => Ok(()),
+                Ok(Ok(status)) => {
+                    let took = started.elapsed().as_millis();
+                    Err(format!("{at}: received status code {status} in {took}ms"))
+                }
+                Ok(Err(_)) => Err(format!("{at}: connection refused")),
+                Err(_) => Err(format!("{at}: timed out after {:.2} seconds", timeout.as_secs_f64())),
+            }
+        }
+    }
+}
+
+async fn tcp(address: SocketAddr, timeout: Duration) -> std::result::Result<(), String> {
+    match tokio::time::timeout(timeout, TcpStream::connect(address)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => {
+            let cause = cause(&error);
+            Err(format!("failed to make TCP connection to {address}: dial tcp {address}: connect: {cause}"))
+        }
+        Err(_) => Err(format!(
+            "failed to make TCP connection to {address}: timed out after {:.2} seconds",
+            timeout.as_secs_f64()
+        )),
+    }
+}
+
+fn cause(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::ConnectionRefused => "connection refused".to_string(),
+        std::io::ErrorKind::HostUnreachable => "no route to host".to_string(),
+        std::io::ErrorKind::NetworkUnreachable => "network is unreachable".to_string(),
+        _ => error.to_string(),
+    }
+}

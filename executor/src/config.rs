@@ -1,0 +1,110 @@
+//! Everything an executor is told at its start, already parsed; what a deployment leaves out is defaulted here.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use diego_base::clock::{Clock, SystemClock};
+
+use crate::CellResources;
+
+#[derive(Clone)]
+pub struct Config {
+    /// Named in the log lines that tell a container's story.
+    pub cell_id: String,
+    /// Written to each garden container as the property `executor:owner`; containers that bear it and are not in the
+    /// executor's store are destroyed. Two executors on one garden need two names.
+    pub owner_name: String,
+    pub total: CellResources,
+    pub work: WorkLimits,
+    pub graceful_shutdown_interval: Duration,
+    pub reserved_expiration: Duration,
+    pub reap_interval: Duration,
+    /// Between two checks of a healthy container that does not say itself.
+    pub healthy_monitoring_interval: Duration,
+    /// The longest pause between two checks of a container that is not healthy yet.
+    pub unhealthy_monitoring_interval: Duration,
+    /// Of one declarative check that does not say itself.
+    pub check_timeout: Duration,
+    /// Downloads and cached dependencies; survives restarts.
+    pub cache_dir: PathBuf,
+    pub cache_bytes_max: u64,
+    /// Uploads under way, instance credentials and volume mounted files; emptied at start.
+    pub work_dir: PathBuf,
+    /// A directory of the host, mounted read-only where a container asks for it.
+    pub trusted_system_certificates: Option<PathBuf>,
+    /// A file or directory of the host, mounted read-only at `/etc/cf-assets/healthcheck`.
+    pub healthcheck_assets: Option<PathBuf>,
+    pub instance_identity: Option<InstanceIdentity>,
+    /// CPU shares of a container of weight 100.
+    pub cpu_shares_max: u64,
+    /// Weighs containers by their memory too.
+    pub set_cpu_weight: bool,
+    /// Inodes a container may use; 0: no limit.
+    pub container_inode_limit: u64,
+    /// Run as a program with arguments after every setup; empty: none.
+    pub post_setup_hook: Vec<String>,
+    pub post_setup_user: String,
+    /// 0: no limit.
+    pub log_lines_per_second_max: u32,
+    /// For downloads and uploads: TLS, roots and client certificate are its maker's affair.
+    pub http: reqwest::Client,
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Config {
+    /// The defaults of a cell whose state lives under `state_dir`.
+    pub fn new(cell_id: &str, total: CellResources, state_dir: PathBuf, http: reqwest::Client) -> Self {
+        Config {
+            cell_id: cell_id.to_string(),
+            owner_name: "executor".to_string(),
+            total,
+            work: WorkLimits::default(),
+            graceful_shutdown_interval: Duration::from_secs(10),
+            reserved_expiration: Duration::from_secs(60),
+            reap_interval: Duration::from_secs(60),
+            healthy_monitoring_interval: Duration::from_secs(30),
+            unhealthy_monitoring_interval: Duration::from_secs(2),
+            check_timeout: Duration::from_secs(1),
+            cache_dir: state_dir.join("cache"),
+            cache_bytes_max: 10 * 1024 * 1024 * 1024,
+            work_dir: state_dir.join("work"),
+            trusted_system_certificates: None,
+            healthcheck_assets: None,
+            instance_identity: None,
+            cpu_shares_max: 1024,
+            set_cpu_weight: false,
+            container_inode_limit: 200_000,
+            post_setup_hook: Vec::new(),
+            post_setup_user: "root".to_string(),
+            log_lines_per_second_max: 0,
+            http,
+            clock: Arc::new(SystemClock),
+        }
+    }
+}
+
+/// How many of each kind of work may be under way at once.
+#[derive(Debug, Clone)]
+pub struct WorkLimits {
+    pub creates: usize,
+    pub deletes: usize,
+    pub reads: usize,
+    pub downloads: usize,
+    pub uploads: usize,
+    pub checks: usize,
+}
+
+impl Default for WorkLimits {
+    fn default() -> Self {
+        WorkLimits { creates: 32, deletes: 32, reads: 64, downloads: 5, uploads: 5, checks: 64 }
+    }
+}
+
+/// The authority that signs each container's certificate.
+#[derive(Debug, Clone)]
+pub struct InstanceIdentity {
+    pub ca_certificate_pem: String,
+    pub ca_private_key_pem: String,
+    pub validity: Duration,
+}

@@ -1,0 +1,313 @@
+//! From an initialized container to one that exists in garden: what is mounted into it, what garden is asked for,
+//! and what it answered. Undone by [`release`], which is safe however far this came.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures_util::future;
+use garden_client::{
+    BindMount, ContainerInfo, ContainerSpec, CpuLimits, DiskLimits, ImageRef, Limits, MemoryLimits, NetIn,
+    PidLimits, Properties,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::store::{failure, stopped_before_running};
+use super::{egress, files};
+use crate::cache::{Fetched, Wanted};
+use crate::logs::{LogStream, Out};
+use crate::steps::{byte_size, report};
+use crate::{CachedDependency, Container, PortMapping, RunInfo, RunResult, Shared, credentials};
+
+const MEBIBYTE: u64 = 1024 * 1024;
+const MODE_READ_ONLY: u8 = 0;
+const ORIGIN_HOST: u8 = 0;
+const SCOPE_TOTAL: u8 = 0;
+const SCOPE_EXCLUSIVE: u8 = 1;
+
+/// What a created container holds on to until it is destroyed.
+#[derive(Default)]
+pub(crate) struct Held {
+    pub dependencies: Vec<Fetched>,
+}
+
+/// What is created, and by whose wish.
+pub(crate) struct Order<'a> {
+    pub shared: &'a Arc<Shared>,
+    pub guid: &'a str,
+    pub run_info: &'a RunInfo,
+    pub logs: &'a LogStream,
+    pub stop: &'a CancellationToken,
+}
+
+/// What is mounted and set in the environment besides what the recipe says itself.
+#[derive(Default)]
+struct Furnishing {
+    mounts: Vec<BindMount>,
+    env: Vec<String>,
+}
+
+impl Order<'_> {
+    pub async fn create(&self, held: &mut Held) -> Result<Container, RunResult> {
+        let furnishing = self.furnish(held).await?;
+        if self.stop.is_cancelled() {
+            return Err(stopped_before_running());
+        }
+        let (cell, guid) = (&self.shared.config.cell_id, self.guid);
+        self.logs.announce(Out::Out, &format!("Cell {cell} creating container for instance {guid}"));
+        match self.create_in_garden(furnishing).await {
+            Ok(container) => {
+                self.logs.announce(
+                    Out::Out,
+                    &format!("Cell {cell} successfully created container for instance {guid}"),
+                );
+                Ok(container)
+            }
+            Err(error) => {
+                tracing::error!(guid, error, "executor.container-setup-failed");
+                self.logs.announce(
+                    Out::Err,
+                    &format!("Cell {cell} failed to create container for instance {guid}: {error}"),
+                );
+                Err(failure(&format!("failed to create container: {error}"), true))
+            }
+        }
+    }
+
+    async fn furnish(&self, held: &mut Held) -> Result<Furnishing, RunResult> {
+        let mut furnishing = Furnishing::default();
+        self.dependencies(held, &mut furnishing).await?;
+        let config = &self.shared.config;
+        let certificates_path = &self.run_info.trusted_system_certificates_path;
+        if let Some(source) = &config.trusted_system_certificates
+            && !certificates_path.is_empty()
+        {
+            furnishing.mounts.push(read_only(source.clone(), certificates_path));
+            furnishing.env.push(format!("CF_SYSTEM_CERT_PATH={certificates_path}"));
+        }
+        if config.instance_identity.is_some() {
+            let dir = credentials::prepare(config, self.guid).map_err(|error| {
+                self.log_failure(&error);
+                failure("failed to create credentials directory", true)
+            })?;
+            furnishing.mounts.push(read_only(dir, credentials::CONTAINER_PATH));
+            furnishing.env.extend(credentials::environment());
+        }
+        if !self.run_info.volume_mounted_files.is_empty() {
+            let written = files::write(config, self.guid, &self.run_info.volume_mounted_files);
+            let dir = written.map_err(|error| {
+                self.log_failure(&error);
+                failure("failed to create volume mounted files", true)
+            })?;
+            furnishing.mounts.push(read_only(dir, files::CONTAINER_PATH));
+        }
+        if let Some(assets) = &config.healthcheck_assets {
+            furnishing.mounts.push(read_only(assets.clone(), "/etc/cf-assets/healthcheck"));
+        }
+        Ok(furnishing)
+    }
+
+    fn log_failure(&self, error: &dyn std::error::Error) {
+        tracing::error!(guid = self.guid, error = %report(error), "executor.container-setup-failed");
+    }
+
+    /// All at once; the first that fails ends the others.
+    async fn dependencies(&self, held: &mut Held, furnishing: &mut Furnishing) -> Result<(), RunResult> {
+        let cancel = self.stop.child_token();
+        let fetching = self.run_info.cached_dependencies.iter().map(|dependency| async {
+            let fetched = self.dependency(dependency, &cancel).await;
+            if fetched.is_none() {
+                cancel.cancel();
+            }
+            fetched
+        });
+        let fetched = future::join_all(fetching).await;
+        if self.stop.is_cancelled() {
+            return Err(stopped_before_running());
+        }
+        for (dependency, fetched) in self.run_info.cached_dependencies.iter().zip(fetched) {
+            let fetched = fetched.ok_or_else(|| failure("failed to download cached artifacts", true))?;
+            furnishing.mounts.push(read_only(fetched.path().to_path_buf(), &dependency.to));
+            held.dependencies.push(fetched);
+        }
+        Ok(())
+    }
+
+    async fn dependency(&self, dependency: &CachedDependency, cancel: &CancellationToken) -> Option<Fetched> {
+        let logs = self.logs.with_source(&dependency.log_source);
+        let name = &dependency.name;
+        let tell = |text: String| {
+            if !name.is_empty() {
+                logs.announce(Out::Out, &text);
+            }
+        };
+        tell(format!("Downloading {name}..."));
+        let wanted = Wanted {
+            url: &dependency.from,
+            cache_key: &dependency.cache_key,
+            checksum_algorithm: &dependency.checksum_algorithm,
+            checksum_value: &dependency.checksum_value,
+        };
+        match self.shared.cache.directory(&wanted, cancel).await {
+            Ok(fetched) => {
+                tell(match fetched.downloaded_bytes {
+                    0 => format!("Downloaded {name}"),
+                    bytes => format!("Downloaded {name} ({})", byte_size(bytes)),
+                });
+                Some(fetched)
+            }
+            Err(error) => {
+                if !cancel.is_cancelled() {
+                    self.log_failure(&error);
+                    tell(format!("Downloading {name} failed"));
+                }
+                None
+            }
+        }
+    }
+
+    async fn create_in_garden(&self, furnishing: Furnishing) -> Result<Container, String> {
+        let garden = &self.shared.garden;
+        let spec = self.spec(furnishing)?;
+        let limits = (spec.limits.memory.limit_in_bytes, spec.limits.disk.byte_hard);
+        garden.create(spec).await.map_err(|error| error.to_string())?;
+        self.shared.store.change(self.guid, |container| container.in_garden = true);
+        let info = garden.info(self.guid).await.map_err(|error| error.to_string())?;
+        let ports = mapped(&ports(self.run_info), &info);
+        let addresses = Addresses::of(&info);
+        if let Some(identity) = &self.shared.config.instance_identity {
+            let ip = addresses.internal.or(addresses.external);
+            let issued = credentials::issue(&self.shared.config, identity, self.guid, self.run_info, ip);
+            issued.map_err(|error| report(&error))?;
+        }
+        let fill = |container: &mut Container| {
+            (container.memory_limit_bytes, container.disk_limit_bytes) = limits;
+            container.external_ip = addresses.external;
+            container.internal_ip = addresses.internal;
+            container.internal_ipv6 = addresses.internal_v6;
+            container.ports = ports;
+            if container.state == crate::State::Initializing {
+                container.state = crate::State::Created;
+            }
+        };
+        self.shared.store.change(self.guid, fill).ok_or_else(|| "container not found".to_string())
+    }
+
+    fn spec(&self, furnishing: Furnishing) -> Result<ContainerSpec, String> {
+        let (config, run_info) = (&self.shared.config, self.run_info);
+        let resource =
+            self.shared.store.get(self.guid).map(|container| container.resource).unwrap_or_default();
+        let mut env: Vec<String> =
+            run_info.env.iter().map(|var| format!("{}={}", var.name, var.value)).collect();
+        env.extend(furnishing.env);
+        let cpu = CpuLimits {
+            weight: if config.set_cpu_weight { resource.memory_mb } else { 0 },
+            limit_in_shares: config.cpu_shares_max * u64::from(run_info.cpu_weight) / 100,
+        };
+        // The root filesystem a cell has preloaded is not its user's to pay for; an image of one's own is.
+        let preloaded = run_info.rootfs.starts_with("preloaded");
+        let disk = DiskLimits {
+            byte_hard: resource.disk_mb * MEBIBYTE,
+            inode_hard: config.container_inode_limit,
+            scope: if preloaded { SCOPE_EXCLUSIVE } else { SCOPE_TOTAL },
+            ..DiskLimits::default()
+        };
+        Ok(ContainerSpec {
+            handle: self.guid.to_string(),
+            image: ImageRef {
+                uri: run_info.rootfs.clone(),
+                username: run_info.image_username.clone(),
+                password: run_info.image_password.clone(),
+            },
+            privileged: run_info.privileged,
+            bind_mounts: furnishing.mounts,
+            env,
+            limits: Limits {
+                cpu,
+                disk,
+                memory: MemoryLimits { limit_in_bytes: resource.memory_mb * MEBIBYTE },
+                pid: PidLimits { max: resource.max_pids },
+                ..Limits::default()
+            },
+            properties: properties(&config.owner_name, run_info),
+            net_in: ports(run_info)
+                .iter()
+                .map(|port| NetIn {
+                    host_port: port.host_port.into(),
+                    container_port: port.container_port.into(),
+                })
+                .collect(),
+            net_out: egress::net_out_rules(&run_info.egress_rules).map_err(|error| error.to_string())?,
+            ..ContainerSpec::default()
+        })
+    }
+}
+
+/// Gives back what [`Order::create`] made outside garden.
+pub(crate) async fn release(shared: &Shared, guid: &str, held: &mut Held) {
+    held.dependencies.clear();
+    for dir in [credentials::dir(&shared.config, guid), files::dir(&shared.config, guid)] {
+        match tokio::fs::remove_dir_all(&dir).await {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => {
+                tracing::error!(guid, dir = %dir.display(), %error, "executor.cannot-remove-directory")
+            }
+        }
+    }
+}
+
+fn read_only(source: PathBuf, destination: &str) -> BindMount {
+    BindMount {
+        src_path: source.to_string_lossy().into_owned(),
+        dst_path: destination.to_string(),
+        mode: MODE_READ_ONLY,
+        origin: ORIGIN_HOST,
+    }
+}
+
+/// `executor:owner`, `network.…`, and the log configuration for whoever reads garden instead of us.
+fn properties(owner: &str, run_info: &RunInfo) -> Properties {
+    let network = run_info.network_properties.iter();
+    let mut properties: Properties =
+        network.map(|(key, value)| (format!("network.{key}"), value.clone())).collect();
+    properties.insert(super::OWNER_PROPERTY.to_string(), owner.to_string());
+    properties.insert("log_config".to_string(), super::log_config_json(&run_info.log_config));
+    properties
+}
+
+/// The first mapping of each container port.
+fn ports(run_info: &RunInfo) -> Vec<PortMapping> {
+    let mut ports: Vec<PortMapping> = Vec::new();
+    for port in &run_info.ports {
+        if !ports.iter().any(|seen| seen.container_port == port.container_port) {
+            ports.push(*port);
+        }
+    }
+    ports
+}
+
+fn mapped(ports: &[PortMapping], info: &ContainerInfo) -> Vec<PortMapping> {
+    let host_port = |port: &PortMapping| {
+        let mapped = info.mapped_ports.iter();
+        let mut mapped = mapped.filter(|mapped| mapped.container_port == u32::from(port.container_port));
+        mapped.next().and_then(|mapped| u16::try_from(mapped.host_port).ok()).unwrap_or(0)
+    };
+    ports.iter().map(|port| PortMapping { host_port: host_port(port), ..*port }).collect()
+}
+
+struct Addresses {
+    external: Option<IpAddr>,
+    internal: Option<IpAddr>,
+    internal_v6: Option<IpAddr>,
+}
+
+impl Addresses {
+    fn of(info: &ContainerInfo) -> Self {
+        Addresses {
+            external: info.external_ip.parse().ok(),
+            internal: info.container_ip.parse().ok(),
+            internal_v6: info.container_ipv6.parse().ok(),
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! The life of one container: its owner task, which alone creates, runs and destroys it.
+//!
+//! ```text
+//! Initializing ──create──▶ Created ──ready──▶ Running ──steps end──▶ Completed ──delete──▶ gone
+//!       └──────── stop, failure ─────┴────────── stop, failure ────────────▲
+//! ```
+//!
+//! Others send [`Command`]s. While the work goes on, stopping it is cancelling its token; the work is always awaited,
+//! never dropped. A completed container stays, with its files, until a delete has destroyed it in garden.
+
+use std::pin::pin;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::creation::{self, Held, Order};
+use super::store::{failure, stopped_before_running};
+use crate::logs::{LogStream, Out};
+use crate::recipe::{Settings, recipe};
+use crate::steps::{self, Ready, Stage, StepError, network_environment};
+use crate::{Container, Error, RunInfo, RunRequest, RunResult, Shared, UpdateRequest};
+
+/// Commands an owner may be behind before those who send them wait.
+const COMMANDS_MAX: usize = 16;
+
+/// What others may ask of the owner.
+pub(crate) enum Command {
+    Stop,
+    Update(UpdateRequest, oneshot::Sender<Result<(), Error>>),
+    /// Stops it first if need be; answered once nothing is left of it, or once that failed.
+    Delete(oneshot::Sender<Result<(), Error>>),
+    /// Garden no longer knows it.
+    Missing,
+}
+
+/// Makes a reservation's owner and sets it to work.
+pub(crate) fn start(shared: &Arc<Shared>, request: RunRequest) -> Result<(), Error> {
+    if shared.closing.is_cancelled() {
+        return Err(Error::ShuttingDown);
+    }
+    let (sender, commands) = mpsc::channel(COMMANDS_MAX);
+    let container = shared.store.initialize(request, sender)?;
+    let run_info = container.run_info.unwrap_or_default();
+    let config = &shared.config;
+    let limits = (run_info.log_rate_limit_bytes_per_second, config.log_lines_per_second_max);
+    let logs =
+        LogStream::new(&shared.logs, &run_info.log_config, &container.guid, limits, config.clock.clone());
+    let work =
+        Work { shared: shared.clone(), guid: container.guid, run_info, logs, stop: CancellationToken::new() };
+    shared.streams.insert(&work.guid, &work.logs);
+    tokio::spawn(live(work, commands));
+    Ok(())
+}
+
+async fn live(work: Work, commands: mpsc::Receiver<Command>) {
+    let mut owner = Owner { work: &work, commands, deletes: Vec::new(), told_to_stop: false };
+    let mut held = Held::default();
+    let mut result = owner.attend(work.perform(&mut held)).await;
+    result.stopped |= owner.told_to_stop;
+    work.shared.store.complete(&work.guid, result);
+    owner.rest(&mut held).await;
+    work.shared.streams.remove(&work.guid);
+}
+
+/// Takes commands on behalf of the work.
+struct Owner<'a> {
+    work: &'a Work,
+    commands: mpsc::Receiver<Command>,
+    /// Who waits for the container to be gone.
+    deletes: Vec<oneshot::Sender<Result<(), Error>>>,
+    told_to_stop: bool,
+}
+
+impl Owner<'_> {
+    async fn attend(&mut self, working: impl Future<Output = RunResult>) -> RunResult {
+        let mut working = pin!(working);
+        loop {
+            tokio::select! {
+                result = &mut working => return result,
+                Some(command) = self.commands.recv() => self.obey(command).await,
+            }
+        }
+    }
+
+    async fn obey(&mut self, command: Command) {
+        match command {
+            Command::Stop => self.stop(),
+            Command::Delete(reply) => {
+                self.stop();
+                self.deletes.push(reply);
+            }
+            Command::Update(request, reply) => {
+                // Whoever asked may have left.
+                let _ = reply.send(self.work.update(request).await);
+            }
+            Command::Missing => {
+                let result = failure("missing garden container", false);
+                self.work.shared.store.complete(&self.work.guid, result);
+                self.work.stop.cancel();
+            }
+        }
+    }
+
+    fn stop(&mut self) {
+        if !self.told_to_stop {
+            self.told_to_stop = true;
+            self.work.announce("stopping instance");
+            self.work.stop.cancel();
+        }
+    }
+
+    /// Completed: nothing but a delete changes anything any more.
+    async fn rest(&mut self, held: &mut Held) {
+        loop {
+            while self.deletes.is_empty() {
+                match self.commands.recv().await {
+                    Some(Command::Delete(reply)) => self.deletes.push(reply),
+                    Some(Command::Update(_, reply)) => drop(reply.send(Ok(()))),
+                    Some(Command::Stop | Command::Missing) => {}
+                    None => return,
+                }
+            }
+            let result = self.work.destroy(held).await;
+            for reply in self.deletes.drain(..) {
+                let _ = reply.send(result.clone());
+            }
+            if result.is_ok() {
+                return;
+            }
+        }
+    }
+}
+
+struct Work {
+    shared: Arc<Shared>,
+    guid: String,
+    run_info: Arc<RunInfo>,
+    logs: LogStream,
+    stop: CancellationToken,
+}
+
+impl Work {
+    /// Creates the container and runs its recipe to its end.
+    async fn perform(&self, held: &mut Held) -> RunResult {
+        let permit = self.stop.run_until_cancelled(self.shared.creates.acquire()).await;
+        let Some(Ok(permit)) = permit else { return stopped_before_running() };
+        let order = Order {
+            shared: &self.shared,
+            guid: &self.guid,
+            run_info: &self.run_info,
+            logs: &self.logs,
+            stop: &self.stop,
+        };
+        let container = match order.create(held).await {
+            Ok(container) => container,
+            Err(result) => return result,
+        };
+        drop(permit);
+        if self.stop.is_cancelled() {
+            return stopped_before_running();
+        }
+        outcome(self.run(&container).await)
+    }
+
+    async fn run(&self, container: &Container) -> steps::Result {
+        let recipe = recipe(&self.run_info, &Settings::of(&self.shared.config))
+            .map_err(|error| StepError::Plain(error.to_string()))?;
+        let (stage, mut readiness) = self.stage(container);
+        let ready = Ready::default();
+        let mut performing = pin!(steps::perform(&recipe.step, &stage, &self.stop, &ready));
+        let run = || self.shared.store.run(&self.guid, !recipe.has_readiness);
+        tokio::select! {
+            biased;
+            () = ready.wait() => run(),
+            result = &mut performing => {
+                if ready.is_set() {
+                    run();
+                }
+                return result;
+            }
+        }
+        loop {
+            tokio::select! {
+                biased;
+                Some(routable) = readiness.recv() => self.shared.store.set_routable(&self.guid, routable),
+                result = &mut performing => return result,
+            }
+        }
+    }
+
+    fn stage(&self, container: &Container) -> (Stage, mpsc::Receiver<bool>) {
+        let text = |ip: Option<std::net::IpAddr>| ip.map(|ip| ip.to_string()).unwrap_or_default();
+        let environment = network_environment(
+            &text(container.external_ip),
+            &text(container.internal_ip),
+            &text(container.internal_ipv6),
+            &container.ports,
+        );
+        let (readiness, receiver) = mpsc::channel(1);
+        let stage = Stage {
+            shared: self.shared.clone(),
+            guid: self.guid.clone(),
+            logs: self.logs.clone(),
+            environment: Arc::new(environment),
+            internal_ip: container.internal_ip,
+            readiness,
+            capture: None,
+        };
+        (stage, receiver)
+    }
+
+    async fn update(&self, request: UpdateRequest) -> Result<(), Error> {
+        let mut log_config = None;
+        self.shared.store.change(&self.guid, |container| {
+            let run_info = container.run_info.get_or_insert_default();
+            let run_info = Arc::make_mut(run_info);
+            if let Some(routes) = request.internal_routes {
+                run_info.internal_routes = routes;
+            }
+            if let Some(tags) = request.metric_tags {
+                run_info.metric_tags = tags.clone();
+                run_info.log_config.tags = tags;
+                log_config = Some(run_info.log_config.clone());
+            }
+        });
+        if let Some(config) = log_config {
+            self.logs.set_tags(config.tags.clone());
+            let json = super::log_config_json(&config);
+            self.shared.garden.set_property(&self.guid, "log_config", &json).await?;
+        }
+        Ok(())
+    }
+
+    /// Leaves nothing of the container; safe to call again after it failed.
+    async fn destroy(&self, held: &mut Held) -> Result<(), Error> {
+        self.announce("destroying container for instance");
+        let permit = self.shared.deletes.acquire().await;
+        let _permit = permit.map_err(|_| Error::ShuttingDown)?;
+        let destroyed = self.shared.garden.destroy(&self.guid).await;
+        creation::release(&self.shared, &self.guid, held).await;
+        match destroyed {
+            Ok(()) | Err(garden_client::Error::ContainerNotFound { .. }) => {}
+            Err(error) => {
+                tracing::error!(guid = self.guid, %error, "executor.failed-to-destroy-container-in-garden");
+                self.announce("failed to destroy container for instance");
+                return Err(error.into());
+            }
+        }
+        self.announce("successfully destroyed container for instance");
+        self.shared.store.remove(&self.guid);
+        Ok(())
+    }
+
+    fn announce(&self, act: &str) {
+        let cell = &self.shared.config.cell_id;
+        self.logs.announce(Out::Out, &format!("Cell {cell} {act} {}", self.guid));
+    }
+}
+
+/// What the end of the steps means for the container. Being cancelled, among others' errors, is no reason of its own.
+fn outcome(result: steps::Result) -> RunResult {
+    let reason = result.err().map(|error| error.to_string()).unwrap_or_default();
+    match reason.as_str() {
+        "" => RunResult::default(),
+        reason => failure(reason, false),
+    }
+}

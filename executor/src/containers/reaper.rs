@@ -1,0 +1,96 @@
+//! Keeps the store and garden in step: reservations expire, containers garden knows and we do not are destroyed,
+//! containers we know and garden does not are completed. At the end, leaves nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use garden_client::Properties;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::life::Command;
+use crate::{Shared, State};
+
+/// Between two attempts to destroy, at the start and at the end.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// Attempts to destroy a container at the end before it is left to the next life.
+const LAST_ATTEMPTS: u32 = 3;
+
+pub(crate) async fn run(shared: &Arc<Shared>, shutdown: CancellationToken) {
+    let interval = shared.config.reap_interval.min(shared.config.reserved_expiration / 2);
+    let mut ticks = tokio::time::interval(interval.max(Duration::from_millis(10)));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // The first tick is at once: what an earlier life left is destroyed before anything else.
+    while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
+        expire(shared);
+        if shutdown.run_until_cancelled(reap(shared)).await.is_none() {
+            break;
+        }
+    }
+    close(shared).await;
+}
+
+fn expire(shared: &Shared) {
+    let lifespan = i64::try_from(shared.config.reserved_expiration.as_nanos()).unwrap_or(i64::MAX);
+    let allocated_before = shared.config.clock.now_ns().saturating_sub(lifespan);
+    for guid in shared.store.expire(allocated_before) {
+        tracing::info!(guid, "executor.container-expired");
+    }
+}
+
+async fn reap(shared: &Shared) {
+    // Listed before garden is asked, so that one created in between is not taken for missing.
+    let created = |container: &crate::Container| matches!(container.state, State::Created | State::Running);
+    let known: Vec<_> = shared.store.list().into_iter().filter(created).map(|c| c.guid).collect();
+    let handles = match shared.garden.containers(&owned(shared)).await {
+        Ok(handles) => handles,
+        Err(error) => {
+            tracing::error!(%error, "executor.container-reaper.failed-to-fetch-containers");
+            return;
+        }
+    };
+    for handle in handles.iter().filter(|handle| !shared.store.contains(handle)) {
+        match shared.garden.destroy(handle).await {
+            Ok(()) => tracing::info!(handle, "executor.container-reaper.destroyed-extra-container"),
+            Err(error) => {
+                tracing::error!(handle, %error, "executor.container-reaper.failed-to-destroy-container")
+            }
+        }
+    }
+    for guid in known.iter().filter(|guid| !handles.contains(guid)) {
+        if let Ok(Some(owner)) = shared.store.owner(guid) {
+            tracing::info!(guid, "executor.container-reaper.missing-container");
+            // An owner that is gone has nothing left to miss.
+            let _ = owner.send(Command::Missing).await;
+        }
+    }
+}
+
+fn owned(shared: &Shared) -> Properties {
+    Properties::from([(super::OWNER_PROPERTY.to_string(), shared.config.owner_name.clone())])
+}
+
+/// Stops and destroys every container.
+async fn close(shared: &Shared) {
+    shared.closing.cancel();
+    for attempt in 1..=LAST_ATTEMPTS {
+        let mut replies = Vec::new();
+        for owner in shared.store.owners() {
+            let (reply, answer) = oneshot::channel();
+            if owner.send(Command::Delete(reply)).await.is_ok() {
+                replies.push(answer);
+            }
+        }
+        let mut failed = 0;
+        for answer in replies {
+            failed += usize::from(!matches!(answer.await, Ok(Ok(()))));
+        }
+        if failed == 0 {
+            return;
+        }
+        tracing::error!(attempt, failed, "executor.shutdown.containers-left");
+        if attempt < LAST_ATTEMPTS {
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+}

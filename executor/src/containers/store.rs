@@ -1,0 +1,246 @@
+//! The containers of this cell and what they leave of its resources, behind one lock.
+//!
+//! A change and its event happen under that lock, so that events come in the order things became true. Nothing
+//! here waits: work is done by each container's owner task (see `life`).
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard};
+
+use tokio::sync::mpsc;
+
+use super::life::Command;
+use crate::events::Hub;
+use crate::{
+    AllocationFailure, AllocationRequest, CellResources, Container, Error, Event, Resource, RunResult, State,
+};
+
+/// Of a failure reason; applications write part of it.
+pub const FAILURE_REASON_BYTES_MAX: usize = 10_000;
+
+pub(crate) struct Store {
+    hub: Hub,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    slots: HashMap<String, Slot>,
+    remaining: CellResources,
+}
+
+struct Slot {
+    container: Container,
+    /// Where the owner task takes commands; none while reserved, or when it expired before it had one.
+    owner: Option<mpsc::Sender<Command>>,
+}
+
+/// What a delete finds.
+pub(crate) enum Owner {
+    /// Never ran: it is gone already.
+    Removed,
+    Task(mpsc::Sender<Command>),
+}
+
+impl Store {
+    pub fn new(total: CellResources, hub: Hub) -> Self {
+        Store { hub, inner: Mutex::new(Inner { slots: HashMap::new(), remaining: total }) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic while the lock was held is a bug that must not take the whole cell's bookkeeping with it.
+        self.inner.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    pub fn allocate(&self, request: AllocationRequest, now_ns: i64) -> Result<(), AllocationFailure> {
+        let guid = request.guid.clone();
+        self.reserve(request, now_ns).map_err(|error| AllocationFailure { guid, reason: error.to_string() })
+    }
+
+    fn reserve(&self, request: AllocationRequest, now_ns: i64) -> Result<(), Error> {
+        if request.guid.is_empty() {
+            return Err(Error::GuidNotSpecified);
+        }
+        let mut inner = self.lock();
+        if inner.slots.contains_key(&request.guid) {
+            return Err(Error::GuidNotAvailable);
+        }
+        inner.remaining = take(inner.remaining, &request.resource)?;
+        let container = Container::reserved(&request.guid, request.resource, request.tags, now_ns);
+        inner.slots.insert(request.guid, Slot { container: container.clone(), owner: None });
+        self.hub.emit(Event::Reserved(container));
+        Ok(())
+    }
+
+    /// Reserved to Initializing, with the owner that will do the rest.
+    pub fn initialize(
+        &self,
+        request: crate::RunRequest,
+        owner: mpsc::Sender<Command>,
+    ) -> Result<Container, Error> {
+        let mut inner = self.lock();
+        let slot = inner.slots.get_mut(&request.guid).ok_or(Error::ContainerNotFound)?;
+        if slot.container.state != State::Reserved {
+            return Err(Error::InvalidTransition);
+        }
+        slot.container.state = State::Initializing;
+        slot.container.run_info = Some(std::sync::Arc::new(request.run_info));
+        slot.container.tags.extend(request.tags);
+        slot.owner = Some(owner);
+        Ok(slot.container.clone())
+    }
+
+    /// Changes a container without an event of its own.
+    pub fn change(&self, guid: &str, change: impl FnOnce(&mut Container)) -> Option<Container> {
+        let mut inner = self.lock();
+        let slot = inner.slots.get_mut(guid)?;
+        change(&mut slot.container);
+        Some(slot.container.clone())
+    }
+
+    /// Created to Running.
+    pub fn run(&self, guid: &str, routable: bool) {
+        let mut inner = self.lock();
+        let Some(slot) = inner.slots.get_mut(guid) else { return };
+        if slot.container.state == State::Created {
+            slot.container.state = State::Running;
+            slot.container.routable = routable;
+            self.hub.emit(Event::Running(slot.container.clone()));
+        }
+    }
+
+    pub fn set_routable(&self, guid: &str, routable: bool) {
+        let mut inner = self.lock();
+        let Some(slot) = inner.slots.get_mut(guid) else { return };
+        if slot.container.state == State::Running && slot.container.routable != routable {
+            slot.container.routable = routable;
+            self.hub.emit(Event::RoutableChanged(slot.container.clone()));
+        }
+    }
+
+    /// Any state but Completed to Completed; what completed stays as it is.
+    pub fn complete(&self, guid: &str, result: RunResult) {
+        let mut inner = self.lock();
+        if let Some(slot) = inner.slots.get_mut(guid) {
+            complete(&mut slot.container, result, &self.hub);
+        }
+    }
+
+    /// Reservations that nobody ran in time are completed, for their owner to learn of it and delete them.
+    pub fn expire(&self, allocated_before_ns: i64) -> Vec<String> {
+        let mut expired = Vec::new();
+        for slot in self.lock().slots.values_mut() {
+            let container = &mut slot.container;
+            if container.state == State::Reserved && container.allocated_at <= allocated_before_ns {
+                complete(container, failure("expired container", false), &self.hub);
+                expired.push(container.guid.clone());
+            }
+        }
+        expired
+    }
+
+    pub fn owner(&self, guid: &str) -> Result<Option<mpsc::Sender<Command>>, Error> {
+        let inner = self.lock();
+        Ok(inner.slots.get(guid).ok_or(Error::ContainerNotFound)?.owner.clone())
+    }
+
+    /// Stops what has no owner to be stopped by.
+    pub fn stop_unowned(&self, guid: &str) {
+        let mut inner = self.lock();
+        if let Some(slot) = inner.slots.get_mut(guid)
+            && slot.owner.is_none()
+        {
+            complete(&mut slot.container, stopped_before_running(), &self.hub);
+        }
+    }
+
+    /// Whom to ask for the end of a container; one that has no owner ends here.
+    pub fn delete(&self, guid: &str) -> Result<Owner, Error> {
+        let mut inner = self.lock();
+        let slot = inner.slots.get_mut(guid).ok_or(Error::ContainerNotFound)?;
+        if let Some(owner) = &slot.owner {
+            return Ok(Owner::Task(owner.clone()));
+        }
+        complete(&mut slot.container, stopped_before_running(), &self.hub);
+        inner.remove(guid);
+        Ok(Owner::Removed)
+    }
+
+    /// Forgets a container and gives back what it took; safe to call twice.
+    pub fn remove(&self, guid: &str) {
+        self.lock().remove(guid);
+    }
+
+    pub fn contains(&self, guid: &str) -> bool {
+        self.lock().slots.contains_key(guid)
+    }
+
+    pub fn get(&self, guid: &str) -> Option<Container> {
+        self.lock().slots.get(guid).map(|slot| slot.container.clone())
+    }
+
+    pub fn list(&self) -> Vec<Container> {
+        self.lock().slots.values().map(|slot| slot.container.clone()).collect()
+    }
+
+    pub fn owners(&self) -> Vec<mpsc::Sender<Command>> {
+        self.lock().slots.values().filter_map(|slot| slot.owner.clone()).collect()
+    }
+
+    pub fn remaining(&self) -> CellResources {
+        self.lock().remaining
+    }
+}
+
+impl Inner {
+    fn remove(&mut self, guid: &str) {
+        if let Some(slot) = self.slots.remove(guid) {
+            self.remaining.memory_mb += slot.container.resource.memory_mb;
+            self.remaining.disk_mb += slot.container.resource.disk_mb;
+            self.remaining.containers += 1;
+        }
+    }
+}
+
+fn complete(container: &mut Container, mut result: RunResult, hub: &Hub) {
+    if container.is_completed() {
+        return;
+    }
+    truncate(&mut result.failure_reason, FAILURE_REASON_BYTES_MAX);
+    container.state = State::Completed(result);
+    hub.emit(Event::Completed(container.clone()));
+}
+
+pub(crate) fn failure(reason: &str, retryable: bool) -> RunResult {
+    RunResult { failed: true, failure_reason: reason.to_string(), retryable, stopped: false }
+}
+
+pub(crate) fn stopped_before_running() -> RunResult {
+    RunResult { stopped: true, ..failure("stopped-before-running", false) }
+}
+
+fn take(remaining: CellResources, wanted: &Resource) -> Result<CellResources, Error> {
+    let memory = remaining.memory_mb.checked_sub(wanted.memory_mb);
+    let disk = remaining.disk_mb.checked_sub(wanted.disk_mb);
+    let containers = remaining.containers.checked_sub(1);
+    match (memory, disk, containers) {
+        (Some(memory_mb), Some(disk_mb), Some(containers)) => {
+            Ok(CellResources { memory_mb, disk_mb, containers })
+        }
+        _ => {
+            let short = [("containers", containers), ("disk", disk), ("memory", memory)];
+            let names: Vec<_> =
+                short.iter().filter(|(_, left)| left.is_none()).map(|(name, _)| *name).collect();
+            Err(Error::InsufficientResources(names.join(", ")))
+        }
+    }
+}
+
+/// Cuts at a character's boundary.
+pub(crate) fn truncate(text: &mut String, bytes_max: usize) {
+    if text.len() > bytes_max {
+        let mut end = bytes_max;
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+    }
+}

@@ -1,0 +1,27 @@
+//! What the executor answers when it refuses; the words are those that its callers match on.
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    #[error("container not found")]
+    ContainerNotFound,
+    #[error("container guid not available")]
+    GuidNotAvailable,
+    #[error("container guid not specified")]
+    GuidNotSpecified,
+    /// Names what is short, in alphabetical order: `containers`, `disk`, `memory`.
+    #[error("insufficient resources: {0}")]
+    InsufficientResources(String),
+    #[error("container cannot transition to given state")]
+    InvalidTransition,
+    #[error("executor is shutting down")]
+    ShuttingDown,
+    #[error(transparent)]
+    Garden(#[from] garden_client::Error),
+}
+
+/// Why an executor cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot prepare {path}")]
+    Directory { path: std::path::PathBuf, source: std::io::Error },
+}

@@ -1,0 +1,172 @@
+//! Steps: what a recipe's actions become, and how each is carried out; one file an action.
+//!
+//! Steps are run within their container's owner task and are never dropped half-way: to end one, its token is
+//! cancelled and its result awaited.
+
+mod codependent;
+mod download;
+mod emit_progress;
+mod environment;
+mod error;
+mod format;
+mod gather;
+mod parallel;
+mod run;
+mod serial;
+mod timeout;
+mod transfer;
+mod r#try;
+mod upload;
+mod voice;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bbs_models::{DownloadAction, UploadAction};
+pub(crate) use download::report;
+pub(crate) use error::{Result, StepError};
+pub(crate) use format::{byte_size, go_duration};
+use futures_util::future::BoxFuture;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+pub(crate) use voice::{Capture, Voice};
+
+pub(crate) use self::environment::network as network_environment;
+pub(crate) use self::run::Run;
+use crate::checks::{Check, Monitor, Readiness, Repeat};
+use crate::logs::LogStream;
+use crate::{Shared, checks};
+
+/// A recipe, ready to be carried out. `source` names whom a step's output comes from; empty: the container's own.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Step {
+    Run(Run),
+    Download {
+        action: DownloadAction,
+        source: String,
+    },
+    Upload {
+        action: UploadAction,
+        source: String,
+    },
+    Timeout {
+        step: Box<Step>,
+        limit: Duration,
+    },
+    Try(Box<Step>),
+    EmitProgress {
+        step: Box<Step>,
+        messages: Messages,
+        source: String,
+    },
+    Parallel(Vec<Step>),
+    Serial(Vec<Step>),
+    Codependent {
+        steps: Vec<Step>,
+        rule: OnExit,
+    },
+    /// Keeps the step's output to itself; on failure the output is the error.
+    Capture(Box<Step>),
+    /// A step of a monitor action, repeated.
+    Repeat(Repeat),
+    /// One declarative check, repeated.
+    Check(Check),
+    Monitor(Monitor),
+    Readiness(Readiness),
+}
+
+/// What `emit_progress` says; an empty message is not said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Messages {
+    pub start: String,
+    pub success: String,
+    pub failure_prefix: String,
+}
+
+/// What a codependent step makes of a child that ended well. One that failed always ends the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnExit {
+    /// The others go on.
+    Continue,
+    /// The others are cancelled.
+    CancelOthers,
+    /// It should not have ended: an error.
+    Fail,
+}
+
+/// What a step acts on; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Stage {
+    pub shared: Arc<Shared>,
+    pub guid: String,
+    pub logs: LogStream,
+    /// `CF_INSTANCE_…`, added to each process's own.
+    pub environment: Arc<Vec<String>>,
+    pub internal_ip: Option<IpAddr>,
+    /// Where readiness checks say how they found it.
+    pub readiness: mpsc::Sender<bool>,
+    /// Where output goes instead of the logs.
+    pub capture: Option<Capture>,
+}
+
+impl Stage {
+    pub fn voice(&self, source: &str) -> Voice {
+        Voice::new(&self.logs.with_source(source), self.capture.as_ref())
+    }
+}
+
+/// Set once, by a step that does what it is there for: its process has started, its container is healthy.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ready(CancellationToken);
+
+impl Ready {
+    pub fn set(&self) {
+        self.0.cancel();
+    }
+
+    pub fn is_set(&self) -> bool {
+        self.0.is_cancelled()
+    }
+
+    pub async fn wait(&self) {
+        self.0.cancelled().await;
+    }
+}
+
+/// Carries a step out, to its end.
+pub(crate) fn perform<'a>(
+    step: &'a Step,
+    stage: &'a Stage,
+    cancel: &'a CancellationToken,
+    ready: &'a Ready,
+) -> BoxFuture<'a, Result> {
+    Box::pin(async move {
+        match step {
+            Step::Run(run) => run::perform(run, stage, cancel, ready).await,
+            Step::Download { action, source } => {
+                ready.set();
+                download::perform(action, source, stage, cancel).await
+            }
+            Step::Upload { action, source } => {
+                ready.set();
+                upload::perform(action, source, stage, cancel).await
+            }
+            Step::Timeout { step, limit } => timeout::perform(step, *limit, stage, cancel, ready).await,
+            Step::Try(step) => r#try::perform(step, stage, cancel, ready).await,
+            Step::EmitProgress { step, messages, source } => {
+                emit_progress::perform(step, messages, source, stage, cancel, ready).await
+            }
+            Step::Parallel(steps) => parallel::perform(steps, stage, cancel, ready).await,
+            Step::Serial(steps) => serial::perform(steps, stage, cancel, ready).await,
+            Step::Codependent { steps, rule } => {
+                codependent::perform(steps, *rule, stage, cancel, ready).await
+            }
+            Step::Capture(step) => voice::capture(step, stage, cancel, ready).await,
+            Step::Repeat(repeat) => checks::repeat(repeat, stage, cancel, ready).await,
+            Step::Check(check) => checks::check(check, stage, cancel, ready).await,
+            Step::Monitor(monitor) => checks::monitor(monitor, stage, cancel, ready).await,
+            Step::Readiness(readiness) => checks::readiness(readiness, stage, cancel, ready).await,
+        }
+    })
+}

@@ -1,0 +1,21 @@
+//! One after another; the first that fails ends the row.
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Ready, Result, Stage, Step, StepError};
+
+pub(super) async fn perform(
+    steps: &[Step],
+    stage: &Stage,
+    cancel: &CancellationToken,
+    ready: &Ready,
+) -> Result {
+    let Some((last, before)) = steps.split_last() else { return Ok(()) };
+    for step in before {
+        super::perform(step, stage, cancel, &Ready::default()).await?;
+        if cancel.is_cancelled() {
+            return Err(StepError::Cancelled);
+        }
+    }
+    super::perform(last, stage, cancel, ready).await
+}
