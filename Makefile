@@ -1,0 +1,47 @@
+# The two commands: `make demo` and `make test`. Everything else serves them.
+#
+#   make build    every program into dist/bin, with a link to `diego` under each established name
+#   make demo     a whole Diego on this machine: runs an image and a droplet, shows them, leaves no trace (root)
+#   make test     installs what the tests need and passes them all (root for the kernel's part)
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+PROFILE ?= release
+TARGET ?= $(shell uname -m)-unknown-linux-musl
+export CARGO_BUILD_TARGET := $(TARGET)
+
+built := target/$(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+programs := diego garden-init builder launcher healthcheck diego-sshd
+names := bbs locket auctioneer rep gdn route-emitter ssh-proxy file-server cfdot
+
+.PHONY: build demo test lint tools clean
+
+build: tools
+	cargo build --locked --profile $(PROFILE) $(addprefix --bin ,$(programs))
+	mkdir -p dist/bin
+	for program in $(programs); do install -m 0755 $(built)/$$program dist/bin/; done
+	for name in $(names); do ln -sf diego dist/bin/$$name; done
+
+demo: build
+	tests/demo/run dist/bin
+
+# The tests' programs are built with the tests' profile, so that one build serves both.
+test: tools
+	tests/tools
+	$(MAKE) build PROFILE=dev
+	DIEGO_BIN=$(CURDIR)/dist/bin cargo test --locked --workspace --no-fail-fast
+	tests/demo/run dist/bin
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+# What a build needs besides Rust: the musl target, a C compiler for it and a fast linker.
+tools:
+	@rustup target list --installed 2>/dev/null | grep -qx $(TARGET) || rustup target add $(TARGET)
+	@command -v musl-gcc >/dev/null && command -v ld.lld >/dev/null || tests/packages musl-tools lld
+
+clean:
+	rm -rf dist
+	cargo clean
