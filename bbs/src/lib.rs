@@ -1,1 +1,30 @@
-//! 
+//! The bulletin board: what is desired, what is actual, and everything that may become of it.
+//!
+//! ```text
+//! http ─▶ controllers ─▶ board: one writer, transitions (pure), store ─▶ hub ─▶ event streams
+//!              │            ▲
+//!   auctioneer, reps,       └── convergence (pure), every so often and when a cell comes or goes
+//!   callbacks
+//! ```
+//!
+//! It knows LRPs and Tasks. It knows no container, places nothing, and believes cells what they say.
+
+mod board;
+mod controllers;
+mod convergence;
+mod events;
+mod http;
+mod hub;
+mod internal_routes;
+mod records;
+mod run;
+mod state;
+mod store;
+mod transitions;
+
+pub use board::{COMMANDS_PER_COMMIT_MAX, COMMANDS_QUEUED_MAX};
+pub use controllers::{Auctioneer, Intervals, RepClients, Reps};
+pub use convergence::Patience;
+pub use hub::EVENTS_BEHIND_MAX;
+pub use run::{Config, Error, TASK_RETRIES_MAX, run};
+pub use store::{Durability, Error as DatabaseError};

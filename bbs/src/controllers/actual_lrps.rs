@@ -1,0 +1,127 @@
+//! What cells, auctioneers and operators say about instances.
+
+use bbs_models::{ActualLrpInstanceKey, ActualLrpKey, ActualLrpState, Error};
+
+use super::Controllers;
+use crate::board::new_guid;
+use crate::transitions::actual_lrp::{self, Report};
+
+/// How often a stop is tried on a rep before a retirement is given up.
+const RETIRE_ATTEMPTS_MAX: u32 = 5;
+
+impl Controllers {
+    pub async fn claim(
+        &self,
+        trace_id: &str,
+        process_guid: String,
+        index: u32,
+        instance: ActualLrpInstanceKey,
+    ) -> Result<(), Error> {
+        self.board
+            .write(trace_id, move |draft| {
+                let slot = draft.state().slot(&process_guid, index);
+                let change = actual_lrp::claim(slot, &process_guid, index, instance, draft.now_ns)?;
+                draft.record_slot(change);
+                Ok(())
+            })
+            .await
+    }
+
+    pub async fn start(&self, trace_id: &str, report: Report) -> Result<(), Error> {
+        self.board
+            .write(trace_id, move |draft| {
+                let slot = draft.state().slot(&report.key.process_guid, report.key.index);
+                let change = actual_lrp::start(slot, report, new_guid(), draft.now_ns)?;
+                draft.record_slot(change);
+                Ok(())
+            })
+            .await
+    }
+
+    pub async fn crash(
+        &self,
+        trace_id: &str,
+        key: ActualLrpKey,
+        instance: ActualLrpInstanceKey,
+        reason: String,
+    ) -> Result<(), Error> {
+        let (process_guid, index) = (key.process_guid.clone(), key.index);
+        let restarts = self
+            .board
+            .write(trace_id, move |draft| {
+                let (guid, index) = (&key.process_guid, key.index);
+                let slot = draft.state().slot(guid, index);
+                let (change, restarts) =
+                    actual_lrp::crash(slot, guid, index, &instance, reason, draft.now_ns)?;
+                draft.record_slot(change);
+                Ok(restarts)
+            })
+            .await?;
+        if restarts { self.request_auction(trace_id, &process_guid, index) } else { Ok(()) }
+    }
+
+    /// A place for an instance that waits. Without a DesiredLRP there is none to be had.
+    pub(super) fn request_auction(
+        &self,
+        trace_id: &str,
+        process_guid: &str,
+        index: u32,
+    ) -> Result<(), Error> {
+        let desired = self.board.read(|state| state.desired_lrp(process_guid).cloned());
+        let desired = desired.ok_or_else(Error::not_found)?;
+        self.auctions.request_lrps(trace_id, &desired, &[index]);
+        Ok(())
+    }
+
+    pub async fn fail(&self, trace_id: &str, key: ActualLrpKey, reason: String) -> Result<(), Error> {
+        self.board
+            .write(trace_id, move |draft| {
+                let slot = draft.state().slot(&key.process_guid, key.index);
+                let change = actual_lrp::fail(slot, &key.process_guid, key.index, reason, draft.now_ns)?;
+                draft.record_slot(change);
+                Ok(())
+            })
+            .await
+    }
+
+    /// Only if `instance` still has it; without one, whoever has it.
+    pub async fn remove(
+        &self,
+        trace_id: &str,
+        process_guid: String,
+        index: u32,
+        instance: Option<ActualLrpInstanceKey>,
+    ) -> Result<(), Error> {
+        self.board
+            .write(trace_id, move |draft| {
+                let slot = draft.state().slot(&process_guid, index);
+                let change = actual_lrp::remove(slot, &process_guid, index, instance.as_ref())?;
+                draft.record_slot(change);
+                Ok(())
+            })
+            .await
+    }
+
+    /// Has it stopped at its cell, or removes it if no cell has it (any more).
+    pub async fn retire(&self, trace_id: &str, key: &ActualLrpKey) -> Result<(), Error> {
+        let slot = self.board.read(|state| state.slot(&key.process_guid, key.index));
+        let lrp = slot.ordinary.ok_or_else(Error::not_found)?;
+        let (ActualLrpState::Claimed { instance } | ActualLrpState::Running { instance, .. }) = &lrp.state
+        else {
+            return self.remove(trace_id, key.process_guid.clone(), key.index, None).await;
+        };
+        let Some(cell) = self.cells.find(&instance.cell_id) else {
+            let (guid, instance) = (key.process_guid.clone(), instance.clone());
+            return self.remove(trace_id, guid, key.index, Some(instance)).await;
+        };
+        for attempt in 1.. {
+            match self.cells.stop(&cell, trace_id, &lrp.key, instance).await {
+                Err(error) if attempt < RETIRE_ATTEMPTS_MAX => {
+                    tracing::warn!(%error, attempt, lrp = %lrp.key, "cannot retire yet");
+                }
+                told => return told,
+            }
+        }
+        Ok(())
+    }
+}
