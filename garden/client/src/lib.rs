@@ -4,12 +4,17 @@
 //! JSON names are those of the public Go client, byte for byte.
 
 mod error;
+mod http;
+#[cfg(feature = "memory")]
+pub mod memory;
 mod spec;
+pub mod wire;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub use error::*;
+pub use http::{Address, HttpGarden};
 pub use spec::*;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -40,6 +45,10 @@ pub trait Garden: Send + Sync {
     async fn stop(&self, handle: &str, kill: bool) -> Result<()>;
     async fn info(&self, handle: &str) -> Result<ContainerInfo>;
     async fn metrics(&self, handle: &str) -> Result<Metrics>;
+    /// The limits it was created with. A garden that keeps none has none.
+    async fn current_limits(&self, handle: &str) -> Result<Limits> {
+        self.info(handle).await.map(|_| Limits::default())
+    }
     /// Unpacks a tar stream into `path`, as `user` (empty: root).
     async fn stream_in(&self, handle: &str, user: &str, path: &str, tar: Reader) -> Result<()>;
     /// `path` as a tar stream; a trailing `/` means its contents rather than itself.

@@ -34,7 +34,11 @@ pub struct ContainerSpec {
     #[serde(skip_serializing_if = "is_default")]
     pub privileged: bool,
     pub limits: Limits,
-    #[serde(rename = "netout_rules", skip_serializing_if = "is_default", deserialize_with = "null_is_default")]
+    #[serde(
+        rename = "netout_rules",
+        skip_serializing_if = "is_default",
+        deserialize_with = "null_is_default"
+    )]
     pub net_out: Vec<NetOutRule>,
     #[serde(rename = "netin", skip_serializing_if = "is_default", deserialize_with = "null_is_default")]
     pub net_in: Vec<NetIn>,
