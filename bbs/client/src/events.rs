@@ -1,0 +1,110 @@
+//! Following the BBS: a stream of events that ends when the connection does.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bbs_models::Event;
+use bbs_models::wire::{EventError, EventsByCellId, decode_event};
+use futures_util::Stream;
+
+use crate::client::{Error, Result};
+use crate::sse::{SseEvent, SseParser};
+use crate::{BbsClient, paths};
+
+/// Bytes of one event as it travels; an LRP's routes, annotation and mounted files fit many times.
+pub const EVENT_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+impl BbsClient {
+    /// DesiredLRP events, ActualLRP instance events and crashes.
+    pub async fn subscribe_to_instance_events(&self) -> Result<EventStream> {
+        self.subscribe(paths::INSTANCE_EVENTS, "").await
+    }
+
+    /// As [`subscribe_to_instance_events`](Self::subscribe_to_instance_events), instances of one cell only.
+    pub async fn subscribe_to_instance_events_by_cell_id(&self, cell_id: &str) -> Result<EventStream> {
+        self.subscribe(paths::INSTANCE_EVENTS, cell_id).await
+    }
+
+    pub async fn subscribe_to_task_events(&self) -> Result<EventStream> {
+        self.subscribe(paths::TASK_EVENTS, "").await
+    }
+
+    async fn subscribe(&self, path: &'static str, cell_id: &str) -> Result<EventStream> {
+        let request = EventsByCellId { cell_id: cell_id.to_string() };
+        let response = self.open_stream(path, &request).await?;
+        Ok(EventStream {
+            path,
+            bytes: Box::pin(response.bytes_stream()),
+            parser: SseParser::new(EVENT_BYTES_MAX),
+            ready: VecDeque::new(),
+            ended: false,
+        })
+    }
+}
+
+type Bytes = Pin<Box<dyn Stream<Item = reqwest::Result<bytes::Bytes>> + Send>>;
+
+/// Ends with the connection, after an error if it was cut. An event that cannot be read is an error too, but the
+/// stream goes on; one of a type we do not know is passed over. Dropping it ends the subscription.
+pub struct EventStream {
+    path: &'static str,
+    bytes: Bytes,
+    parser: SseParser,
+    ready: VecDeque<Result<Event>>,
+    ended: bool,
+}
+
+impl Stream for EventStream {
+    type Item = Result<Event>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Poll::Ready(Some(event));
+            }
+            if self.ended {
+                return Poll::Ready(None);
+            }
+            match ready!(self.bytes.as_mut().poll_next(context)) {
+                Some(Ok(bytes)) => self.take(&bytes),
+                Some(Err(source)) => {
+                    let path = self.path;
+                    self.end_with(Error::Unreachable { path, source });
+                }
+                None => self.ended = true,
+            }
+        }
+    }
+}
+
+impl EventStream {
+    fn take(&mut self, bytes: &[u8]) {
+        match self.parser.feed(bytes) {
+            Ok(events) => self.ready.extend(events.into_iter().filter_map(read)),
+            Err(error) => self.end_with(Error::Stream { reason: error.to_string() }),
+        }
+    }
+
+    fn end_with(&mut self, error: Error) {
+        self.ready.push_back(Err(error));
+        self.ended = true;
+    }
+}
+
+fn read(event: SseEvent) -> Option<Result<Event>> {
+    let payload = match STANDARD.decode(&event.data) {
+        Ok(payload) => payload,
+        Err(error) => return Some(Err(Error::Stream { reason: format!("{}: {error}", event.name) })),
+    };
+    match decode_event(&event.name, &payload) {
+        Ok(event) => Some(Ok(event)),
+        Err(EventError::UnrecognizedType(event_type)) => {
+            tracing::debug!(event_type, "unrecognized event type");
+            None
+        }
+        Err(error) => Some(Err(Error::Event(error))),
+    }
+}
