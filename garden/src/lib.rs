@@ -2,4 +2,5 @@
 //!
 //! It knows no LRP, no Task and no action; images come from `rootfs`, everything of the kernel from `garden-sys`.
 
+pub mod http;
 pub mod networker;

@@ -180,7 +180,7 @@ fn loopback_of_the_host_is_out_of_reach(container: &Container) {
         let lo_down = std::process::Command::new("ip").args(["link", "set", "lo", "down"]).status();
         lo_down
             .is_ok_and(|status| status.success())
-            .then(|| call_within(SILENCE, (Ipv4Addr::LOCALHOST, 2222)))
+            .then(|| send_from(container.ip(), (Ipv4Addr::LOCALHOST, 2222).into()))
     });
     match answer.unwrap() {
         Some(answer) => _ = answer.expect_err("the host's loopback"),

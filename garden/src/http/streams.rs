@@ -1,0 +1,239 @@
+//! The outputs of processes on their way to clients, which fetch each by a connection of its own.
+//!
+//! Between the process and that connection stands a buffer of [`OUTPUT_BYTES_MAX`]. Until somebody comes for it, what
+//! does not fit is thrown away, so that a process whose output nobody wants is never held up. Once somebody reads, a
+//! full buffer holds the process up until it is read. When the reader is gone, the rest is thrown away again.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::io::AsyncWrite;
+
+use super::routes::OutputKind;
+
+const OUTPUT_BYTES_MAX: usize = 1 << 20;
+/// How long outputs of an ended process wait for a client that is about to fetch them.
+pub const FETCH_TIME: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reader {
+    Awaited,
+    Reading,
+    Gone,
+}
+
+#[derive(Debug)]
+struct State {
+    bytes: VecDeque<u8>,
+    reader: Reader,
+    ended: bool,
+    writer_waker: Option<Waker>,
+    reader_waker: Option<Waker>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Output(Arc<Mutex<State>>);
+
+impl Output {
+    fn new() -> Self {
+        let (writer_waker, reader_waker) = (None, None);
+        let bytes = VecDeque::new();
+        Self(Arc::new(Mutex::new(State {
+            bytes,
+            reader: Reader::Awaited,
+            ended: false,
+            writer_waker,
+            reader_waker,
+        })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nothing more will come.
+    pub fn end(&self) {
+        let mut state = self.lock();
+        state.ended = true;
+        wake(&mut state.reader_waker);
+        wake(&mut state.writer_waker);
+    }
+
+    pub fn writer(&self) -> OutputWriter {
+        OutputWriter(self.clone())
+    }
+
+    /// `None` if somebody has fetched it already.
+    pub fn reader(&self) -> Option<OutputReader> {
+        let mut state = self.lock();
+        (state.reader == Reader::Awaited)
+            .then(|| state.reader = Reader::Reading)
+            .map(|()| OutputReader(self.clone()))
+    }
+}
+
+fn wake(waker: &mut Option<Waker>) {
+    if let Some(waker) = waker.take() {
+        waker.wake();
+    }
+}
+
+pub struct OutputWriter(Output);
+
+impl AsyncWrite for OutputWriter {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let mut state = self.0.lock();
+        let room = OUTPUT_BYTES_MAX - state.bytes.len();
+        if state.reader == Reader::Gone || state.ended || (room == 0 && state.reader == Reader::Awaited) {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        if room == 0 {
+            state.writer_waker = Some(context.waker().clone());
+            return Poll::Pending;
+        }
+        let taken = bytes.len().min(room);
+        state.bytes.extend(&bytes[..taken]);
+        wake(&mut state.reader_waker);
+        Poll::Ready(Ok(taken))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.end();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for OutputWriter {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+pub struct OutputReader(Output);
+
+impl OutputReader {
+    /// `None` at the end.
+    pub async fn next(&mut self) -> Option<Vec<u8>> {
+        std::future::poll_fn(|context| {
+            let mut state = self.0.lock();
+            if state.bytes.is_empty() {
+                if state.ended {
+                    return Poll::Ready(None);
+                }
+                state.reader_waker = Some(context.waker().clone());
+                return Poll::Pending;
+            }
+            wake(&mut state.writer_waker);
+            Poll::Ready(Some(std::mem::take(&mut state.bytes).into()))
+        })
+        .await
+    }
+}
+
+impl Drop for OutputReader {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.reader = Reader::Gone;
+        state.bytes = VecDeque::new();
+        wake(&mut state.writer_waker);
+    }
+}
+
+/// Stdout and stderr of one process, as one client sees them.
+#[derive(Debug, Clone)]
+pub struct Outputs {
+    pub stdout: Output,
+    pub stderr: Output,
+}
+
+/// All that clients may fetch, by the id they were told.
+#[derive(Debug, Default)]
+pub struct Streams {
+    next: AtomicU64,
+    open: Arc<Mutex<HashMap<String, Outputs>>>,
+}
+
+impl Streams {
+    pub fn open(&self) -> (String, Outputs) {
+        let id = (self.next.fetch_add(1, Ordering::Relaxed) + 1).to_string();
+        let outputs = Outputs { stdout: Output::new(), stderr: Output::new() };
+        self.lock().insert(id.clone(), outputs.clone());
+        (id, outputs)
+    }
+
+    /// Nothing more comes; what is there may still be fetched for [`FETCH_TIME`].
+    pub fn close(&self, id: String) {
+        let Some(outputs) = self.lock().get(&id).cloned() else { return };
+        outputs.stdout.end();
+        outputs.stderr.end();
+        let open = self.open.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(FETCH_TIME).await;
+            open.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        });
+    }
+
+    pub fn fetch(&self, id: &str, kind: OutputKind) -> Option<OutputReader> {
+        let outputs = self.lock().get(id).cloned()?;
+        match kind {
+            OutputKind::Stdout => outputs.stdout.reader(),
+            OutputKind::Stderr => outputs.stderr.reader(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Outputs>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn output_nobody_wants_holds_nobody_up() {
+        let output = Output::new();
+        let mut writer = output.writer();
+        writer.write_all(&vec![1; 2 * OUTPUT_BYTES_MAX]).await.unwrap();
+        drop(writer);
+        let mut reader = output.reader().unwrap();
+        assert!(output.reader().is_none(), "one reader");
+        assert_eq!(reader.next().await.map(|bytes| bytes.len()), Some(OUTPUT_BYTES_MAX));
+        assert_eq!(reader.next().await, None);
+    }
+
+    #[tokio::test]
+    async fn a_reader_gets_every_byte_at_its_own_pace() {
+        let output = Output::new();
+        let (mut writer, mut reader) = (output.writer(), output.reader().unwrap());
+        let writing = tokio::spawn(async move { writer.write_all(&vec![7; 3 * OUTPUT_BYTES_MAX]).await });
+        let mut total = 0;
+        while let Some(bytes) = reader.next().await {
+            total += bytes.len();
+            tokio::task::yield_now().await;
+        }
+        writing.await.unwrap().unwrap();
+        assert_eq!(total, 3 * OUTPUT_BYTES_MAX);
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_leaves_lets_the_writer_go_on() {
+        let output = Output::new();
+        let (mut writer, reader) = (output.writer(), output.reader().unwrap());
+        let writing = tokio::spawn(async move { writer.write_all(&vec![7; 3 * OUTPUT_BYTES_MAX]).await });
+        tokio::task::yield_now().await;
+        drop(reader);
+        writing.await.unwrap().unwrap();
+    }
+}
