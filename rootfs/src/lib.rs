@@ -8,8 +8,23 @@
 //! no container: a handle is a name for a root, and who mounts it where is not its business.
 
 pub mod digest;
+mod flight;
+pub mod gc;
 pub mod image;
+mod layers;
+mod layout;
 pub mod manifest;
+mod overlay;
+mod pull;
 pub mod registry;
+mod remover;
+mod stack;
+pub mod store;
 mod tree;
 pub mod unpack;
+
+pub use image::ImageRef;
+pub use manifest::ImageConfig;
+pub use pull::Progress;
+pub use registry::Credentials;
+pub use store::{BaseIds, Config, DiskLimit, DiskScope, DiskUsage, Error, Image, RootMount, Store};

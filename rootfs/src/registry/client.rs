@@ -17,7 +17,7 @@ use http::header::{
 use http::{Method, StatusCode};
 use reqwest::{Response, Url};
 use serde::Deserialize;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::auth::Challenge;
 use super::retry::{Retry, retry_after};
@@ -100,6 +100,35 @@ impl Client {
             credentials,
             authorization: Mutex::new(None),
         }
+    }
+
+    /// Any URL's bytes, sent to `sink` in order; once, without resuming. The size is told before the first byte.
+    pub async fn download(
+        &self,
+        url: &str,
+        sink: &mpsc::Sender<Bytes>,
+        size_known: oneshot::Sender<u64>,
+        report: &(dyn Fn(u64, u64) + Send + Sync),
+    ) -> Result<(), String> {
+        let answer = self.http.get(url).send().await.map_err(|error| reason(&error))?;
+        if !answer.status().is_success() {
+            return Err(format!("the server answers {}", answer.status().as_u16()));
+        }
+        let total = answer.content_length().ok_or("the server does not say how large it is")?;
+        if size_known.send(total).is_err() {
+            return Ok(());
+        }
+        let mut done = 0;
+        let mut body = answer.bytes_stream();
+        while let Some(piece) = body.next().await {
+            let piece = piece.map_err(|error| reason(&error))?;
+            done += piece.len() as u64;
+            report(done, total);
+            if sink.send(piece).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn is_insecure(&self, host: &str) -> bool {

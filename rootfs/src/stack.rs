@@ -1,0 +1,187 @@
+//! Which directories make up a root, and in which order: layers in, a value out that [`crate::overlay`] carries out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::unpack::Place;
+
+/// Directories of one image whose attributes are taken from lower layers; further ones keep what they have.
+const INHERITED_MAX: usize = 4096;
+
+/// One layer of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layer {
+    pub lower: Lower,
+    /// Of file content; 0 where it is not known.
+    pub bytes: u64,
+    /// Nothing below it shows through.
+    pub opaque: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lower {
+    /// In the store, by its digest.
+    Stored(Digest),
+    /// A directory that is used where it lies.
+    Directory(PathBuf),
+}
+
+/// What the overlay stacks, the topmost first. An image may list a layer twice, the overlay may not: the upper one
+/// hides all of the lower one.
+pub fn stack(layers: &[Layer]) -> Vec<&Lower> {
+    let mut seen = BTreeSet::new();
+    let mut stacked = Vec::new();
+    for layer in layers.iter().rev() {
+        if seen.insert(&layer.lower) {
+            stacked.push(&layer.lower);
+        }
+        if layer.opaque {
+            break;
+        }
+    }
+    stacked
+}
+
+/// A directory that the topmost layer holding it has no entry for: its looks are those it has in a lower layer. The
+/// overlay would show it with the topmost layer's, so it is made in the upper directory, which comes before all.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inherited {
+    pub path: String,
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// An unpacked layer as this module looks at it: its root, and which of its directories were only implied.
+pub struct Opened {
+    pub root: PathBuf,
+    pub implied: Vec<String>,
+}
+
+enum Looks {
+    Absent,
+    /// There, but not a directory: it hides what is below.
+    Hides,
+    Directory(Inherited),
+}
+
+/// The directories to make in a root's upper directory, parents first. `layers` is topmost first.
+pub fn inherited(layers: &[Opened]) -> std::io::Result<Vec<Inherited>> {
+    let wanted: BTreeSet<&str> = layers.iter().flat_map(|l| &l.implied).map(String::as_str).collect();
+    if wanted.is_empty() || layers.len() < 2 {
+        return Ok(Vec::new());
+    }
+    let implied: Vec<BTreeSet<&str>> =
+        layers.iter().map(|layer| layer.implied.iter().map(String::as_str).collect()).collect();
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let roots = layers.iter().map(|layer| rustix::fs::openat(CWD, &layer.root, flags, Mode::empty()));
+    let roots = roots.collect::<Result<Vec<_>, _>>()?;
+    let mut found = BTreeMap::new();
+    for path in wanted.into_iter().take(INHERITED_MAX) {
+        if let Some((depth, inherited)) = topmost(&roots, &implied, path)
+            && depth > 0
+        {
+            found.insert(path.to_string(), inherited);
+        }
+    }
+    let above: BTreeSet<String> = found.keys().flat_map(|path| parents(path)).collect();
+    for path in above {
+        if !found.contains_key(&path)
+            && let Some((_, inherited)) = topmost(&roots, &implied, &path)
+        {
+            found.insert(path, inherited);
+        }
+    }
+    Ok(found.into_values().collect())
+}
+
+fn parents(path: &str) -> Vec<String> {
+    path.match_indices('/').map(|(at, _)| path[..at].to_string()).collect()
+}
+
+/// The looks of `path` in the topmost layer that has an entry for it, and how many layers above it only imply it.
+fn topmost(roots: &[OwnedFd], implied: &[BTreeSet<&str>], path: &str) -> Option<(usize, Inherited)> {
+    let mut above = 0;
+    for (root, implied) in roots.iter().zip(implied) {
+        match looks(root, path) {
+            Looks::Absent => {}
+            Looks::Hides => return None,
+            Looks::Directory(_) if implied.contains(path) => above += 1,
+            Looks::Directory(inherited) => return Some((above, inherited)),
+        }
+    }
+    None
+}
+
+fn looks(root: &OwnedFd, path: &str) -> Looks {
+    let Ok(place) = Place::parse(path.as_bytes()) else { return Looks::Absent };
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let stat = rustix::fs::openat2(root, place.bytes(), flags, Mode::empty(), resolve)
+        .and_then(|node| rustix::fs::statat(&node, "", AtFlags::EMPTY_PATH));
+    match stat {
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
+            let mode = stat.st_mode & 0o7777;
+            Looks::Directory(Inherited { path: path.into(), mode, uid: stat.st_uid, gid: stat.st_gid })
+        }
+        Ok(_) | Err(rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => Looks::Hides,
+        Err(_) => Looks::Absent,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    fn check(layers: &str, expected: &str) {
+        let layers: Vec<Layer> = layers
+            .split_whitespace()
+            .map(|name| Layer {
+                lower: Lower::Directory(name.trim_end_matches('!').into()),
+                bytes: 0,
+                opaque: name.ends_with('!'),
+            })
+            .collect();
+        let stacked: Vec<String> = stack(&layers)
+            .into_iter()
+            .map(|lower| match lower {
+                Lower::Directory(path) => path.display().to_string(),
+                Lower::Stored(digest) => digest.to_string(),
+            })
+            .collect();
+        assert_eq!(stacked.join(" "), expected);
+    }
+
+    #[test]
+    fn layers_are_stacked_topmost_first_and_once() {
+        check("", "");
+        check("a b c", "c b a");
+        check("a b a", "a b");
+        check("a a a", "a");
+        check("a b! c", "c b");
+        check("a b!", "b");
+    }
+
+    #[test]
+    fn a_directory_without_an_entry_looks_as_in_the_layer_below() {
+        let scratch = tempfile::tempdir().unwrap();
+        let layer = |name: &str, directory: &str, mode: u32, implied: &[&str]| {
+            let root = scratch.path().join(name);
+            std::fs::create_dir_all(root.join(directory)).unwrap();
+            std::fs::set_permissions(root.join(directory), std::fs::Permissions::from_mode(mode)).unwrap();
+            Opened { root, implied: implied.iter().map(|path| path.to_string()).collect() }
+        };
+        let base = layer("base", "var/tmp", 0o1777, &[]);
+        let upper = layer("upper", "var/tmp/new", 0o755, &["var", "var/tmp", "var/tmp/new"]);
+        let found = inherited(&[upper, base]).unwrap();
+        let found: Vec<String> = found.iter().map(|i| format!("{} {:o}", i.path, i.mode)).collect();
+        assert_eq!(found, ["var 755", "var/tmp 1777"]);
+    }
+}
