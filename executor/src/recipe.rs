@@ -200,3 +200,6 @@ fn check(spec: &CheckSpec, settings: &Settings, phase: impl FnOnce(Duration) -> 
     };
     Step::Check(Check { probe, phase: phase(or_default(interval_ms, settings.healthy_interval)) })
 }
+
+#[cfg(test)]
+mod tests;

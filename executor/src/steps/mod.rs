@@ -13,6 +13,8 @@ mod gather;
 mod parallel;
 mod run;
 mod serial;
+#[cfg(test)]
+mod tests;
 mod timeout;
 mod transfer;
 mod r#try;
