@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::{LockKind, Resource};
+
 pub const PRELOADED_ROOTFS_SCHEME: &str = "preloaded";
 pub const PRELOADED_OCI_ROOTFS_SCHEME: &str = "preloaded+layer";
 pub const EXTRA_ROOTFS_SCHEME: &str = "extra";
@@ -57,6 +59,26 @@ impl RootfsProvider {
         ];
         providers.extend(schemes.iter().map(|scheme| one(scheme, &[])));
         providers
+    }
+}
+
+impl CellPresence {
+    /// The cell whose presence `resource` is; `None` if it is no presence, or one of something else.
+    pub fn of_resource(resource: &Resource) -> Option<Self> {
+        if resource.kind != LockKind::Presence {
+            return None;
+        }
+        serde_json::from_str(&resource.value).ok().filter(|cell: &Self| !cell.cell_id.is_empty())
+    }
+
+    /// What a cell puts into Locket: its key is the cell's id.
+    pub fn to_resource(&self, owner: impl Into<String>) -> Result<Resource, serde_json::Error> {
+        Ok(Resource {
+            key: self.cell_id.clone(),
+            owner: owner.into(),
+            value: serde_json::to_string(self)?,
+            kind: LockKind::Presence,
+        })
     }
 }
 
