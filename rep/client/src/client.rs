@@ -41,6 +41,7 @@ pub struct LogLine {
     /// Nanoseconds since the epoch.
     pub timestamp: i64,
     pub log_guid: String,
+    pub instance_guid: String,
     pub index: i32,
     /// `APP/PROC/WEB`, `CELL`, `HEALTH`, …
     pub source_name: String,
