@@ -44,7 +44,8 @@ fn line(target: &str, level: Level, fields: Fields) -> Value {
     let source = source(target);
     let message = fields.message.unwrap_or_default();
     // `started` of the bbs is `bbs.started`, which tools wait for; a sentence stays a sentence.
-    let message = if message.contains(' ') { message } else { format!("{source}.{message}") };
+    let whole = message.contains(' ') || message.starts_with(&format!("{source}."));
+    let message = if whole { message } else { format!("{source}.{message}") };
     json!({
         "timestamp": jiff::Timestamp::now().to_string(),
         "level": match level { Level::ERROR => "error", Level::WARN | Level::INFO => "info", _ => "debug" },
@@ -142,6 +143,7 @@ mod tests {
             line("bbs", Level::INFO, fields)["message"].as_str().unwrap().to_owned()
         };
         assert_eq!(said("started"), "bbs.started");
+        assert_eq!(said("bbs.started"), "bbs.started");
         assert_eq!(said("cannot accept a connection"), "cannot accept a connection");
     }
 }
