@@ -3,7 +3,7 @@
 //! The exclusive lock is what keeps a second BBS off the file. Write-ahead logging makes a commit one append.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteLockingMode, SqliteSynchronous,
@@ -20,6 +20,10 @@ const FULL: i32 = 13;
 const CANTOPEN: i32 = 14;
 const NOTADB: i32 = 26;
 
+/// A predecessor that is about to end may hold the lock for so long.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_RETRY: Duration = Duration::from_millis(50);
+
 pub struct Store {
     path: PathBuf,
     connection: SqliteConnection,
@@ -34,12 +38,25 @@ impl Store {
                 reason: format!("cannot make its directory: {source}"),
             })?;
         }
+        let deadline = Instant::now() + LOCK_PATIENCE;
+        let mut store = loop {
+            match Store::locked(path, durability).await {
+                Err(Error::Locked { .. }) if Instant::now() < deadline => {
+                    tokio::time::sleep(LOCK_RETRY).await;
+                }
+                opened => break opened?,
+            }
+        };
+        store.check().await?;
+        store.migrate().await?;
+        Ok(store)
+    }
+
+    async fn locked(path: &Path, durability: Durability) -> Result<Store, Error> {
         let connection =
             options(path, durability).connect().await.map_err(|error| explain("open", path, error))?;
         let mut store = Store { path: path.into(), connection };
         store.take_lock().await?;
-        store.check().await?;
-        store.migrate().await?;
         Ok(store)
     }
 

@@ -1,0 +1,99 @@
+//! What the API says to what is not a proper call.
+
+use crate::world::{World, lrp};
+use bbs_models::wire;
+use prost::Message;
+
+async fn post(world: &World, path: &str, body: Vec<u8>) -> reqwest::Response {
+    let client = diego_base::http::client(&Default::default()).unwrap();
+    client.post(format!("{}{path}", world.url())).body(body).send().await.unwrap()
+}
+
+async fn error(response: reqwest::Response) -> (i32, String) {
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.headers()["content-type"], "application/x-protobuf");
+    let body = response.bytes().await.unwrap();
+    let error = wire::LifecycleResponse::decode(body).unwrap().error.expect("an error");
+    (error.kind, error.message)
+}
+
+const INVALID_REQUEST: i32 = 4;
+
+#[tokio::test]
+async fn an_unknown_route_is_not_found_and_a_wrong_method_not_allowed() {
+    let world = World::new().await;
+    assert_eq!(post(&world, "/v1/nothing", vec![]).await.status(), 404);
+    let client = diego_base::http::client(&Default::default()).unwrap();
+    let get = client.get(format!("{}/v1/ping", world.url())).send().await.unwrap();
+    assert_eq!(get.status(), 405);
+}
+
+#[tokio::test]
+async fn garbage_is_an_invalid_request() {
+    let world = World::new().await;
+    for path in [
+        "/v1/desired_lrp/desire.r2",
+        "/v1/desired_lrps/list.r3",
+        "/v1/actual_lrps/list",
+        "/v1/actual_lrps/claim",
+        "/v1/actual_lrps/start.r1",
+        "/v1/actual_lrps/evacuate_running.r1",
+        "/v1/tasks/desire.r2",
+        "/v1/tasks/complete",
+        "/v1/domains/upsert",
+    ] {
+        let refusal = error(post(&world, path, vec![0xff; 64]).await).await;
+        assert_eq!(refusal, (INVALID_REQUEST, "the request received is invalid".into()), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn an_invalid_request_names_its_faults() {
+    let world = World::new().await;
+    for (path, expected) in [
+        ("/v1/desired_lrp/desire.r2", "Invalid field: desired_lrp"),
+        ("/v1/desired_lrp/remove", "Invalid field: process_guid"),
+        ("/v1/actual_lrps/claim", "Invalid field: process_guid, Invalid field: actual_lrp_instance_key"),
+        ("/v1/tasks/start", "Invalid field: task_guid, Invalid field: cell_id"),
+        ("/v1/domains/upsert", "Invalid field: domain"),
+    ] {
+        let refusal = error(post(&world, path, vec![]).await).await;
+        assert_eq!(refusal, (INVALID_REQUEST, expected.into()), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_is_refused_unread() {
+    let world = World::new().await;
+    let response = post(&world, "/v1/desired_lrp/desire.r2", vec![0; 17 * 1024 * 1024]).await;
+    assert_eq!(response.status(), 413);
+}
+
+#[tokio::test]
+async fn old_routes_of_groups_answer() {
+    let world = World::new().await;
+    world.bbs().desire_lrp(&lrp("app", 2)).await.unwrap();
+    let request = wire::ActualLrpGroupByProcessGuidAndIndexRequest { process_guid: "app".into(), index: 1 };
+    let path = "/v1/actual_lrp_groups/get_by_process_guid_and_index";
+    let body = post(&world, path, request.encode_to_vec()).await.bytes().await.unwrap();
+    let group = wire::ActualLrpGroupResponse::decode(body).unwrap().actual_lrp_group.unwrap();
+    let instance = bbs_models::ActualLrpGroup::try_from(group).unwrap().instance.unwrap();
+    assert_eq!(instance.key.index, 1);
+    let body = post(&world, "/v1/actual_lrp_groups/list", vec![]).await.bytes().await.unwrap();
+    assert_eq!(wire::ActualLrpGroupsResponse::decode(body).unwrap().actual_lrp_groups.len(), 2);
+    let missing = wire::ActualLrpGroupByProcessGuidAndIndexRequest { process_guid: "app".into(), index: 9 };
+    let body = post(&world, path, missing.encode_to_vec()).await.bytes().await.unwrap();
+    assert_eq!(wire::ActualLrpGroupResponse::decode(body).unwrap().error.unwrap().kind, 13);
+}
+
+#[tokio::test]
+async fn cells_and_domains_are_listed() {
+    let world = World::new().await;
+    world.set_cells(&["cell-1", "cell-2"]);
+    let ids: Vec<String> = world.bbs().cells().await.unwrap().into_iter().map(|cell| cell.cell_id).collect();
+    assert_eq!(ids, ["cell-1", "cell-2"]);
+    world.bbs().upsert_domain("tests", Some(std::time::Duration::from_secs(60))).await.unwrap();
+    assert_eq!(world.bbs().domains().await.unwrap(), ["tests"]);
+    world.advance(61);
+    assert!(world.bbs().domains().await.unwrap().is_empty(), "it is stale");
+}
