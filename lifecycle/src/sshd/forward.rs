@@ -1,0 +1,105 @@
+//! Ports forwarded through a connection: from the client to an address the container can reach, and from a port of the
+//! container to the client.
+
+use std::{io, time::Duration};
+
+use russh::{
+    Channel, ChannelOpenFailure,
+    server::{ChannelOpenHandle, Handle, Msg},
+};
+use serde_json::json;
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::log::Log;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Where a client that asks for "localhost" or for any address is served.
+const ANY: &str = "0.0.0.0";
+const LOCALHOST: &str = "127.0.0.1";
+
+/// Connects to `host`:`port` for the client, then copies both ways until both are done.
+pub async fn connect(channel: Channel<Msg>, host: String, port: u32, reply: ChannelOpenHandle, log: Log) {
+    let Ok(port) = u16::try_from(port) else {
+        return reply.reject(ChannelOpenFailure::ConnectFailed).await;
+    };
+    let connecting = TcpStream::connect((host.as_str(), port));
+    let connected = match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+        Ok(connected) => connected,
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    };
+    match connected {
+        Ok(target) => {
+            reply.accept().await;
+            copy(channel, target, log).await;
+        }
+        Err(error) => {
+            log.debug(
+                "direct-tcpip.failed",
+                json!({ "target": format!("{host}:{port}"), "error": error.to_string() }),
+            );
+            reply.reject(ChannelOpenFailure::ConnectFailed).await;
+        }
+    }
+}
+
+/// Listens in the container for the client; gives the port.
+pub async fn listen(
+    address: &str,
+    port: u32,
+    client: Handle,
+    stop: CancellationToken,
+    log: Log,
+) -> io::Result<u16> {
+    let port = u16::try_from(port).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let host = match address {
+        "" | "*" => ANY,
+        "localhost" => LOCALHOST,
+        address => address,
+    };
+    let listener = TcpListener::bind((host, port)).await?;
+    let bound = listener.local_addr()?.port();
+    tokio::spawn(accept(listener, address.to_owned(), bound, client, stop, log));
+    Ok(bound)
+}
+
+async fn accept(
+    listener: TcpListener,
+    address: String,
+    port: u16,
+    client: Handle,
+    stop: CancellationToken,
+    log: Log,
+) {
+    loop {
+        let (target, peer) = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => return log.error("tcpip-forward.accept-failed", &error),
+            },
+            () = stop.cancelled() => return,
+        };
+        let (client, address) = (client.clone(), address.clone());
+        tokio::spawn(async move {
+            let originator = peer.ip().to_string();
+            let opened = client
+                .channel_open_forwarded_tcpip(address, port.into(), originator, peer.port().into())
+                .await;
+            match opened {
+                Ok(channel) => copy(channel, target, log).await,
+                Err(error) => log.error("tcpip-forward.failed-to-open-channel", &error),
+            }
+        });
+    }
+}
+
+async fn copy(channel: Channel<Msg>, mut target: TcpStream, log: Log) {
+    let mut channel = channel.into_stream();
+    // The channel is closed when the stream is dropped; a broken connection shows itself to both ends.
+    if let Err(error) = copy_bidirectional(&mut channel, &mut target).await {
+        log.debug("forward.ended", json!({ "error": error.to_string() }));
+    }
+}
