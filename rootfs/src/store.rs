@@ -327,19 +327,22 @@ impl Store {
         for directory in [&upper, &work] {
             fs::create_dir(directory).map_err(disk("make", directory))?;
         }
-        let lowers = self.lowers(&image.layers, user_namespace)?;
+        // Open until the overlay exists: a clone is dissolved with its descriptor, and its layers are then refused.
+        let view = View::of(self.inner.layers.directory(), user_namespace)?;
+        let lowers = self.lowers(&view, &image.layers, user_namespace)?;
         dress(&upper, &lowers[0], &image.inherited, base).map_err(disk("prepare", &upper))?;
         let fd = overlay::mount(handle, &lowers, &upper, &work)?;
+        drop(view);
         Ok(RootMount { fd, upper, image_bytes: image.bytes() })
     }
 
     /// Topmost first, never empty.
     fn lowers(
         &self,
+        view: &View,
         layers: &[Layer],
         user_namespace: Option<BorrowedFd<'_>>,
     ) -> Result<Vec<OwnedFd>, Error> {
-        let view = View::of(self.inner.layers.directory(), user_namespace)?;
         let lowers = stack(layers).into_iter().map(|lower| match lower {
             Lower::Stored(id) => view.layer(id),
             Lower::Directory(path) => View::of(path, user_namespace).map(View::whole),
