@@ -26,6 +26,25 @@ pub fn parse(text: &str) -> Result<Value, YamlError> {
     Ok(documents.into_iter().next().map_or(Value::Null, json))
 }
 
+/// As [`parse`], with the scalars under these top-level keys as the texts they were written as: `1.10` is a version.
+pub fn parse_with_texts(text: &str, keys: &[&str]) -> Result<Value, YamlError> {
+    if text.len() > DOCUMENT_BYTES_MAX {
+        return Err(YamlError::TooLarge);
+    }
+    let documents = YamlLoader::load_from_str(text)?;
+    let Some(Yaml::Hash(mut document)) = documents.into_iter().next() else {
+        return Ok(Value::Null);
+    };
+    for key in keys {
+        if let Some(value) = document.get_mut(&Yaml::String((*key).to_owned()))
+            && let Some(text) = scalar(value.clone())
+        {
+            *value = Yaml::String(text);
+        }
+    }
+    Ok(json(Yaml::Hash(document)))
+}
+
 /// A mapping of names to texts, in the order written. Numbers and booleans count as the text they were written as;
 /// nothing (an empty document) is an empty mapping; `None` when it is anything else.
 pub fn texts(text: &str) -> Result<Option<Vec<(String, String)>>, YamlError> {
@@ -110,6 +129,12 @@ mod tests {
         assert_eq!(read("just words"), None);
         assert_eq!(read("web: [a, b]"), None);
         assert!(texts("web: : :\n\t- x").is_err());
+    }
+
+    #[test]
+    fn a_version_stays_as_it_was_written() {
+        let read = parse_with_texts("version: 1.10\nn: 1.10\n", &["version"]).unwrap();
+        assert_eq!(read, serde_json::json!({"version": "1.10", "n": 1.1}));
     }
 
     #[test]

@@ -33,7 +33,10 @@ fn main() {
     let start = decide(&kind, &app, start_command, staging_info, &root)
         .unwrap_or_else(|error| refuse(program, &error, REFUSED));
     let error = start.execute(&environment);
-    refuse(program, &error, START_FAILED)
+    match kind {
+        Kind::Buildpack => refuse(program, &error, START_FAILED),
+        Kind::Docker(_) => refuse(program, &error, REFUSED),
+    }
 }
 
 fn decide(

@@ -378,7 +378,9 @@ impl<'a> Staging<'a> {
         let one = |(index, key): (usize, &String)| {
             let file = self.deps_of(&self.settings.deps_index(index)).join("config.yml");
             // A config that is missing or broken says nothing; the buildpack still has its key.
-            let said = fs::read_to_string(file).ok().and_then(|text| yaml::parse(&text).ok());
+            let said = fs::read_to_string(file)
+                .ok()
+                .and_then(|text| yaml::parse_with_texts(&text, &["key", "name", "version"]).ok());
             let mut metadata: BuildpackMetadata =
                 said.and_then(|said| serde_json::from_value(said).ok()).unwrap_or_default();
             if metadata.key.is_empty() {

@@ -145,10 +145,10 @@ async fn run(program: Program, mut requests: ChannelReadHalf, writer: Writer, cl
         };
         close(&writer, &client, end).await;
     });
-    loop {
+    let finished = loop {
         let request = tokio::select! {
             request = requests.wait() => request,
-            _ = &mut finishing => break,
+            _ = &mut finishing => break true,
         };
         match request {
             // An error means that the program reads no more; what is sent to it then goes nowhere.
@@ -165,12 +165,14 @@ async fn run(program: Program, mut requests: ChannelReadHalf, writer: Writer, cl
                 }
             }
             Some(ChannelMsg::Signal { signal }) => send_signal(group, &signal),
-            Some(ChannelMsg::Close) | None => break,
+            Some(ChannelMsg::Close) | None => break false,
             Some(_) => {}
         }
-    }
+    };
     stop(feeding).await;
-    stop(finishing).await;
+    if !finished {
+        stop(finishing).await;
+    }
 }
 
 /// Ends a task and waits until it has dropped what it held.
