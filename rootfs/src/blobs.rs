@@ -56,7 +56,9 @@ impl Blobs {
         if self.size(&digest).await.is_none() {
             let mut incoming = self.begin().await?;
             incoming.write(bytes).await?;
-            self.keep(incoming, &digest).await?.map_err(|_| io::Error::other("written otherwise than hashed"))?;
+            self.keep(incoming, &digest)
+                .await?
+                .map_err(|_| io::Error::other("written otherwise than hashed"))?;
         }
         Ok(digest)
     }

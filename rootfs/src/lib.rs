@@ -7,6 +7,7 @@
 //! layer unpacked once, and stacks layers into roots. [`registry::cache`] is a registry of its own. This crate knows
 //! no container: a handle is a name for a root, and who mounts it where is not its business.
 
+mod blobs;
 pub mod digest;
 mod flight;
 pub mod gc;

@@ -84,6 +84,10 @@ impl Client {
         Ok(Client { http, policy: Arc::new(policy) })
     }
 
+    pub fn default_registry(&self) -> &str {
+        &self.policy.default_registry
+    }
+
     /// One image's repository, for one user. Nothing is sent yet.
     pub fn access(&self, reference: &Reference, credentials: Option<Credentials>) -> Access {
         let named = reference.host.as_deref().unwrap_or(&self.policy.default_registry);
@@ -215,6 +219,15 @@ impl Access {
         let url = format!("{}/manifests/{selector}", self.base);
         let answer = self.send(Method::HEAD, &url, None, Wanted::Image).await?;
         Ok(header(&answer, CONTENT_DIGEST).and_then(|text| text.parse().ok()))
+    }
+
+    /// A blob's size in bytes.
+    pub async fn blob_size(&self, digest: &Digest) -> Result<u64, Error> {
+        let url = format!("{}/blobs/{digest}", self.base);
+        let answer = self.send(Method::HEAD, &url, None, Wanted::Blob(digest)).await?;
+        // Not `content_length()`, which is that of the empty body.
+        let length = header(&answer, "content-length").and_then(|text| text.parse().ok());
+        length.ok_or_else(|| self.interrupted(format!("it does not say how large layer {digest} is")))
     }
 
     /// A small blob (an image's configuration), whole and verified.

@@ -1,6 +1,7 @@
 //! Registries: a client of other people's ([`client`]), and one of our own that caches them ([`cache`]).
 
 mod auth;
+pub mod cache;
 pub mod client;
 mod retry;
 

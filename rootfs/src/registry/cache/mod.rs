@@ -1,0 +1,212 @@
+//! The private registry cache: a registry inside the cell's network that staging fills and instances read.
+//!
+//! It speaks the OCI distribution API. Repositories of other registries are part of its names (see [`route`]) and are
+//! pulled through: blobs while they are being stored, manifests by digest from here, tags from their registry, or as
+//! they last were when that is gone. `POST /v1/resolve` pins an image to its digest and brings all of it here, so that
+//! every later instance runs exactly that, whatever becomes of the registry. Credentials are used and forgotten; what
+//! they let in is later known by its digest only.
+//!
+//! It does not yet give up old blobs: the ledger of the disk will say when to.
+
+mod answer;
+mod catalog;
+mod download;
+mod pull_through;
+mod resolve;
+mod route;
+mod upload;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Query as UrlQuery, State};
+use axum::http::{HeaderMap, Method, StatusCode};
+use axum::routing::{any, post};
+use base64::Engine as _;
+use diego_base::serve::{self, Listen, Listener};
+use serde::Deserialize;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use answer::{Answer, Refusal, answer};
+use catalog::Catalog;
+use download::Downloads;
+use route::Route;
+use upload::Uploads;
+
+use super::{Client, Credentials, Policy};
+use crate::blobs::Blobs;
+
+pub use resolve::{ResolveLine, ResolveRequest, Resolved};
+
+#[derive(Debug)]
+pub struct Config {
+    pub listen: Listen,
+    pub directory: PathBuf,
+    /// How other registries are reached.
+    pub upstream: Policy,
+    /// `host:port` under which others reach this cache, for the images it resolves; `None`: as they asked.
+    pub advertised: Option<String>,
+    /// How long a tag is believed without asking its registry again.
+    pub tag_age_max: Duration,
+}
+
+impl Config {
+    pub fn new(listen: Listen, directory: PathBuf) -> Config {
+        let upstream = Policy::default();
+        Config { listen, directory, upstream, advertised: None, tag_age_max: Duration::from_secs(30) }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Listen(#[from] serve::Error),
+    #[error("cannot use {} for the registry cache: {source}", path.display())]
+    Directory { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Client(#[from] super::Error),
+}
+
+/// Serves the cache until `shutdown`.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
+    let cache = Cache::open(config.directory, config.upstream, config.advertised, config.tag_age_max).await?;
+    let listener = Listener::bind(config.listen).await?;
+    if let Some(address) = listener.tcp_address() {
+        tracing::info!(%address, "registry-cache.started");
+    }
+    serve::serve(listener, router(cache), None, shutdown).await;
+    Ok(())
+}
+
+/// The cache's state, for those who serve its [`router`] beside others.
+pub struct Cache {
+    blobs: Arc<Blobs>,
+    catalog: Catalog,
+    downloads: Arc<Downloads>,
+    uploads: Uploads,
+    client: Client,
+    advertised: Option<String>,
+    tag_age_max: Duration,
+}
+
+impl Cache {
+    pub async fn open(
+        directory: PathBuf,
+        upstream: Policy,
+        advertised: Option<String>,
+        tag_age_max: Duration,
+    ) -> Result<Arc<Cache>, Error> {
+        let failed = |source| Error::Directory { path: directory.clone(), source };
+        // Emptying what a killed process left may take long.
+        let path = directory.clone();
+        let opening = tokio::task::spawn_blocking(move || Ok((Blobs::open(&path)?, Catalog::open(&path)?)));
+        let opened: std::io::Result<(Blobs, Catalog)> =
+            opening.await.unwrap_or_else(|e| Err(std::io::Error::other(e)));
+        let (blobs, catalog) = opened.map_err(failed)?;
+        Ok(Arc::new(Cache {
+            blobs: Arc::new(blobs),
+            catalog,
+            downloads: Arc::default(),
+            uploads: Uploads::default(),
+            client: Client::new(upstream)?,
+            advertised,
+            tag_age_max,
+        }))
+    }
+}
+
+pub fn router(cache: Arc<Cache>) -> Router {
+    Router::new()
+        .route("/v1/resolve", post(resolve::resolve))
+        .route("/v2", any(|| async { ping() }))
+        .route("/v2/", any(|| async { ping() }))
+        .route("/v2/{*path}", any(distribution))
+        .with_state(cache)
+}
+
+/// What the API's requests may have in their query.
+#[derive(Debug, Default, Deserialize)]
+struct Query {
+    digest: Option<String>,
+    mount: Option<String>,
+    /// The registry a mirror's client means.
+    ns: Option<String>,
+}
+
+async fn distribution(
+    State(cache): State<Arc<Cache>>,
+    Path(path): Path<String>,
+    UrlQuery(query): UrlQuery<Query>,
+    method: Method,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer {
+    match dispatch(&cache, &path, &query, &method, &headers, body).await {
+        Ok(answer) => answer,
+        Err(refusal) => refusal.answer(),
+    }
+}
+
+async fn dispatch(
+    cache: &Arc<Cache>,
+    path: &str,
+    query: &Query,
+    method: &Method,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Answer, Refusal> {
+    let route = Route::parse(path)?.within(query.ns.as_deref());
+    let reads = matches!(*method, Method::GET | Method::HEAD);
+    let credentials = credentials(headers);
+    match route {
+        Route::Ping => Ok(ping()),
+        Route::Tags { name } if reads => Ok(tags(cache, &name).await),
+        Route::Manifest { name, selector } if reads => {
+            pull_through::manifest(cache, method, &name, &selector, credentials).await
+        }
+        Route::Manifest { name, selector } if *method == Method::PUT => {
+            let media_type = headers.get("content-type").and_then(|value| value.to_str().ok());
+            upload::manifest(cache, &name, &selector, media_type.unwrap_or_default(), body).await
+        }
+        Route::Blob { name, digest } if reads => {
+            pull_through::blob(cache, method, &name, &digest, headers, credentials).await
+        }
+        Route::NewUpload { name } if *method == Method::POST => {
+            upload::begin(cache, &name, query, body).await
+        }
+        Route::Upload { name, id } => upload::go_on(cache, method, &name, &id, query, headers, body).await,
+        _ => Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", format!("no {method} here"))),
+    }
+}
+
+fn ping() -> Answer {
+    json_answer(&json!({}))
+}
+
+async fn tags(cache: &Cache, name: &str) -> Answer {
+    json_answer(&json!({"name": name, "tags": cache.catalog.tags(name).await}))
+}
+
+fn json_answer(value: &serde_json::Value) -> Answer {
+    let body = answer(StatusCode::OK, Body::from(value.to_string()));
+    answer::with(body, &[("content-type", "application/json".into())])
+}
+
+/// What a client sent for the registry behind us.
+fn credentials(headers: &HeaderMap) -> Option<Credentials> {
+    let value = headers.get("authorization")?.to_str().ok()?;
+    let encoded = value.strip_prefix("Basic ").or_else(|| value.strip_prefix("basic "))?;
+    let pair = base64::engine::general_purpose::STANDARD.decode(encoded.trim()).ok()?;
+    let pair = String::from_utf8(pair).ok()?;
+    let (username, password) = pair.split_once(':')?;
+    Credentials::given(username, password)
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
