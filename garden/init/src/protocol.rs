@@ -46,7 +46,7 @@ pub enum BirthResult {
 pub enum Request {
     /// The first; everything else comes after `Ready`.
     Plan(Box<Plan>),
-    /// With the streams: see [`Streams`].
+    /// With the streams: see [`STREAMS_OF_PROCESS`].
     Spawn {
         request: u64,
         spec: Box<SpawnSpec>,
@@ -89,13 +89,10 @@ pub enum Request {
 }
 
 /// Descriptors of a `Spawn` without tty, in this order: the process's ends of stdin, stdout and stderr, then garden's
-/// own ends of the same, of which pid 1 keeps copies, so that no output is lost and nobody gets SIGPIPE when garden dies.
-/// With tty none are sent: `Started` brings the terminal's master, of which pid 1 keeps a copy.
-pub struct Streams;
-
-impl Streams {
-    pub const COUNT: usize = 6;
-}
+/// own ends of stdout, stderr and, if there is one, stdin. Pid 1 keeps copies of the latter, so that no output is lost and
+/// nobody gets SIGPIPE when garden dies. With tty none are sent: `Started` brings the terminal's master, of which pid 1
+/// keeps a copy.
+pub const STREAMS_OF_PROCESS: usize = 3;
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct SpawnSpec {
@@ -111,6 +108,8 @@ pub struct SpawnSpec {
     /// `RLIMIT_` numbers and values, soft and hard alike.
     pub rlimits: Vec<(u32, u64)>,
     pub tty: Option<WindowSize>,
+    /// Whether garden's end of stdin is among the streams; without it the input is at its end at once.
+    pub stdin: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::ptr;
 
 use garden_init::users::{self, User};
-use garden_init::{Refusal, SpawnSpec, StreamKind, Streams, WindowSize, environment};
+use garden_init::{Refusal, STREAMS_OF_PROCESS, SpawnSpec, StreamKind, WindowSize, environment};
 use garden_sys::process;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -121,22 +121,19 @@ fn open_streams(
         return open_terminal(container, size, user)
             .map_err(|errno| other(format!("cannot open a terminal: {errno}")));
     }
-    let Ok([stdin, stdout, stderr, to_stdin, from_stdout, from_stderr]) =
-        <[OwnedFd; Streams::COUNT]>::try_from(fds)
-    else {
+    let kinds = [StreamKind::Stdout, StreamKind::Stderr, StreamKind::Stdin];
+    let agent_ends = if spec.stdin { 3 } else { 2 };
+    if fds.len() != STREAMS_OF_PROCESS + agent_ends {
         return Err(other("a process without its streams"));
-    };
+    }
+    let mut process = fds;
+    let agent = kinds.into_iter().zip(process.split_off(STREAMS_OF_PROCESS)).collect();
     let (uid, gid) = (rustix::process::Uid::from_raw(user.uid), Gid::from_raw(user.gid));
-    for stream in [&stdin, &stdout, &stderr] {
+    for stream in &process {
         // So that the user may open /dev/stdout. Streams that belong to nobody inside stay as they are.
         let _ = rustix::fs::fchown(stream, Some(uid), Some(gid));
     }
-    let agent = vec![
-        (StreamKind::Stdin, to_stdin),
-        (StreamKind::Stdout, from_stdout),
-        (StreamKind::Stderr, from_stderr),
-    ];
-    Ok(OpenStreams { process: vec![stdin, stdout, stderr], agent })
+    Ok(OpenStreams { process, agent })
 }
 
 fn open_terminal(container: &Container, size: WindowSize, user: &User) -> rustix::io::Result<OpenStreams> {

@@ -197,6 +197,11 @@ impl Cgroup {
         }
     }
 
+    /// How many processes are in it, and in groups below it.
+    pub fn process_count(&self) -> Result<usize> {
+        self.directories.first().map_or(Ok(0), |directory| Ok(processes(directory)?.len()))
+    }
+
     /// Kills everything in it, waits until all are gone, removes it. Safe to call twice, or when it never was.
     pub fn remove(&self) -> Result<()> {
         for directory in &self.directories {

@@ -13,8 +13,8 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 
-/// Payload of one packet; well below the default send buffer of a socket.
-pub const PACKET_BYTES_MAX: usize = 60 * 1024;
+/// Payload of one packet. Most messages fit in one; the buffer for it is the largest thing in a pid 1's memory.
+pub const PACKET_BYTES_MAX: usize = 8 * 1024;
 /// What the kernel takes in one message (SCM_MAX_FD).
 pub const PACKET_FDS_MAX: usize = 253;
 

@@ -1,0 +1,162 @@
+//! A blank: namespaces with a child that waits; and how it becomes a container.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use garden_init::{ERROR_BYTES_MAX, EVENT_BYTES_MAX, EVENT_FDS_MAX, Event, IdRange, Request};
+use garden_sys::cgroup::Cgroup;
+use garden_sys::{detached, process};
+use tokio::time::timeout;
+
+use super::container::Container;
+use super::control::Control;
+use super::ids::Allocated;
+use super::nursery::Born;
+use super::rules::{self, HostMount, Prepared, Spec};
+use super::{Error, Record, Result, Shared};
+
+/// Carrying out a plan takes a few milliseconds.
+const START_DEADLINE: Duration = Duration::from_secs(30);
+
+pub struct Blank {
+    shared: Arc<Shared>,
+    born: Born,
+    ids: Option<Allocated>,
+}
+
+impl Blank {
+    pub(super) fn new(shared: Arc<Shared>, born: Born, ids: Option<Allocated>) -> Blank {
+        Blank { shared, born, ids }
+    }
+
+    /// In the host's numbering.
+    pub fn pid(&self) -> i32 {
+        self.born.pid
+    }
+
+    pub fn network_namespace(&self) -> BorrowedFd<'_> {
+        self.born.network_namespace.as_fd()
+    }
+
+    /// `None` for a privileged container.
+    pub fn user_namespace(&self) -> Option<BorrowedFd<'_>> {
+        self.born.user_namespace.as_ref().map(AsFd::as_fd)
+    }
+
+    /// The host ids of the container's root and those after it; `None` for a privileged container.
+    pub fn ids(&self) -> Option<IdRange> {
+        self.ids.as_ref().map(|ids| ids.range)
+    }
+
+    /// What a later garden must know to end the container; to be on disk before [`Blank::start`].
+    pub fn record(&self, spec: &Spec) -> Result<Record> {
+        let failed =
+            |source| Error::Container { act: "find the start time of", handle: spec.handle.clone(), source };
+        let started = process::start_time(Path::new("/proc"), self.born.pid).map_err(failed)?;
+        Ok(Record {
+            handle: spec.handle.clone(),
+            pid: self.born.pid,
+            started: started.ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))?,
+            cgroup_root: self.shared.config.cgroup_root.clone(),
+            cgroup_parent: self.shared.config.cgroup_parent.clone(),
+            cgroup_name: spec.handle.clone(),
+            socket: spec.socket.clone(),
+        })
+    }
+
+    /// Carries out the plan of `spec` on `root`, a detached mount. Nothing is left when it fails.
+    pub async fn start(self, spec: Spec, root: OwnedFd) -> Result<Container> {
+        let Blank { shared, born, ids } = self;
+        let config = &shared.config;
+        let cgroup = shared.hierarchies.cgroup(&config.cgroup_parent, &spec.handle);
+        let container = Container::new(spec, cgroup, born.pid, born.pidfd, ids);
+        match carry_out(&shared, &container, born.socket, root).await {
+            Ok(control) => {
+                container.begin(control);
+                Ok(container)
+            }
+            Err(error) => {
+                if let Err(left) = container.destroy().await {
+                    tracing::error!(handle = container.handle(), error = %left, "cannot remove a container that did not start");
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+async fn carry_out(
+    shared: &Shared,
+    container: &Container,
+    socket: OwnedFd,
+    root: OwnedFd,
+) -> Result<Control> {
+    let spec = container.spec();
+    let failed = |act| move |source| Error::Container { act, handle: spec.handle.clone(), source };
+    let cgroup = container.cgroup();
+    let files = limited_cgroup(shared, cgroup, spec)?;
+    let Prepared { plan, mounts } =
+        rules::plan(&shared.config, spec, shared.hierarchies.view(), files.len(), &shared.filter)?;
+    let mut fds = vec![root];
+    if let Some(path) = &spec.socket {
+        fds.push(listen(path).map_err(failed("make the socket of"))?);
+    }
+    fds.extend(files);
+    for mount in &mounts {
+        fds.push(open_mount(mount)?);
+    }
+    let mut control = Control::new(socket, EVENT_BYTES_MAX, EVENT_FDS_MAX).map_err(failed("speak with"))?;
+    let conversation = async {
+        control.send(&Request::Plan(Box::new(plan)), &fds).await.map_err(failed("send its plan to"))?;
+        control.receive().await.map_err(failed("hear from"))
+    };
+    let answer = timeout(START_DEADLINE, conversation).await;
+    let answer = answer
+        .map_err(|_| Error::Late { step: "carry out the plan of a container", deadline: START_DEADLINE })??;
+    let answer = answer.ok_or_else(|| failed("hear from")(std::io::ErrorKind::UnexpectedEof.into()))?;
+    match serde_json::from_slice(&answer.bytes) {
+        Ok(Event::Ready) => {}
+        Ok(Event::Failed { mut message }) => {
+            message.truncate(
+                (0..=message.len().min(ERROR_BYTES_MAX))
+                    .rev()
+                    .find(|&end| message.is_char_boundary(end))
+                    .unwrap_or(0),
+            );
+            return Err(Error::Plan { handle: spec.handle.clone(), message });
+        }
+        Ok(_) => return Err(failed("hear sense from")(std::io::ErrorKind::InvalidData.into())),
+        Err(error) => return Err(failed("understand")(error.into())),
+    }
+    // Only now: a container with few shares starts slowly on a busy host.
+    cgroup.limit_cpu(&rules::cpu_limits(&shared.config, &spec.limits))?;
+    Ok(control)
+}
+
+fn limited_cgroup(shared: &Shared, cgroup: &Cgroup, spec: &Spec) -> Result<Vec<OwnedFd>> {
+    cgroup.create()?;
+    cgroup.limit(&rules::cgroup_limits(&shared.config, &spec.limits))?;
+    Ok(cgroup.join_files()?)
+}
+
+/// For pid 1 to wait at for the next garden; only root of the host can reach it.
+fn listen(path: &Path) -> std::io::Result<OwnedFd> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    bind(&socket, &SocketAddrUnix::new(path)?)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    listen(&socket, 1)?;
+    Ok(socket)
+}
+
+fn open_mount(mount: &HostMount) -> Result<OwnedFd> {
+    let failed = |source| Error::BindSource { path: mount.path.clone(), source };
+    let clone = detached::clone_mount(&mount.path, true).map_err(failed)?;
+    if mount.read_only {
+        detached::change_attributes(&clone, detached::attributes::READ_ONLY, 0, true).map_err(failed)?;
+    }
+    Ok(clone)
+}

@@ -1,0 +1,335 @@
+//! A container: processes in it, files into and out of it, what it uses, and its end.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use garden_client::{ProcessIo, ProcessSpec, Reader};
+use garden_init::Request;
+use garden_sys::cgroup::Cgroup;
+use garden_sys::process as sys;
+use tokio::io::Interest;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
+
+use super::control::Control;
+use super::ids::Allocated;
+use super::metrics::{self, Usage};
+use super::owner::{Command, Owner, QUEUE_MAX, Refused, Started};
+use super::process::{Attached, Ends, Running};
+use super::record::{KILL_DEADLINE, remove_socket};
+use super::rules::{self, Spec};
+use super::watched::watched;
+use super::{Error, Result, streams};
+
+/// Starting a process takes about a millisecond.
+const SPAWN_DEADLINE: Duration = Duration::from_secs(30);
+/// How long processes may take to end by themselves when the container is stopped.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+const STOP_POLL: Duration = Duration::from_millis(20);
+/// Processes that have ended whose status can still be asked for.
+const ENDED_PROCESSES_KEPT: usize = 64;
+
+#[derive(Clone)]
+pub struct Container {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    spec: Spec,
+    cgroup: Cgroup,
+    pid: i32,
+    pidfd: OwnedFd,
+    /// The first host id of the container; owner of the streams of processes.
+    root_id: Option<u32>,
+    commands: mpsc::Sender<Command>,
+    /// Taken when the owner task begins.
+    waiting: Mutex<Option<mpsc::Receiver<Command>>>,
+    processes: Mutex<VecDeque<Arc<Running>>>,
+    /// Given back by `destroy`.
+    ids: Mutex<Option<Allocated>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+impl Container {
+    pub(super) fn new(
+        spec: Spec,
+        cgroup: Cgroup,
+        pid: i32,
+        pidfd: OwnedFd,
+        ids: Option<Allocated>,
+    ) -> Container {
+        let (commands, waiting) = mpsc::channel(QUEUE_MAX);
+        let root_id = ids.as_ref().map(|ids| ids.range.base);
+        let (waiting, ids, processes) = (Mutex::new(Some(waiting)), Mutex::new(ids), Mutex::default());
+        Container {
+            inner: Arc::new(Inner { spec, cgroup, pid, pidfd, root_id, commands, waiting, processes, ids }),
+        }
+    }
+
+    pub(super) fn begin(&self, control: Control) {
+        if let Some(commands) = lock(&self.inner.waiting).take() {
+            tokio::spawn(Owner::new(control, commands).run());
+        }
+    }
+
+    pub fn handle(&self) -> &str {
+        &self.inner.spec.handle
+    }
+
+    pub fn spec(&self) -> &Spec {
+        &self.inner.spec
+    }
+
+    /// Of pid 1, in the host's numbering.
+    pub fn pid(&self) -> i32 {
+        self.inner.pid
+    }
+
+    pub(super) fn cgroup(&self) -> &Cgroup {
+        &self.inner.cgroup
+    }
+
+    /// Starts a process; its error is known when this returns.
+    pub async fn run(&self, spec: &ProcessSpec, io: ProcessIo) -> Result<Box<dyn garden_client::Process>> {
+        if !spec.image.uri.is_empty() {
+            return Err(Error::Unsupported("processes with an image of their own are not supported"));
+        }
+        if !spec.bind_mounts.is_empty() {
+            return Err(Error::Unsupported(
+                "Running a process with bind mounts and no image provided is not allowed",
+            ));
+        }
+        let id = if spec.id.is_empty() { uuid::Uuid::new_v4().to_string() } else { spec.id.clone() };
+        let mut spawn = rules::spawn_spec(id.clone(), &self.inner.spec.env, spec);
+        spawn.stdin = io.stdin.is_some();
+        let (ends, fds) = match spawn.tty {
+            Some(_) => (None, Vec::new()),
+            None => self
+                .pipes(spawn.stdin)
+                .map(|(ends, fds)| (Some(ends), fds))
+                .map_err(self.failed("make pipes for a process of"))?,
+        };
+        let (exit_sender, exit) = watch::channel(None);
+        let (answer, answered) = oneshot::channel();
+        let command = Command::Spawn { spec: Box::new(spawn), fds, exit: exit_sender, answer };
+        let started: Started = self.ask(command, answered, Some(SPAWN_DEADLINE), "start a process").await?;
+        if !started.clamped.is_empty() {
+            tracing::warn!(handle = self.handle(), process = id, limits = ?started.clamped, "resource limits were held to the hard limit");
+        }
+        let ends = match ends {
+            Some(ends) => ends,
+            None => Ends::Terminal(
+                checked_terminal(started.terminal).map_err(self.failed("get a terminal from"))?,
+            ),
+        };
+        let running = Running::new(id, ends, io, exit, self.inner.commands.clone())
+            .map_err(self.failed("listen to a process of"))?;
+        self.remember(running.clone());
+        Ok(Box::new(Attached(running)))
+    }
+
+    fn failed<'a>(&'a self, act: &'static str) -> impl Fn(io::Error) -> Error + 'a {
+        move |source| Error::Container { act, handle: self.handle().into(), source }
+    }
+
+    /// Our ends, and all ends in the order in which pid 1 takes them. The process's own belong to the container's root,
+    /// so that pid 1 can give them to the user.
+    fn pipes(&self, with_stdin: bool) -> io::Result<(Ends, Vec<OwnedFd>)> {
+        let (process_stdin, stdin) = streams::pipe()?;
+        let (stdout, process_stdout) = streams::pipe()?;
+        let (stderr, process_stderr) = streams::pipe()?;
+        if let Some(id) = self.inner.root_id {
+            let (uid, gid) = (rustix::fs::Uid::from_raw(id), rustix::fs::Gid::from_raw(id));
+            for fd in [&process_stdin, &process_stdout, &process_stderr] {
+                rustix::fs::fchown(fd, Some(uid), Some(gid))?;
+            }
+        }
+        let stdin = with_stdin.then_some(stdin);
+        let mut fds =
+            vec![process_stdin, process_stdout, process_stderr, stdout.try_clone()?, stderr.try_clone()?];
+        if let Some(stdin) = &stdin {
+            fds.push(stdin.try_clone()?);
+        }
+        Ok((Ends::Pipes { stdin, stdout, stderr }, fds))
+    }
+
+    async fn ask<T>(
+        &self,
+        command: Command,
+        answered: oneshot::Receiver<std::result::Result<T, Refused>>,
+        deadline: Option<Duration>,
+        step: &'static str,
+    ) -> Result<T> {
+        let conversation = async {
+            if self.inner.commands.send(command).await.is_err() {
+                return Err(Refused::Ended);
+            }
+            answered.await.unwrap_or(Err(Refused::Ended))
+        };
+        match deadline {
+            Some(deadline) => {
+                Ok(timeout(deadline, conversation).await.map_err(|_| Error::Late { step, deadline })??)
+            }
+            None => Ok(conversation.await?),
+        }
+    }
+
+    fn remember(&self, running: Arc<Running>) {
+        let mut processes = lock(&self.inner.processes);
+        processes.retain(|other| other.id != running.id);
+        processes.push_back(running);
+        let ended = processes.iter().filter(|process| process.exit.borrow().is_some()).count();
+        if ended > ENDED_PROCESSES_KEPT {
+            if let Some(oldest) = processes.iter().position(|process| process.exit.borrow().is_some()) {
+                processes.remove(oldest);
+            }
+        }
+    }
+
+    /// Of those that run now.
+    pub fn process_ids(&self) -> Vec<String> {
+        lock(&self.inner.processes)
+            .iter()
+            .filter(|process| process.exit.borrow().is_none())
+            .map(|process| process.id.clone())
+            .collect()
+    }
+
+    /// One more client for a process that runs, or whose status is still known.
+    pub fn attach(&self, id: &str, io: ProcessIo) -> Result<Box<dyn garden_client::Process>> {
+        let running = lock(&self.inner.processes).iter().find(|process| process.id == id).cloned();
+        let running = running.ok_or_else(|| Error::ProcessNotFound { id: id.into() })?;
+        running.attach(io).map_err(self.failed("attach to a process of"))?;
+        Ok(Box::new(Attached(running)))
+    }
+
+    /// Unpacks a tar stream into `path`, made when missing, as `user` (empty: root).
+    pub async fn stream_in(&self, user: &str, path: &str, tar: Reader) -> Result<()> {
+        let (read, write) = streams::pipe().map_err(self.failed("make a pipe into"))?;
+        let (answer, answered) = oneshot::channel();
+        let make = |request, user, path| Request::StreamIn { request, user, path };
+        let command = Command::Stream { make, user: user.into(), path: path.into(), pipe: read, answer };
+        let unpacked = self.ask(command, answered, None, "stream in");
+        // When unpacking fails its end of the pipe closes, which ends the feeding; its reason is the one that counts.
+        let (fed, unpacked) = tokio::join!(streams::feed(write, tar), unpacked);
+        unpacked?;
+        match fed {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                Err(self.failed("read the tar stream for")(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// `path` as a tar stream; a trailing `/` (or `/.`) means its contents. What fails before the first byte fails here,
+    /// later failures are errors of the stream.
+    pub async fn stream_out(&self, user: &str, path: &str) -> Result<Reader> {
+        let (read, write) = streams::pipe().map_err(self.failed("make a pipe out of"))?;
+        let (answer, answered) = oneshot::channel();
+        let make = |request, user, path| Request::StreamOut { request, user, path };
+        let command = Command::Stream { make, user: user.into(), path: path.into(), pipe: write, answer };
+        self.inner.commands.send(command).await.map_err(|_| Refused::Ended)?;
+        super::tar_out::open(read, answered).await.map_err(|error| match error {
+            super::tar_out::Error::Refused(refused) => refused.into(),
+            super::tar_out::Error::Read(error) => self.failed("read the tar stream of")(error),
+        })
+    }
+
+    /// Ends every process but pid 1: by SIGTERM first, unless `kill`, then by SIGKILL.
+    pub async fn stop(&self, kill: bool) -> Result<()> {
+        if !kill {
+            self.signal_all(libc::SIGTERM).await?;
+            if self.emptied(STOP_GRACE).await? {
+                return Ok(());
+            }
+        }
+        self.signal_all(libc::SIGKILL).await?;
+        match self.emptied(STOP_GRACE).await? {
+            true => Ok(()),
+            false => Err(Error::Late { step: "kill the processes of a container", deadline: STOP_GRACE }),
+        }
+    }
+
+    async fn signal_all(&self, signal: i32) -> Result<()> {
+        Ok(self
+            .inner
+            .commands
+            .send(Command::Tell(Request::SignalAll { signal }))
+            .await
+            .map_err(|_| Refused::Ended)?)
+    }
+
+    /// Whether only pid 1 is left before the deadline.
+    async fn emptied(&self, deadline: Duration) -> Result<bool> {
+        let started = Instant::now();
+        loop {
+            if self.inner.cgroup.process_count()? <= 1 {
+                return Ok(true);
+            }
+            if started.elapsed() > deadline {
+                return Ok(false);
+            }
+            tokio::time::sleep(STOP_POLL).await;
+        }
+    }
+
+    /// What it uses now.
+    pub fn usage(&self) -> Result<Usage> {
+        Ok(metrics::usage(&self.inner.cgroup.stats()?))
+    }
+
+    /// Whether the kernel has killed any of its processes for want of memory.
+    pub fn out_of_memory(&self) -> Result<bool> {
+        Ok(self.inner.cgroup.oom_kills()? > 0)
+    }
+
+    /// Whether pid 1 lives.
+    pub fn is_alive(&self) -> bool {
+        rustix::process::pidfd_send_signal(&self.inner.pidfd, rustix::process::Signal::CONT).is_ok()
+    }
+
+    /// Ends it and removes what it had: processes, control groups, socket, ids. Safe to call twice; what failed is tried
+    /// again by the next call.
+    pub async fn destroy(&self) -> Result<()> {
+        sys::kill(&self.inner.pidfd).map_err(self.failed("kill"))?;
+        self.ended().await?;
+        let cgroup = self.inner.cgroup.clone();
+        let removed = tokio::task::spawn_blocking(move || cgroup.remove()).await;
+        removed.map_err(|error| self.failed("remove the control groups of")(io::Error::other(error)))??;
+        remove_socket(self.inner.spec.socket.as_deref()).map_err(self.failed("remove the socket of"))?;
+        drop(lock(&self.inner.ids).take());
+        Ok(())
+    }
+
+    /// Pid 1's end is the end of all: the kernel kills what is in its pid namespace, and only then lets it go.
+    async fn ended(&self) -> Result<()> {
+        let pidfd = self.inner.pidfd.as_fd().try_clone_to_owned().map_err(self.failed("watch"))?;
+        let watched = watched(pidfd, Interest::READABLE).map_err(self.failed("watch"))?;
+        let ended = timeout(KILL_DEADLINE, watched.readable()).await;
+        let ended = ended.map_err(|_| Error::Late { step: "kill a container", deadline: KILL_DEADLINE })?;
+        ended.map(drop).map_err(self.failed("watch"))
+    }
+}
+
+/// Sent by pid 1, so looked at: a terminal's master is a character device of one number, which cannot block.
+fn checked_terminal(fd: Option<OwnedFd>) -> io::Result<OwnedFd> {
+    const MASTER: (u32, u32) = (5, 2);
+    let fd = fd.ok_or(io::ErrorKind::NotFound)?;
+    let stat = rustix::fs::fstat(&fd)?;
+    let number = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+    let is_device =
+        rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::CharacterDevice;
+    if !is_device || number != MASTER {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("descriptor {} is no terminal", fd.as_raw_fd()),
+        ));
+    }
+    Ok(fd)
+}

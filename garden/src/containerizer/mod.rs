@@ -1,0 +1,177 @@
+//! Makes containers and runs processes in them.
+//!
+//! ```text
+//! Containerizer ──blank──▶ Blank ──start(spec, root)──▶ Container ──destroy──▶ nothing left
+//!                (namespaces)      (plan carried out)      (run, attach, stream, stats)
+//! ```
+//! A blank has its namespaces and can be given a network and a root made for its ids; it costs the kernel work that is
+//! best paid ahead. Pure rules turn a spec into a plan; `garden-init` carries it out and then serves requests.
+//! Images, networks and the depot are not known here.
+
+mod blank;
+mod capabilities;
+mod container;
+mod control;
+mod ids;
+mod metrics;
+mod nursery;
+mod owner;
+mod process;
+mod record;
+mod rules;
+mod seccomp;
+mod streams;
+mod tar_out;
+mod watched;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use blank::Blank;
+pub use container::Container;
+use garden_sys::cgroup::{self, DeviceRule, Hierarchies};
+pub use ids::IdPool;
+pub use metrics::Usage;
+pub use record::{Record, clean_up};
+pub use rules::Spec;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot read the program garden-init at {}: {source}", path.display())]
+    Program { path: PathBuf, source: io::Error },
+    #[error("cannot use the nursery: {act}: {source}")]
+    Nursery { act: &'static str, source: io::Error },
+    #[error("cannot make a blank container: {message}")]
+    Birth { message: String },
+    #[error("cannot {act} container {handle}: {source}")]
+    Container { act: &'static str, handle: String, source: io::Error },
+    #[error("cannot create container {handle}: {message}")]
+    Plan { handle: String, message: String },
+    #[error("cannot bind {source_path} to {destination}: {why}")]
+    BindMount { source_path: String, destination: String, why: &'static str },
+    #[error("cannot open {} to bind it: {source}", path.display())]
+    BindSource { path: PathBuf, source: io::Error },
+    #[error("it took longer than {deadline:?} to {step}")]
+    Late { step: &'static str, deadline: Duration },
+    #[error(transparent)]
+    Ids(#[from] ids::Exhausted),
+    #[error(transparent)]
+    Cgroup(#[from] cgroup::Error),
+    #[error(transparent)]
+    Refused(#[from] owner::Refused),
+    #[error("unknown process: {id}")]
+    ProcessNotFound { id: String },
+    #[error("{0}")]
+    Unsupported(&'static str),
+}
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl From<Error> for garden_client::Error {
+    fn from(error: Error) -> garden_client::Error {
+        match error {
+            Error::Refused(owner::Refused::ExecutableNotFound { message }) => {
+                garden_client::Error::ExecutableNotFound(message)
+            }
+            Error::ProcessNotFound { id } => garden_client::Error::ProcessNotFound { process_id: id },
+            other => garden_client::Error::Other(other.to_string()),
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The program `garden-init`.
+    pub init: PathBuf,
+    pub cgroup_root: PathBuf,
+    /// The group all containers' groups are in: `diego`, or `diego-TAG` where several gardens share a machine.
+    pub cgroup_parent: String,
+    pub ids: IdPool,
+    /// Memory limits count swap too.
+    pub swap_limited: bool,
+    /// CPU time in each 100 ms for each share; 0: no quota.
+    pub cpu_quota_per_share_us: u64,
+    pub no_new_privileges: bool,
+    /// Set in each container: `net.ipv4.tcp_keepalive_time` and such.
+    pub sysctls: Vec<(String, String)>,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            init: "garden-init".into(),
+            cgroup_root: "/sys/fs/cgroup".into(),
+            cgroup_parent: "diego".into(),
+            ids: IdPool::default(),
+            swap_limited: true,
+            cpu_quota_per_share_us: 0,
+            no_new_privileges: false,
+            sysctls: Vec::new(),
+        }
+    }
+}
+
+/// All that containers may use of devices, whoever they are; nodes of others can be made, but not opened.
+const fn device(major: u32, minor: Option<u32>) -> DeviceRule {
+    DeviceRule { kind: 'c', major: Some(major), minor, access: "rwm" }
+}
+
+const DEVICES_ALLOWED: [DeviceRule; 12] = [
+    DeviceRule { kind: 'c', major: None, minor: None, access: "m" },
+    DeviceRule { kind: 'b', major: None, minor: None, access: "m" },
+    device(1, Some(3)),
+    device(1, Some(5)),
+    device(1, Some(7)),
+    device(1, Some(8)),
+    device(1, Some(9)),
+    device(5, Some(0)),
+    device(5, Some(2)),
+    device(136, None),
+    device(10, Some(200)),
+    device(10, Some(229)),
+];
+
+/// What containers share.
+struct Shared {
+    config: Config,
+    hierarchies: Hierarchies,
+    /// The seccomp filter, compiled once.
+    filter: Vec<u64>,
+}
+
+pub struct Containerizer {
+    shared: Arc<Shared>,
+    nursery: nursery::Nursery,
+    ids: ids::Allocator,
+}
+
+impl Containerizer {
+    /// Needs root. Makes the parent control group where it is missing.
+    pub fn new(config: Config) -> Result<Containerizer> {
+        let nursery = nursery::Nursery::new(&config.init)?;
+        let hierarchies = Hierarchies::probe(&config.cgroup_root)?;
+        hierarchies.prepare(&config.cgroup_parent, &DEVICES_ALLOWED)?;
+        let ids = ids::Allocator::new(config.ids.clone());
+        let filter = seccomp::default_filter();
+        Ok(Containerizer { shared: Arc::new(Shared { config, hierarchies, filter }), nursery, ids })
+    }
+
+    /// New namespaces with a child in them that waits for a plan; it ends when the blank is dropped, or garden dies.
+    pub async fn blank(&self, privileged: bool) -> Result<Blank> {
+        let ids = if privileged { None } else { Some(self.ids.allocate()?) };
+        let born = self.nursery.bear(ids.as_ref().map(|ids| ids.range)).await?;
+        Ok(Blank::new(self.shared.clone(), born, ids))
+    }
+
+    /// The names (handles) of control groups that some earlier garden left behind, or this one uses.
+    pub fn cgroup_names(&self) -> Result<Vec<String>> {
+        Ok(self.shared.hierarchies.names(&self.shared.config.cgroup_parent)?)
+    }
+
+    /// Drops the parent control group, when no container is left.
+    pub fn remove_cgroup_parent(&self) -> Result<()> {
+        Ok(self.shared.hierarchies.remove_parent(&self.shared.config.cgroup_parent)?)
+    }
+}

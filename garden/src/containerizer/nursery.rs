@@ -1,0 +1,109 @@
+//! The running `garden-init` that bears blanks: started out of a sealed copy in memory, so that replacing the file, or a
+//! container that gets hold of it, changes nothing; started again should it ever end.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use garden_init::{Birth, BirthResult, EVENT_BYTES_MAX, EVENT_FDS_MAX, IdRange};
+use garden_sys::{packets, process};
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use super::control::Control;
+use super::{Error, Result};
+
+/// A blank takes under a millisecond; a machine in trouble longer.
+const BIRTH_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A child in its own namespaces, and what garden may know it by.
+pub struct Born {
+    pub pid: i32,
+    pub pidfd: OwnedFd,
+    pub network_namespace: OwnedFd,
+    pub user_namespace: Option<OwnedFd>,
+    /// Our end of its control socket.
+    pub socket: OwnedFd,
+}
+
+pub struct Nursery {
+    program: OwnedFd,
+    running: Mutex<Option<Running>>,
+}
+
+struct Running {
+    child: Child,
+    control: Control,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Blanks and containers are not hurt by it; without a wait it would stay a zombie.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Nursery {
+    pub fn new(program: &Path) -> Result<Nursery> {
+        let failed = |source| Error::Program { path: program.into(), source };
+        let content = std::fs::read(program).map_err(failed)?;
+        let program = process::sealed_program("garden-init", &content).map_err(failed)?;
+        Ok(Nursery { program, running: Mutex::new(None) })
+    }
+
+    fn start(&self) -> Result<Running> {
+        let failed = |source| Error::Nursery { act: "start it", source };
+        let (ours, theirs) = packets::pair().map_err(failed)?;
+        let child = Command::new(format!("/proc/self/fd/{}", process::number(&self.program)))
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .map_err(failed)?;
+        let control = Control::new(ours, EVENT_BYTES_MAX, EVENT_FDS_MAX).map_err(failed)?;
+        Ok(Running { child, control })
+    }
+
+    /// One at a time: the kernel makes network namespaces one at a time anyway.
+    pub async fn bear(&self, ids: Option<IdRange>) -> Result<Born> {
+        let mut running = self.running.lock().await;
+        // Taken out meanwhile: whoever is cancelled or fails half-way leaves no nursery that is out of step.
+        let mut nursery = match running.take() {
+            Some(nursery) => nursery,
+            None => self.start()?,
+        };
+        let born = timeout(BIRTH_DEADLINE, ask(&mut nursery.control, ids)).await;
+        let born = born.map_err(|_| Error::Late { step: "make new namespaces", deadline: BIRTH_DEADLINE })?;
+        if !matches!(born, Err(Error::Nursery { .. })) {
+            *running = Some(nursery);
+        }
+        born
+    }
+}
+
+async fn ask(control: &mut Control, ids: Option<IdRange>) -> Result<Born> {
+    let failed = |act| move |source| Error::Nursery { act, source };
+    let (socket, theirs) = packets::pair().map_err(failed("make a socket"))?;
+    let unprivileged = ids.is_some();
+    control.send(&Birth { ids }, &[theirs]).await.map_err(failed("ask it"))?;
+    let answer = control.receive().await.map_err(failed("hear from it"))?;
+    let answer = answer.ok_or_else(|| failed("hear from it")(std::io::ErrorKind::UnexpectedEof.into()))?;
+    match serde_json::from_slice(&answer.bytes) {
+        Ok(BirthResult::Born { pid }) => {
+            let mut fds = answer.fds.into_iter();
+            let (pidfd, network_namespace, user_namespace) = (fds.next(), fds.next(), fds.next());
+            match (pidfd, network_namespace) {
+                (Some(pidfd), Some(network_namespace)) if unprivileged == user_namespace.is_some() => {
+                    Ok(Born { pid, pidfd, network_namespace, user_namespace, socket })
+                }
+                _ => Err(failed("get its descriptors")(std::io::ErrorKind::InvalidData.into())),
+            }
+        }
+        Ok(BirthResult::Failed { message }) => Err(Error::Birth { message }),
+        Err(error) => Err(failed("understand it")(error.into())),
+    }
+}

@@ -1,0 +1,216 @@
+//! Carrying bytes between the pipes (or the terminal) of a process and whoever listens.
+//!
+//! One task an output. It reads only when all its listeners have taken what was read before, so a slow reader slows the
+//! process down and costs no memory; output that nobody listens to is thrown away.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+
+use garden_client::{Reader, Writer};
+use rustix::io::Errno;
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::sync::watch;
+
+use super::watched::watched;
+
+/// What is read at once; the capacity of a pipe.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// One output of a process.
+#[derive(Clone)]
+pub struct Output {
+    /// Listeners that have come since the last chunk.
+    arrived: Arc<Mutex<Vec<Writer>>>,
+    drained: watch::Receiver<bool>,
+}
+
+impl Output {
+    /// `ended` tells when the process is gone: what it wrote before is then in the pipe, and once the pipe is empty the
+    /// output counts as drained, even while some grandchild holds the other end.
+    pub fn start(
+        fd: OwnedFd,
+        listener: Option<Writer>,
+        ended: watch::Receiver<Option<i32>>,
+    ) -> io::Result<Output> {
+        rustix::io::ioctl_fionbio(&fd, true)?;
+        let source = watched(fd, Interest::READABLE)?;
+        let arrived = Arc::new(Mutex::new(listener.into_iter().collect()));
+        let (tell_drained, drained) = watch::channel(false);
+        let pump = Pump { source, arrived: arrived.clone(), listeners: Vec::new(), ended };
+        tokio::spawn(pump.run(tell_drained));
+        Ok(Output { arrived, drained })
+    }
+
+    pub fn attach(&self, listener: Writer) {
+        self.arrived.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(listener);
+    }
+
+    pub async fn drained(&self) {
+        // An error is a pump that is gone: nothing more will come.
+        let _ = self.drained.clone().wait_for(|drained| *drained).await;
+    }
+}
+
+struct Pump {
+    source: AsyncFd<OwnedFd>,
+    arrived: Arc<Mutex<Vec<Writer>>>,
+    listeners: Vec<Writer>,
+    ended: watch::Receiver<Option<i32>>,
+}
+
+impl Pump {
+    async fn run(mut self, drained: watch::Sender<bool>) {
+        while self.carry_what_is_there().await {
+            if self.ended.borrow().is_some() {
+                if !*drained.borrow() && self.carry_what_is_there().await {
+                    drained.send_replace(true);
+                }
+                wait_readable(&self.source).await;
+            } else {
+                tokio::select! {
+                    () = wait_readable(&self.source) => {}
+                    // An owner that is gone will never say when it ends; bytes still will.
+                    Ok(_) = self.ended.changed() => {}
+                }
+            }
+        }
+        self.adopt();
+        for mut listener in self.listeners {
+            // It has got all there was; whether it can still be told so is its own affair.
+            let _ = listener.shutdown().await;
+        }
+    }
+
+    /// Until the pipe is empty (`true`) or at its end (`false`).
+    async fn carry_what_is_there(&mut self) -> bool {
+        let mut chunk: Vec<u8> = Vec::new();
+        loop {
+            chunk.resize(CHUNK_BYTES, 0);
+            match rustix::io::read(self.source.get_ref(), &mut chunk) {
+                Ok(0) => return false,
+                Ok(length) => self.give(&chunk[..length]).await,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return true,
+                // EIO is how a terminal says that nobody has its other end open.
+                Err(_) => return false,
+            }
+        }
+    }
+
+    fn adopt(&mut self) {
+        self.listeners.append(&mut self.arrived.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+    }
+
+    async fn give(&mut self, bytes: &[u8]) {
+        self.adopt();
+        let mut index = 0;
+        while index < self.listeners.len() {
+            let listener = &mut self.listeners[index];
+            let given = async {
+                listener.write_all(bytes).await?;
+                listener.flush().await
+            };
+            match given.await {
+                Ok(()) => index += 1,
+                // It has gone; the others have not.
+                Err(_) => drop(self.listeners.swap_remove(index)),
+            }
+        }
+    }
+}
+
+async fn wait_readable(source: &AsyncFd<OwnedFd>) {
+    if let Ok(mut ready) = source.readable().await {
+        // Cleared first, then read until empty: a byte that comes in between makes it ready again.
+        ready.clear_ready();
+    } else {
+        // The runtime is shutting down.
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Feeds a process from a client until either is at its end; the descriptor is closed by returning.
+pub async fn feed(fd: OwnedFd, mut client: Reader) -> io::Result<()> {
+    rustix::io::ioctl_fionbio(&fd, true)?;
+    let sink = watched(fd, Interest::WRITABLE)?;
+    let mut chunk = Vec::new();
+    loop {
+        chunk.clear();
+        chunk.reserve(8 * 1024);
+        if client.read_buf(&mut chunk).await? == 0 {
+            return Ok(());
+        }
+        let mut rest = &chunk[..];
+        while !rest.is_empty() {
+            let written =
+                sink.async_io(Interest::WRITABLE, |fd| Ok(rustix::io::write(fd.as_fd(), rest)?)).await?;
+            rest = &rest[written..];
+        }
+    }
+}
+
+/// A pipe for one stream of a process.
+pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    async fn collect(mut reader: impl tokio::io::AsyncRead + Unpin) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        reader.read_to_end(&mut bytes).await.unwrap();
+        bytes
+    }
+
+    #[tokio::test]
+    async fn all_that_was_written_before_the_end_arrives_though_the_pipe_stays_open() {
+        let (read, write) = pipe().unwrap();
+        let (exit, ended) = watch::channel(None);
+        let (ours, theirs) = tokio::io::duplex(16);
+        let output = Output::start(read, Some(Box::new(theirs)), ended).unwrap();
+        rustix::io::write(&write, b"hello over a small window").unwrap();
+        exit.send_replace(Some(0));
+        let reader = tokio::spawn(async move {
+            let mut ours = ours;
+            let mut bytes = vec![0; 25];
+            ours.read_exact(&mut bytes).await.unwrap();
+            (bytes, ours)
+        });
+        tokio::time::timeout(Duration::from_secs(5), output.drained()).await.unwrap();
+        let (bytes, ours) = reader.await.unwrap();
+        assert_eq!(bytes, b"hello over a small window");
+        rustix::io::write(&write, b"!").unwrap();
+        drop(write);
+        assert_eq!(collect(ours).await, b"!");
+    }
+
+    #[tokio::test]
+    async fn a_listener_that_goes_does_not_stop_the_others() {
+        let (read, write) = pipe().unwrap();
+        let (_exit, ended) = watch::channel(None);
+        let (first, gone) = tokio::io::duplex(64);
+        let output = Output::start(read, Some(Box::new(gone)), ended).unwrap();
+        drop(first);
+        let (second, theirs) = tokio::io::duplex(64);
+        output.attach(Box::new(theirs));
+        rustix::io::write(&write, b"still here").unwrap();
+        drop(write);
+        assert_eq!(collect(second).await, b"still here");
+        output.drained().await;
+    }
+
+    #[tokio::test]
+    async fn a_process_is_fed_until_the_client_ends() {
+        let (read, write) = pipe().unwrap();
+        let client: Reader = Box::new(&b"some input"[..]);
+        feed(write, client).await.unwrap();
+        let mut bytes = Vec::new();
+        io::Read::read_to_end(&mut std::fs::File::from(read), &mut bytes).unwrap();
+        assert_eq!(bytes, b"some input");
+    }
+}
