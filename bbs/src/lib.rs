@@ -16,6 +16,7 @@ mod events;
 mod http;
 mod hub;
 mod internal_routes;
+pub mod locket;
 mod records;
 mod run;
 mod state;
