@@ -166,3 +166,52 @@ fn group_member(before: &Option<ActualLrp>, after: &Option<ActualLrp>, crashed: 
     let changed = Event::ActualLrpGroupChanged { before: group_of(before), after: group_of(after) };
     if crashed { vec![crash(before, after), changed] } else { vec![changed] }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::picture::{GUID, on, report, slot};
+    use crate::transitions::{actual_lrp, suspect};
+
+    fn names(events: &[Event]) -> Vec<&'static str> {
+        events.iter().map(|event| event.event_type().trim_start_matches("actual_lrp_")).collect()
+    }
+
+    fn check(change: Option<SlotChange>, instances: &[&str], groups: &[&str]) {
+        let events = of(&Change::ActualLrp(change.expect("a change")), "trace");
+        assert_eq!((names(&events.instances), names(&events.groups)), (instances.into(), groups.into()));
+    }
+
+    #[test]
+    fn what_runs_is_told_before_what_no_longer_does() {
+        let start = |text| actual_lrp::start(slot(text), report("a"), "e".into(), 1).unwrap();
+        check(start("-"), &["instance_created"], &["created"]);
+        check(start("C@a"), &["instance_changed"], &["changed"]);
+        check(start("C@a E:R@b"), &["instance_changed", "instance_removed"], &["changed", "removed"]);
+        check(start("C@a S:R@b"), &["instance_changed", "instance_removed"], &["created", "removed"]);
+    }
+
+    #[test]
+    fn a_crash_is_told_first_even_if_it_is_restarted_at_once() {
+        let crash = |text| actual_lrp::crash(slot(text), GUID, 0, &on("a"), "why".into(), 1).unwrap().0;
+        let restarted = ["crashed", "instance_created", "instance_removed"];
+        check(crash("R@a"), &restarted, &["crashed", "changed"]);
+        check(crash("U S:R@a"), &["instance_removed"], &["changed"]);
+    }
+
+    #[test]
+    fn whoever_waits_anew_is_a_new_instance_but_the_same_group() {
+        let unclaim = |text| actual_lrp::unclaim(slot(text), GUID, 0, 1).unwrap();
+        for text in ["C@a", "R@a", "X"] {
+            check(unclaim(text), &["instance_created", "instance_removed"], &["changed"]);
+        }
+        let fail = actual_lrp::fail(slot("U"), GUID, 0, "no room".into(), 1).unwrap();
+        check(fail, &["instance_changed"], &["changed"]);
+    }
+
+    #[test]
+    fn a_suspect_is_the_same_instance() {
+        let lost = suspect::cell_lost(slot("R@a"), GUID, 0, &on("a"), "e".into(), 1).unwrap();
+        check(lost, &["instance_changed", "instance_created"], &["changed"]);
+    }
+}

@@ -16,7 +16,8 @@ mod events;
 mod http;
 mod hub;
 mod internal_routes;
-pub mod locket;
+#[cfg(test)]
+mod picture;
 mod records;
 mod run;
 mod state;

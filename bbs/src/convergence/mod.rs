@@ -3,6 +3,8 @@
 //! Each [`Repair`] is decided on what was seen; whoever carries it out checks again, as the state moves on meanwhile.
 
 mod lrps;
+#[cfg(test)]
+mod tables;
 mod tasks;
 
 use std::collections::{BTreeMap, HashSet};

@@ -9,6 +9,8 @@ pub mod domain;
 pub mod evacuation;
 pub mod restart;
 pub mod suspect;
+#[cfg(test)]
+mod tables;
 pub mod task;
 
 /// Bytes of a crash reason, placement error, failure reason or rejection reason; longer ones are cut.

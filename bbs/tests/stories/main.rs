@@ -4,4 +4,5 @@ mod api;
 mod durability;
 mod lrps;
 mod tasks;
+mod throughput;
 mod world;
