@@ -47,7 +47,7 @@ pub struct Config {
     pub post_setup_user: String,
     /// 0: no limit.
     pub log_lines_per_second_max: u32,
-    /// For downloads and uploads: TLS, roots and client certificate are its maker's affair.
+    /// For downloads and uploads: TLS, roots and client certificate are its maker's affair; its time-out is not used.
     pub http: reqwest::Client,
     pub clock: Arc<dyn Clock>,
 }

@@ -28,7 +28,8 @@ impl Hub {
 /// One subscriber's stream, beginning with what happens after it subscribed.
 pub struct Events(broadcast::Receiver<Event>);
 
-/// What a subscriber hears.
+/// What a subscriber hears: nearly always an event, so that boxing it would only cost.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone)]
 pub enum Heard {
     Event(Event),

@@ -458,6 +458,10 @@ async fn garden_is_asked_for_what_the_recipe_says() {
     assert_eq!(std::fs::read_to_string(file).unwrap(), "secret");
     let certificate = mounted("/etc/cf-instance-credentials").join("instance.crt");
     assert!(std::fs::read_to_string(certificate).unwrap().starts_with("-----BEGIN CERTIFICATE-----"));
+    let certificate = mounted("/etc/cf-instance-credentials").join("instance.crt");
+    let first = std::fs::read_to_string(&certificate).unwrap();
+    tokio::time::sleep(Duration::from_secs(86_400 - 1800 + 1)).await;
+    assert_ne!(std::fs::read_to_string(&certificate).unwrap(), first, "it is renewed before it expires");
     assert_eq!(mounted("/etc/cf-system-certificates").to_str(), Some("/host/certificates"));
     let ports = world.executor.get("a").unwrap().ports;
     let ports: Vec<_> = ports.iter().map(|port| (port.container_port, port.host_port)).collect();

@@ -13,6 +13,8 @@ use super::{FetchError, Wanted, file_error};
 use crate::steps::report;
 
 const ATTEMPTS: u32 = 4;
+/// Of one attempt, from the request to the last byte.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(600);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(500);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
@@ -83,7 +85,7 @@ async fn attempt_once(
     dir: &Path,
 ) -> Result<Answer, FetchError> {
     let checksum = Checksum::new(wanted.checksum_algorithm, wanted.checksum_value)?;
-    let mut request = http.get(url);
+    let mut request = http.get(url).timeout(ATTEMPT_TIMEOUT);
     if !validators.etag.is_empty() {
         request = request.header("If-None-Match", &validators.etag);
     }

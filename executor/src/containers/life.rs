@@ -10,12 +10,14 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::creation::{self, Held, Order};
 use super::store::{failure, stopped_before_running};
+use crate::credentials;
 use crate::logs::{LogStream, Out};
 use crate::recipe::{Settings, recipe};
 use crate::steps::{self, Ready, Stage, StepError, network_environment};
@@ -23,6 +25,9 @@ use crate::{Container, Error, RunInfo, RunRequest, RunResult, Shared, UpdateRequ
 
 /// Commands an owner may be behind before those who send them wait.
 const COMMANDS_MAX: usize = 16;
+/// Between two renewals of a certificate, and after one that failed.
+const RENEWAL_PERIOD_MIN: Duration = Duration::from_secs(60);
+const PROPERTY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What others may ask of the owner.
 pub(crate) enum Command {
@@ -180,12 +185,33 @@ impl Work {
                 return result;
             }
         }
+        let mut renewing = pin!(self.renew_credentials(container));
         loop {
             tokio::select! {
                 biased;
                 Some(routable) = readiness.recv() => self.shared.store.set_routable(&self.guid, routable),
                 result = &mut performing => return result,
+                () = &mut renewing => {}
             }
+        }
+    }
+
+    /// Never ends; may be dropped.
+    async fn renew_credentials(&self, container: &Container) {
+        let config = &self.shared.config;
+        let Some(authority) = &config.instance_identity else { return std::future::pending().await };
+        let period = credentials::renewal(authority.validity).max(RENEWAL_PERIOD_MIN);
+        let ip = container.internal_ip.or(container.external_ip);
+        let mut pause = period;
+        loop {
+            tokio::time::sleep(pause).await;
+            pause = match credentials::issue(config, authority, &self.guid, &self.run_info, ip) {
+                Ok(()) => period,
+                Err(error) => {
+                    tracing::error!(guid = self.guid, error = %steps::report(&error), "executor.cannot-renew-credentials");
+                    RENEWAL_PERIOD_MIN
+                }
+            };
         }
     }
 
@@ -227,7 +253,10 @@ impl Work {
         if let Some(config) = log_config {
             self.logs.set_tags(config.tags.clone());
             let json = super::log_config_json(&config);
-            self.shared.garden.set_property(&self.guid, "log_config", &json).await?;
+            let set = self.shared.garden.set_property(&self.guid, "log_config", &json);
+            // The container's work waits meanwhile: not for a garden that does not answer.
+            let timeout = |_| garden_client::Error::Other("garden did not answer in time".to_string());
+            tokio::time::timeout(PROPERTY_TIMEOUT, set).await.map_err(timeout)??;
         }
         Ok(())
     }

@@ -1,7 +1,8 @@
 //! Instance identity: each container gets a certificate that says which instance it is, signed by the cell's
 //! authority, in `/etc/cf-instance-credentials`.
 //!
-//! Issued once, when the container is created; renewal before it expires is not done here yet.
+//! Issued when the container is created, and anew well before it expires: an application that keeps it open reads
+//! the files again.
 
 mod der;
 mod x509;
@@ -11,6 +12,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::{Config, InstanceIdentity, RunInfo};
 
@@ -24,6 +26,12 @@ pub(crate) enum CredentialsError {
     Write { path: PathBuf, source: io::Error },
     #[error("cannot issue the instance identity of {guid}")]
     Issue { guid: String, source: x509::IssueError },
+}
+
+/// How long after its issue a certificate is replaced.
+pub(crate) fn renewal(validity: Duration) -> Duration {
+    const HOUR: Duration = Duration::from_secs(3600);
+    if validity > 4 * HOUR { validity - HOUR / 2 } else { validity - validity / 8 }
 }
 
 pub(crate) fn dir(config: &Config, guid: &str) -> PathBuf {

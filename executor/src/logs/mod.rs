@@ -5,6 +5,8 @@
 mod limit;
 mod recent;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -295,3 +295,20 @@ async fn garden_failing_to_wait_is_the_reason() {
     scene.garden.fail(Call::Run, Error::Other("no more processes".into()), 1);
     assert_eq!(scene.perform(&run("/ok")).await, "no more processes");
 }
+
+#[tokio::test]
+async fn actions_nested_as_deep_as_the_wire_allows_are_carried_out() {
+    const DEPTH: usize = 128;
+    let mut step = run("/ok");
+    for level in 0..DEPTH {
+        step = match level % 4 {
+            0 => Step::Serial(vec![step]),
+            1 => timeout(step, 60),
+            2 => codependent(vec![step], OnExit::CancelOthers),
+            _ => progress(step),
+        };
+    }
+    let scene = Scene::new().await;
+    scene.garden.script("/ok", Script::exits(0));
+    assert_eq!(scene.perform(&step).await, "ok");
+}

@@ -1,6 +1,7 @@
 //! Sends one file of the container to a URL.
 
 use std::path::Path;
+use std::time::Duration;
 
 use bbs_models::UploadAction;
 use sha2::{Digest, Sha256};
@@ -12,6 +13,7 @@ use super::transfer::Cancellable;
 use super::{Result, Stage, StepError, Voice, byte_size};
 
 const ATTEMPTS: u32 = 3;
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// A file fetched from the container, and what is sent along with it.
 struct Payload {
@@ -163,6 +165,7 @@ async fn send(
     let body = reqwest::Body::wrap_stream(tokio_util::io::ReaderStream::new(file));
     let response = http
         .post(url)
+        .timeout(ATTEMPT_TIMEOUT)
         .header("Content-Type", "application/octet-stream")
         .header("Content-Length", payload.bytes)
         .header("Content-MD5", &payload.md5)
