@@ -203,3 +203,213 @@ impl Drop for Mounted<'_> {
         let _ = garden_sys::mount::unmount(self.0);
     }
 }
+
+/// What a fake registry does with the next requests for blobs, or for manifests.
+#[derive(Debug, Clone)]
+pub enum Mood {
+    Good,
+    Refuse(u16, Option<&'static str>),
+    /// Sends so many bytes and then hangs up.
+    Break(usize),
+    /// Sends so many bytes and then nothing.
+    Stall(usize),
+    /// Sends something else of the same length.
+    Lie,
+    /// Sends what it has under the wrong length.
+    Longer,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Login {
+    None,
+    Basic,
+    Token,
+}
+
+#[derive(Default)]
+pub struct Seen {
+    pub manifests: u32,
+    pub blobs: u32,
+    pub ranges: Vec<String>,
+}
+
+pub struct FakeRegistry {
+    pub address: std::net::SocketAddr,
+    shared: std::sync::Arc<Shared>,
+    server: tokio::task::JoinHandle<()>,
+}
+
+struct Shared {
+    address: std::net::SocketAddr,
+    login: Login,
+    blobs: std::sync::Mutex<std::collections::HashMap<String, Vec<u8>>>,
+    /// By tag and by digest.
+    manifests: std::sync::Mutex<std::collections::HashMap<String, (String, Vec<u8>)>>,
+    blob_moods: std::sync::Mutex<std::collections::VecDeque<Mood>>,
+    manifest_moods: std::sync::Mutex<std::collections::VecDeque<Mood>>,
+    seen: std::sync::Mutex<Seen>,
+}
+
+pub const USER: (&str, &str) = ("user", "secret");
+
+impl FakeRegistry {
+    pub async fn start(login: Login) -> FakeRegistry {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shared = std::sync::Arc::new(Shared {
+            address,
+            login,
+            blobs: Default::default(),
+            manifests: Default::default(),
+            blob_moods: Default::default(),
+            manifest_moods: Default::default(),
+            seen: Default::default(),
+        });
+        let router = axum::Router::new().fallback(fake).with_state(shared.clone());
+        let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        FakeRegistry { address, shared, server }
+    }
+
+    pub fn add(&self, tag: &str, image: &BuiltImage) {
+        self.add_manifest(tag, OCI_MANIFEST, &image.manifest);
+        let mut blobs = self.shared.blobs.lock().unwrap();
+        blobs.extend(image.blobs.iter().map(|(digest, blob)| (digest.to_string(), blob.clone())));
+    }
+
+    pub fn add_manifest(&self, tag: &str, media_type: &str, bytes: &[u8]) {
+        let mut manifests = self.shared.manifests.lock().unwrap();
+        for key in [tag.to_string(), Digest::of(bytes).to_string()] {
+            manifests.insert(key, (media_type.into(), bytes.into()));
+        }
+    }
+
+    pub fn next_blobs(&self, moods: impl IntoIterator<Item = Mood>) {
+        self.shared.blob_moods.lock().unwrap().extend(moods);
+    }
+
+    pub fn next_manifests(&self, moods: impl IntoIterator<Item = Mood>) {
+        self.shared.manifest_moods.lock().unwrap().extend(moods);
+    }
+
+    pub fn take_manifest_mood(&self) -> Option<Mood> {
+        self.shared.manifest_moods.lock().unwrap().pop_front()
+    }
+
+    pub fn take_blob_mood(&self) -> Option<Mood> {
+        self.shared.blob_moods.lock().unwrap().pop_front()
+    }
+
+    pub fn seen(&self) -> Seen {
+        std::mem::take(&mut self.shared.seen.lock().unwrap())
+    }
+
+    pub async fn stop(self) {
+        self.server.abort();
+        let _ = self.server.await;
+    }
+}
+
+type Answer = axum::http::Response<axum::body::Body>;
+
+fn plain(status: u16, headers: &[(&str, &str)], body: impl Into<axum::body::Body>) -> Answer {
+    let mut builder = axum::http::Response::builder().status(status);
+    for (name, value) in headers {
+        builder = builder.header(*name, *value);
+    }
+    builder.body(body.into()).unwrap()
+}
+
+async fn fake(
+    axum::extract::State(shared): axum::extract::State<std::sync::Arc<Shared>>,
+    request: axum::extract::Request,
+) -> Answer {
+    use base64::Engine as _;
+    let path = request.uri().path().to_string();
+    let header = |name: &str| request.headers().get(name).map(|v| v.to_str().unwrap().to_string());
+    let authorization = header("authorization").unwrap_or_default();
+    let basic = base64::engine::general_purpose::STANDARD.encode(format!("{}:{}", USER.0, USER.1));
+    let basic = format!("Basic {basic}");
+    if path == "/token" {
+        // Anonymous tokens are given, but let nobody in.
+        let token = if authorization == basic { "good" } else { "anonymous" };
+        return plain(200, &[], format!(r#"{{"token": "{token}", "expires_in": 60}}"#));
+    }
+    let let_in = match shared.login {
+        Login::None => true,
+        Login::Basic => authorization == basic,
+        Login::Token => authorization == "Bearer good",
+    };
+    if !let_in {
+        let realm = match shared.login {
+            Login::Token => format!("Bearer realm=\"http://{}/token\",service=\"fake\"", shared.address),
+            _ => "Basic realm=\"fake\"".to_string(),
+        };
+        return plain(401, &[("www-authenticate", &realm)], "");
+    }
+    let head = request.method() == axum::http::Method::HEAD;
+    if let Some((_, reference)) = path.rsplit_once("/manifests/") {
+        shared.seen.lock().unwrap().manifests += 1;
+        let found = shared.manifests.lock().unwrap().get(reference).cloned();
+        let Some((media_type, bytes)) = found else { return plain(404, &[], "{}") };
+        let mood = shared.manifest_moods.lock().unwrap().pop_front();
+        let digest = Digest::of(&bytes).to_string();
+        return moody(
+            mood,
+            &[("content-type", &media_type), ("docker-content-digest", &digest)],
+            bytes,
+            head,
+        );
+    }
+    let Some((_, digest)) = path.rsplit_once("/blobs/") else { return plain(404, &[], "{}") };
+    let Some(blob) = shared.blobs.lock().unwrap().get(digest).cloned() else { return plain(404, &[], "{}") };
+    let mood = if head { None } else { shared.blob_moods.lock().unwrap().pop_front() };
+    let mood = mood.filter(|mood| !matches!(mood, Mood::Good));
+    let mut seen = shared.seen.lock().unwrap();
+    seen.blobs += u32::from(!head);
+    if let Some(range) = header("range") {
+        seen.ranges.push(range.clone());
+        let from: usize = range.trim_start_matches("bytes=").trim_end_matches('-').parse().unwrap();
+        let content_range = format!("bytes {from}-{}/{}", blob.len() - 1, blob.len());
+        if mood.is_none() {
+            return plain(206, &[("content-range", &content_range)], blob[from..].to_vec());
+        }
+    }
+    moody(mood, &[], blob, head)
+}
+
+fn moody(mood: Option<Mood>, headers: &[(&str, &str)], mut bytes: Vec<u8>, head: bool) -> Answer {
+    let length = bytes.len().to_string();
+    let with_length: Vec<(&str, &str)> =
+        headers.iter().copied().chain([("content-length", length.as_str())]).collect();
+    let stream = |first: Vec<u8>, stalls: bool| {
+        let first = futures_util::stream::iter([Ok::<_, std::io::Error>(bytes::Bytes::from(first))]);
+        let last = futures_util::stream::once(async move {
+            if stalls {
+                std::future::pending::<()>().await;
+            }
+            // Time for what was sent to leave; a server that fails at once takes it along.
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            Err(std::io::Error::other("cut"))
+        });
+        axum::body::Body::from_stream(futures_util::StreamExt::chain(first, last))
+    };
+    match mood {
+        None | Some(Mood::Good) if head => plain(200, &with_length, ""),
+        None | Some(Mood::Good) => plain(200, &with_length, bytes),
+        Some(Mood::Refuse(status, after)) => {
+            let after: Vec<(&str, &str)> = after.map(|after| ("retry-after", after)).into_iter().collect();
+            plain(status, &after, "")
+        }
+        Some(Mood::Break(at)) => plain(200, &with_length, stream(bytes[..at].to_vec(), false)),
+        Some(Mood::Stall(at)) => plain(200, &with_length, stream(bytes[..at].to_vec(), true)),
+        Some(Mood::Lie) => {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 0xff;
+            plain(200, headers, bytes)
+        }
+        Some(Mood::Longer) => {
+            bytes.push(b'x');
+            plain(200, headers, bytes)
+        }
+    }
+}

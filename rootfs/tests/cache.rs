@@ -1,0 +1,300 @@
+//! The private registry cache before a fake registry and a real one, with an ordinary client.
+
+mod common;
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use common::{FakeRegistry, Login, Mood, Tar, USER, image};
+use diego_base::serve::Listen;
+use rootfs::registry::cache::{self, ResolveLine, ResolveRequest, Resolved};
+use rootfs::registry::{Policy, Retry};
+use rootfs::{Config, ImageRef, Store};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+struct Cache {
+    address: std::net::SocketAddr,
+    shutdown: CancellationToken,
+    server: tokio::task::JoinHandle<Result<(), cache::Error>>,
+}
+
+impl Cache {
+    fn start(directory: &Path, tag_age_max: Duration) -> Cache {
+        let (listen, address) = Listen::loopback().unwrap();
+        let retry = Retry { first_wait: Duration::from_millis(5), ..Retry::default() };
+        let upstream = Policy { retry, stall_max: Duration::from_millis(500), ..Policy::default() };
+        let config =
+            cache::Config { upstream, tag_age_max, ..cache::Config::new(listen, directory.to_path_buf()) };
+        let shutdown = CancellationToken::new();
+        let server = tokio::spawn(cache::run(config, shutdown.clone()));
+        Cache { address, shutdown, server }
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        self.server.await.unwrap().unwrap();
+    }
+
+    async fn get(&self, path: &str) -> (u16, reqwest::header::HeaderMap, Vec<u8>) {
+        let answer = client().get(format!("http://{}{path}", self.address)).send().await.unwrap();
+        let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+        (status, headers, answer.bytes().await.map_or_else(|_| b"broken off".to_vec(), |b| b.to_vec()))
+    }
+
+    async fn resolve(&self, image: &str, user: (&str, &str)) -> (Vec<ResolveLine>, Result<Resolved, String>) {
+        let request =
+            ResolveRequest { image: image.into(), username: user.0.into(), password: user.1.into() };
+        let url = format!("http://{}/v1/resolve", self.address);
+        let text = client().post(url).json(&request).send().await.unwrap().text().await.unwrap();
+        let mut lines: Vec<ResolveLine> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let last = match lines.pop() {
+            Some(ResolveLine::Resolved(resolved)) => Ok(resolved),
+            Some(ResolveLine::Error { error }) => Err(error),
+            other => panic!("{other:?}"),
+        };
+        (lines, last)
+    }
+}
+
+fn client() -> reqwest::Client {
+    diego_base::http::client(&Default::default()).unwrap()
+}
+
+fn built() -> common::BuiltImage {
+    let layers = [Tar::default().file("a", &"a".repeat(5000)).bytes(), Tar::default().file("b", "b").bytes()];
+    image(&layers, json!({"Entrypoint": ["/a"], "Env": ["X=y"], "User": "me"}))
+}
+
+const NOBODY: (&str, &str) = ("", "");
+
+#[tokio::test]
+async fn a_pinned_image_needs_its_registry_no_more() {
+    let scratch = tempfile::tempdir().unwrap();
+    let registry = FakeRegistry::start(Login::Token).await;
+    let image = built();
+    registry.add("v1", &image);
+    let cache = Cache::start(&scratch.path().join("cache"), Duration::ZERO);
+    let uri = format!("docker://{}/team/app:v1", registry.address);
+    let (_, anonymous) = cache.resolve(&uri, NOBODY).await;
+    assert!(anonymous.unwrap_err().contains("does not let anonymous users read image"));
+    let (lines, resolved) = cache.resolve(&uri, USER).await;
+    let resolved = resolved.unwrap();
+    let whole =
+        |line: &&ResolveLine| matches!(line, ResolveLine::Progress { done, total, .. } if done == total);
+    assert_eq!(lines.iter().filter(whole).count(), 2);
+    let encoded = registry.address.to_string().replace(':', "_");
+    let expected = format!("docker://{}/{encoded}/team/app@{}", cache.address, image.digest);
+    assert_eq!(resolved.image, expected);
+    assert_eq!(
+        (resolved.config.entrypoint, resolved.config.user),
+        (vec!["/a".to_string()], "me".to_string())
+    );
+    // By its tag it is not shown to those who give no credentials.
+    let (status, headers, _) = cache.get(&format!("/v2/{encoded}/team/app/manifests/v1")).await;
+    assert_eq!((status, headers.contains_key("www-authenticate")), (401, true));
+    registry.stop().await;
+    if !common::is_root() {
+        println!("SKIPPED the second half of a_pinned_image_needs_its_registry_no_more: needs root");
+        return cache.stop().await;
+    }
+    let store = Store::open(&scratch.path().join("store"), Config::default()).unwrap();
+    let pinned: ImageRef = resolved.image.parse().unwrap();
+    let pulled = store.pull(&pinned, None, &|_| {}).await.unwrap();
+    assert_eq!((pulled.digest, pulled.config.env), (image.digest, vec!["X=y".to_string()]));
+    cache.stop().await;
+}
+
+#[tokio::test]
+async fn a_tag_is_followed_and_served_as_it_was_when_its_registry_is_gone() {
+    let scratch = tempfile::tempdir().unwrap();
+    let registry = FakeRegistry::start(Login::None).await;
+    let first = built();
+    registry.add("v1", &first);
+    let cache = Cache::start(&scratch.path().join("cache"), Duration::ZERO);
+    let path = format!("/v2/{}/app", registry.address.to_string().replace(':', "_"));
+    let digest = async || {
+        let (status, headers, body) = cache.get(&format!("{path}/manifests/v1")).await;
+        let digest = headers.get("docker-content-digest").map(|digest| digest.to_str().unwrap().to_string());
+        (status, digest.unwrap_or_else(|| String::from_utf8(body).unwrap()))
+    };
+    assert_eq!(digest().await, (200, first.digest.to_string()));
+    let second = image(&[Tar::default().file("c", "c").bytes()], json!({}));
+    registry.add("v1", &second);
+    assert_eq!(digest().await, (200, second.digest.to_string()));
+    registry.next_manifests((0..4).map(|_| Mood::Refuse(500, None)));
+    assert_eq!(digest().await, (200, second.digest.to_string()));
+    let (status, _, body) = cache.get(&format!("{path}/manifests/none")).await;
+    let body = String::from_utf8(body).unwrap();
+    assert!(status == 404 && body.contains(r#""code":"MANIFEST_UNKNOWN""#), "{body}");
+    let (status, _, body) = cache.get(&format!("{path}/tags/list")).await;
+    assert_eq!((status, String::from_utf8(body).unwrap().contains(r#""tags":["v1"]"#)), (200, true));
+    registry.stop().await;
+    assert_eq!(digest().await, (200, second.digest.to_string()));
+    cache.stop().await;
+}
+
+#[tokio::test]
+async fn a_blob_is_fetched_once_for_all_and_never_shown_wrong() {
+    let scratch = tempfile::tempdir().unwrap();
+    let registry = FakeRegistry::start(Login::None).await;
+    let mut noise = vec![0u8; 3_000_000];
+    rand::Rng::fill(&mut rand::rng(), &mut noise[..]);
+    let layer = Tar::default().add(common::Entry::file("a", &noise)).bytes();
+    let image = image(&[layer], json!({}));
+    registry.add("v1", &image);
+    let (digest, blob) = image.blobs[0].clone();
+    let cache = Cache::start(&scratch.path().join("cache"), Duration::ZERO);
+    let path = format!("/v2/{}/app/blobs/{digest}", registry.address.to_string().replace(':', "_"));
+    registry.next_blobs((0..4).map(|_| Mood::Lie));
+    let (_, _, body) = cache.get(&path).await;
+    assert!(body != blob && body == b"broken off", "a wrong blob looked whole");
+    while registry.take_blob_mood().is_some() {}
+    registry.seen();
+    let all = futures_util::future::join_all((0..10).map(|_| cache.get(&path))).await;
+    assert!(all.iter().all(|(status, _, body)| *status == 200 && *body == blob));
+    assert_eq!(registry.seen().blobs, 1);
+    registry.stop().await;
+    let url = format!("http://{}{path}", cache.address);
+    let part = client().get(&url).header("range", "bytes=100-199").send().await.unwrap();
+    assert_eq!(part.status().as_u16(), 206);
+    assert_eq!(part.headers()["content-range"].to_str().unwrap(), format!("bytes 100-199/{}", blob.len()));
+    assert!(part.bytes().await.unwrap() == blob[100..200]);
+    let outside = client().get(&url).header("range", "bytes=99999999-").send().await.unwrap();
+    assert_eq!(outside.status().as_u16(), 416);
+    let head = client().head(&url).send().await.unwrap();
+    assert_eq!(head.headers()["content-length"].to_str().unwrap(), blob.len().to_string());
+    cache.stop().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_resolved_ends_in_one_clear_line() {
+    let scratch = tempfile::tempdir().unwrap();
+    let registry = FakeRegistry::start(Login::None).await;
+    let cache = Cache::start(&scratch.path().join("cache"), Duration::ZERO);
+    let host = registry.address;
+    for (image, expected) in [
+        (format!("docker://{host}/app:none"), format!("image {host}/app:none not found in its registry")),
+        (
+            "preloaded:x".into(),
+            "'preloaded:x' is not in a registry: only docker:// images can be resolved".into(),
+        ),
+        ("nonsense".into(), "'nonsense' names no image: it begins with none".into()),
+        ("docker://[::1]:5000/a".into(), "registry [::1]:5000 has no name in this cache".into()),
+        (format!("docker://{}/app:none", cache.address), "is not in this cache".into()),
+    ] {
+        let (_, answer) = cache.resolve(&image, NOBODY).await;
+        let error = answer.unwrap_err();
+        assert!(error.contains(&expected), "{error}");
+    }
+    let url = format!("http://{}/v1/resolve", cache.address);
+    let answer =
+        client().post(url).body("{").header("content-type", "application/json").send().await.unwrap();
+    assert_eq!(answer.status().as_u16(), 400);
+    registry.stop().await;
+    cache.stop().await;
+}
+
+/// Debian's registry, on a port of its own.
+struct DockerRegistry {
+    child: Child,
+    address: String,
+}
+
+impl DockerRegistry {
+    async fn start(directory: &Path) -> Option<DockerRegistry> {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        std::fs::create_dir_all(directory).unwrap();
+        let config = directory.join("config.yml");
+        let text = format!(
+            "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {address}\n",
+            directory.join("data").display()
+        );
+        std::fs::write(&config, text).unwrap();
+        let child = Command::new("docker-registry")
+            .arg("serve")
+            .arg(&config)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .ok()?;
+        let registry = DockerRegistry { child, address };
+        for _ in 0..1000 {
+            if client().get(format!("http://{}/v2/", registry.address)).send().await.is_ok() {
+                return Some(registry);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("docker-registry does not answer");
+    }
+}
+
+impl Drop for DockerRegistry {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs skopeo with a trust policy of its own; `None`: it is not installed.
+async fn skopeo(scratch: &Path, arguments: &[&str]) -> Option<()> {
+    let policy = scratch.join("policy.json");
+    std::fs::write(&policy, r#"{"default": [{"type": "insecureAcceptAnything"}]}"#).unwrap();
+    let mut command = tokio::process::Command::new("skopeo");
+    command.arg("--policy").arg(policy).args(arguments).env("HOME", scratch).env("TMPDIR", scratch);
+    let output = match command.output().await {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+        output => output.unwrap(),
+    };
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Some(())
+}
+
+#[tokio::test]
+async fn ordinary_clients_push_pull_and_mirror() {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = |name: &str| scratch.path().join(name);
+    let Some(registry) = DockerRegistry::start(&path("registry")).await else {
+        println!("SKIPPED ordinary_clients_push_pull_and_mirror: docker-registry is not installed");
+        return;
+    };
+    let image = built();
+    image.write_layout(&path("layout"), "v1");
+    let cache = Cache::start(&path("cache"), Duration::from_secs(30));
+    let layout = format!("oci:{}:v1", path("layout").display());
+    let encoded = registry.address.replace(':', "_");
+    let upstream = format!("docker://{}/team/app:v1", registry.address);
+    let pushed = skopeo(scratch.path(), &["copy", "--dest-tls-verify=false", &layout, &upstream]).await;
+    if pushed.is_none() {
+        println!("SKIPPED ordinary_clients_push_pull_and_mirror: skopeo is not installed");
+        return cache.stop().await;
+    }
+    // Pulled through the cache, then pushed into it and pulled back.
+    let through = format!("docker://{}/{encoded}/team/app:v1", cache.address);
+    let out = format!("oci:{}:v1", path("out").display());
+    skopeo(scratch.path(), &["copy", "--src-tls-verify=false", &through, &out]).await.unwrap();
+    let ours = format!("docker://{}/mine/app:v2", cache.address);
+    skopeo(scratch.path(), &["copy", "--dest-tls-verify=false", &layout, &ours]).await.unwrap();
+    let back = format!("oci:{}:v1", path("back").display());
+    skopeo(scratch.path(), &["copy", "--src-tls-verify=false", &ours, &back]).await.unwrap();
+    for copy in ["out", "back"] {
+        let blob = path(copy).join("blobs/sha256").join(image.digest.hex());
+        assert_eq!(std::fs::read(blob).unwrap(), image.manifest, "{copy}");
+    }
+    let (_, resolved) = cache.resolve(&ours, NOBODY).await;
+    assert_eq!(resolved.unwrap().image, format!("docker://{}/mine/app@{}", cache.address, image.digest));
+    let denied = client().post(format!("http://{}/v2/{encoded}/team/app/blobs/uploads/", cache.address));
+    assert_eq!(denied.send().await.unwrap().status().as_u16(), 403);
+    if common::is_root() {
+        let store = Store::open(&path("store"), Config::default()).unwrap();
+        for uri in [&upstream, &through, &ours] {
+            let pulled = store.pull(&uri.parse::<ImageRef>().unwrap(), None, &|_| {}).await.unwrap();
+            assert_eq!(pulled.digest, image.digest);
+        }
+    }
+    cache.stop().await;
+}
