@@ -129,8 +129,13 @@ impl Executor {
             Owner::Removed => Ok(()),
             Owner::Task(owner) => {
                 let (reply, answer) = oneshot::channel();
-                ask(&owner, life::Command::Delete(reply)).await?;
-                answer.await.map_err(|_| Error::ContainerNotFound)?
+                // An owner that is gone has left nothing; only one that died has left its container.
+                if ask(&owner, life::Command::Delete(reply)).await.is_ok()
+                    && let Ok(result) = answer.await
+                {
+                    return result;
+                }
+                life::bury(&self.0, guid).await
             }
         }
     }

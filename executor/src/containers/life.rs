@@ -68,6 +68,21 @@ async fn live(work: Work, commands: mpsc::Receiver<Command>) {
     work.shared.streams.remove(&work.guid);
 }
 
+/// Destroys what an owner left that ended without having done so itself: none should.
+pub(crate) async fn bury(shared: &Shared, guid: &str) -> Result<(), Error> {
+    if !shared.store.contains(guid) {
+        return Ok(());
+    }
+    tracing::error!(guid, "executor.container-without-owner");
+    match shared.garden.destroy(guid).await {
+        Ok(()) | Err(garden_client::Error::ContainerNotFound { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    creation::release(shared, guid, &mut Held::default()).await;
+    shared.store.remove(guid);
+    Ok(())
+}
+
 /// Takes commands on behalf of the work.
 struct Owner<'a> {
     work: &'a Work,

@@ -6,7 +6,7 @@ use bbs_models::DownloadAction;
 use tokio_util::sync::CancellationToken;
 
 use super::transfer::Cancellable;
-use super::{Result, Stage, StepError, Voice, byte_size};
+use super::{Ready, Result, Stage, StepError, Voice, byte_size};
 use crate::cache::{FetchError, Fetched, Wanted};
 use crate::containers::store::truncate;
 
@@ -19,7 +19,9 @@ pub(super) async fn perform(
     source: &str,
     stage: &Stage,
     cancel: &CancellationToken,
+    ready: &Ready,
 ) -> Result {
+    ready.set();
     let voice = stage.voice(source);
     let artifact = action.artifact.as_str();
     if !artifact.is_empty() {

@@ -143,32 +143,27 @@ pub(crate) fn perform<'a>(
     cancel: &'a CancellationToken,
     ready: &'a Ready,
 ) -> BoxFuture<'a, Result> {
-    Box::pin(async move {
-        match step {
-            Step::Run(run) => run::perform(run, stage, cancel, ready).await,
-            Step::Download { action, source } => {
-                ready.set();
-                download::perform(action, source, stage, cancel).await
-            }
-            Step::Upload { action, source } => {
-                ready.set();
-                upload::perform(action, source, stage, cancel).await
-            }
-            Step::Timeout { step, limit } => timeout::perform(step, *limit, stage, cancel, ready).await,
-            Step::Try(step) => r#try::perform(step, stage, cancel, ready).await,
-            Step::EmitProgress { step, messages, source } => {
-                emit_progress::perform(step, messages, source, stage, cancel, ready).await
-            }
-            Step::Parallel(steps) => parallel::perform(steps, stage, cancel, ready).await,
-            Step::Serial(steps) => serial::perform(steps, stage, cancel, ready).await,
-            Step::Codependent { steps, rule } => {
-                codependent::perform(steps, *rule, stage, cancel, ready).await
-            }
-            Step::Capture(step) => voice::capture(step, stage, cancel, ready).await,
-            Step::Repeat(repeat) => checks::repeat(repeat, stage, cancel, ready).await,
-            Step::Check(check) => checks::check(check, stage, cancel, ready).await,
-            Step::Monitor(monitor) => checks::monitor(monitor, stage, cancel, ready).await,
-            Step::Readiness(readiness) => checks::readiness(readiness, stage, cancel, ready).await,
+    // A box a step, not one for whatever step it may be: recipes nest deeply, and stacks end.
+    match step {
+        Step::Run(run) => Box::pin(run::perform(run, stage, cancel, ready)),
+        Step::Download { action, source } => {
+            Box::pin(download::perform(action, source, stage, cancel, ready))
         }
-    })
+        Step::Upload { action, source } => Box::pin(upload::perform(action, source, stage, cancel, ready)),
+        Step::Timeout { step, limit } => Box::pin(timeout::perform(step, *limit, stage, cancel, ready)),
+        Step::Try(step) => Box::pin(r#try::perform(step, stage, cancel, ready)),
+        Step::EmitProgress { step, messages, source } => {
+            Box::pin(emit_progress::perform(step, messages, source, stage, cancel, ready))
+        }
+        Step::Parallel(steps) => Box::pin(parallel::perform(steps, stage, cancel, ready)),
+        Step::Serial(steps) => Box::pin(serial::perform(steps, stage, cancel, ready)),
+        Step::Codependent { steps, rule } => {
+            Box::pin(codependent::perform(steps, *rule, stage, cancel, ready))
+        }
+        Step::Capture(step) => Box::pin(voice::capture(step, stage, cancel, ready)),
+        Step::Repeat(repeat) => Box::pin(checks::repeat(repeat, stage, cancel, ready)),
+        Step::Check(check) => Box::pin(checks::check(check, stage, cancel, ready)),
+        Step::Monitor(monitor) => Box::pin(checks::monitor(monitor, stage, cancel, ready)),
+        Step::Readiness(readiness) => Box::pin(checks::readiness(readiness, stage, cancel, ready)),
+    }
 }

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::download::report;
 use super::transfer::Cancellable;
-use super::{Result, Stage, StepError, Voice, byte_size};
+use super::{Ready, Result, Stage, StepError, Voice, byte_size};
 
 const ATTEMPTS: u32 = 3;
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(600);
@@ -51,7 +51,9 @@ pub(super) async fn perform(
     source: &str,
     stage: &Stage,
     cancel: &CancellationToken,
+    ready: &Ready,
 ) -> Result {
+    ready.set();
     let voice = stage.voice(source);
     let artifact = action.artifact.as_str();
     let Some(permit) = cancel.run_until_cancelled(stage.shared.uploads.acquire()).await else {
