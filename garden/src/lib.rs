@@ -1,6 +1,55 @@
 //! The container runtime: makes containers and runs processes in them, behind the Garden API.
 //!
 //! It knows no LRP, no Task and no action; images come from `rootfs`, everything of the kernel from `garden-sys`.
+//! Use it in the same process ([`Gardener`]) or as a server ([`run`]).
 
+mod capacity;
+pub mod containerizer;
+pub mod depot;
+pub mod gardener;
 pub mod http;
 pub mod networker;
+mod properties;
+mod restore;
+
+use std::sync::Arc;
+
+use diego_base::clock::SystemClock;
+use diego_base::serve::{self, Listen, Listener};
+pub use gardener::{Gardener, StartError};
+use tokio_util::sync::CancellationToken;
+
+#[derive(Debug)]
+pub struct Config {
+    pub listen: Listen,
+    pub gardener: gardener::Config,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot start garden")]
+    Start(#[from] StartError),
+    #[error(transparent)]
+    Listen(#[from] serve::Error),
+}
+
+/// A garden behind its API, until `shutdown`. It listens only once what an earlier one left is gone.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
+    let gardener = Gardener::start(config.gardener, Arc::new(SystemClock), shutdown.clone()).await?;
+    let listener = Listener::bind(config.listen).await?;
+    if let Listener::Unix(_, path) = &listener {
+        open_to_all(path);
+    }
+    tracing::info!("started");
+    http::serve(listener, Arc::new(gardener.clone()), shutdown).await;
+    gardener.shut_down().await;
+    Ok(())
+}
+
+/// Garden and its clients are different users in existing deployments; who may reach the directory may reach garden.
+fn open_to_all(socket: &std::path::Path) {
+    use std::os::unix::fs::PermissionsExt;
+    if let Err(error) = std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o777)) {
+        tracing::warn!(path = %socket.display(), %error, "cannot open the socket to other users");
+    }
+}

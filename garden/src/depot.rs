@@ -1,0 +1,199 @@
+//! The truth about containers, on disk: one directory each, in it one record.
+//!
+//! The record is written before anything else of a container exists and is dropped after everything else is gone, so
+//! that whatever a killed garden leaves behind is found by the next one. Each write is atomic: a new file takes the
+//! place of the old. What the records mean is the gardener's business.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use garden_client::{ContainerSpec, Properties};
+use serde::{Deserialize, Serialize};
+
+use crate::containerizer;
+use crate::networker::Connection;
+
+const RECORD: &str = "container.json";
+const NEW_RECORD: &str = "container.json.new";
+/// Becomes the name of a directory, each byte escaped at worst, which file systems end at 255.
+pub const HANDLE_BYTES_MAX: usize = 200;
+const NAME_BYTES_MAX: usize = 255;
+
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {act} {}", path.display())]
+pub struct Error {
+    act: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+fn failed<'a>(act: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Error + 'a {
+    move |source| Error { act, path: path.to_owned(), source }
+}
+
+/// Everything that must be known to take a container away, or to take it over.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    pub handle: String,
+    /// Since the epoch.
+    pub created_at_ns: i64,
+    /// False until its creation has succeeded.
+    pub created: bool,
+    /// As asked for, without credentials.
+    pub spec: ContainerSpec,
+    pub properties: Properties,
+    pub grace_time_ns: u64,
+    pub connection: Option<Connection>,
+    /// Once it has a pid 1.
+    pub container: Option<containerizer::Record>,
+}
+
+#[derive(Debug)]
+pub struct Depot {
+    root: PathBuf,
+}
+
+/// What stands in one directory of the depot.
+#[derive(Debug)]
+pub struct Found {
+    pub directory: PathBuf,
+    /// `None`: the directory was made and no record yet written, or it is unreadable.
+    pub record: Option<Record>,
+}
+
+impl Depot {
+    pub fn open(root: PathBuf) -> Result<Self> {
+        fs::create_dir_all(&root).map_err(failed("make", &root))?;
+        Ok(Self { root })
+    }
+
+    /// Where files of a container may be kept. The name is the handle, escaped.
+    pub fn directory(&self, handle: &str) -> PathBuf {
+        self.root.join(name(handle))
+    }
+
+    /// Writes a record for the first time, or anew.
+    pub fn save(&self, record: &Record) -> Result<()> {
+        let directory = self.directory(&record.handle);
+        match fs::create_dir(&directory) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(failed("make", &directory)(error));
+            }
+            _ => {}
+        }
+        let (path, new) = (directory.join(RECORD), directory.join(NEW_RECORD));
+        let bytes = serde_json::to_vec(record).map_err(io::Error::other).map_err(failed("encode", &path))?;
+        write_whole(&new, &bytes).map_err(failed("write", &new))?;
+        fs::rename(&new, &path).map_err(failed("replace", &path))
+    }
+
+    /// The record goes first of its directory, then the rest; both may be gone already.
+    pub fn drop_record(&self, handle: &str) -> Result<()> {
+        remove(&self.directory(handle))
+    }
+
+    /// A directory without a readable record, which nothing is known about.
+    pub fn drop_directory(&self, found: &Found) -> Result<()> {
+        remove(&found.directory)
+    }
+
+    pub fn found(&self) -> Result<Vec<Found>> {
+        let list = || -> io::Result<Vec<PathBuf>> {
+            fs::read_dir(&self.root)?.map(|entry| entry.map(|entry| entry.path())).collect()
+        };
+        let directories = list().map_err(failed("list", &self.root))?;
+        Ok(directories.into_iter().map(|directory| Found { record: read(&directory), directory }).collect())
+    }
+}
+
+fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    // Not synced: the record outlives garden, not the machine, whose containers end with it.
+    fs::File::create(path)?.write_all(bytes)
+}
+
+fn read(directory: &Path) -> Option<Record> {
+    let path = directory.join(RECORD);
+    let bytes = fs::read(&path).ok()?;
+    serde_json::from_slice(&bytes)
+        .inspect_err(
+            |error| tracing::warn!(path = %path.display(), %error, "unreadable record of a container"),
+        )
+        .ok()
+}
+
+fn remove(directory: &Path) -> Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", directory)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a handle can become a directory.
+pub fn is_usable(handle: &str) -> bool {
+    !handle.is_empty() && handle.len() <= HANDLE_BYTES_MAX && name(handle).len() <= NAME_BYTES_MAX
+}
+
+fn name(handle: &str) -> String {
+    let escaped = garden_client::wire::encode(handle);
+    // "." and ".." are places of their own.
+    match escaped.strip_prefix('.') {
+        Some(rest) => format!("%2E{rest}"),
+        None => escaped,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(handle: &str) -> Record {
+        Record {
+            handle: handle.into(),
+            created_at_ns: 7,
+            created: false,
+            spec: ContainerSpec::default(),
+            properties: Properties::new(),
+            grace_time_ns: 0,
+            connection: None,
+            container: None,
+        }
+    }
+
+    #[test]
+    fn what_is_saved_is_found_until_it_is_dropped() {
+        let root = tempfile::tempdir().unwrap();
+        let depot = Depot::open(root.path().join("a/b")).unwrap();
+        for handle in ["plain", "..", ".", "a/../b", "ü"] {
+            depot.save(&record(handle)).unwrap();
+            depot.save(&Record { created: true, ..record(handle) }).unwrap();
+            let found = depot.found().unwrap();
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert_eq!(found[0].record.as_ref().unwrap(), &Record { created: true, ..record(handle) });
+            assert_eq!(found[0].directory.parent().unwrap(), root.path().join("a/b"));
+            depot.drop_record(handle).unwrap();
+            depot.drop_record(handle).unwrap();
+            assert_eq!(depot.found().unwrap().len(), 0);
+        }
+    }
+
+    #[test]
+    fn half_of_a_record_is_no_record() {
+        let root = tempfile::tempdir().unwrap();
+        let depot = Depot::open(root.path().to_owned()).unwrap();
+        fs::create_dir(root.path().join("half")).unwrap();
+        fs::write(root.path().join("half").join(RECORD), "{\"handle\":").unwrap();
+        let found = depot.found().unwrap();
+        assert!(found[0].record.is_none());
+        depot.drop_directory(&found[0]).unwrap();
+        assert_eq!(depot.found().unwrap().len(), 0);
+    }
+
+    #[test]
+    fn handles_that_make_no_directory_are_known() {
+        assert!(is_usable("a") && is_usable(&"x".repeat(200)) && is_usable(".."));
+        assert!(!is_usable("") && !is_usable(&"x".repeat(201)) && !is_usable(&"/".repeat(100)));
+    }
+}

@@ -1,0 +1,270 @@
+//! How a container comes to be, step by step, and what happens when a step fails.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use garden_client::{BindMount, ContainerSpec, Error, ImageRef, Result};
+use rootfs::image;
+use rootfs::registry::Credentials;
+use rootfs::store::{BaseIds, DiskLimit, DiskScope, Image};
+
+use super::entry::{Entry, Stage};
+use super::{Gardener, blocking, chain};
+use crate::containerizer::{self, Blank, Container};
+use crate::depot::{HANDLE_BYTES_MAX, Record};
+
+/// Where pid 1 waits for a later garden, in the container's directory.
+const SOCKET: &str = "pid1";
+/// A unix socket's path ends here, with its terminating zero.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+const WRITABLE: u8 = 1;
+
+/// In the order in which they are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    Recorded,
+    Prepared,
+    RootMounted,
+    Connected,
+    Started,
+}
+
+impl Step {
+    #[cfg(test)]
+    pub const ALL: [Step; 5] =
+        [Step::Recorded, Step::Prepared, Step::RootMounted, Step::Connected, Step::Started];
+}
+
+impl Gardener {
+    pub(super) async fn create_container(&self, mut spec: ContainerSpec) -> Result<String> {
+        if spec.handle.is_empty() {
+            spec.handle = uuid::Uuid::new_v4().to_string();
+        }
+        if spec.privileged && !self.0.config.allow_privileged {
+            return Err(Error::Other("privileged container creation is disabled".into()));
+        }
+        check_handle(&spec.handle)?;
+        let entry = self.enter(&spec)?;
+        let gardener = self.clone();
+        let creating = tokio::spawn(async move {
+            let handle = spec.handle.clone();
+            let started = std::time::Instant::now();
+            match gardener.take_steps(&entry, spec).await {
+                Ok(()) => {
+                    tracing::info!(handle, milliseconds = started.elapsed().as_millis(), "created");
+                    Ok(handle)
+                }
+                Err(error) => {
+                    tracing::error!(handle, %error, "creation failed, cleaning up");
+                    gardener.undo(entry).await;
+                    Err(error)
+                }
+            }
+        });
+        creating.await.map_err(|error| Error::Other(format!("interrupted: {error}")))?
+    }
+
+    /// Takes the handle.
+    fn enter(&self, spec: &ContainerSpec) -> Result<Arc<Entry>> {
+        let grace_time_ns = match spec.grace_time {
+            0 => u64::try_from(self.0.config.default_grace_time.as_nanos()).unwrap_or(u64::MAX),
+            given => given,
+        };
+        let mut recorded = spec.clone();
+        recorded.image.password = String::new();
+        let record = Record {
+            handle: spec.handle.clone(),
+            created_at_ns: self.0.clock.now_ns(),
+            created: false,
+            properties: spec.properties.clone(),
+            spec: recorded,
+            grace_time_ns,
+            connection: None,
+            container: None,
+        };
+        let mut entries = self.entries();
+        if entries.contains_key(&spec.handle) {
+            return Err(Error::Other(format!("Handle '{}' already in use", spec.handle)));
+        }
+        let limit = self.0.config.max_containers;
+        if limit > 0 && entries.len() as u64 >= limit {
+            return Err(Error::Other("max containers reached".into()));
+        }
+        let entry = Arc::new(Entry::new(record, Stage::Creating));
+        entries.insert(spec.handle.clone(), entry.clone());
+        Ok(entry)
+    }
+
+    async fn take_steps(&self, entry: &Arc<Entry>, spec: ContainerSpec) -> Result<()> {
+        self.reserve_and_record(entry, &spec).await?;
+        self.checkpoint(Step::Recorded)?;
+        let (blank, image) = tokio::join!(self.0.containerizer.blank(spec.privileged), self.pull(&spec));
+        let (blank, image) = (Arc::new(blank?), image?);
+        self.checkpoint(Step::Prepared)?;
+        let root = self.mount(&spec, &blank, &image).await?;
+        self.checkpoint(Step::RootMounted)?;
+        let files = self.connect(entry, &blank).await?;
+        self.checkpoint(Step::Connected)?;
+        let container = self.start_pid_1(entry, spec, blank, &image, root, files).await?;
+        let container = Arc::new(container);
+        // From here on an undo must end it, too.
+        entry.created(container);
+        self.checkpoint(Step::Started)?;
+        self.change(entry.clone(), |record| record.created = true).await?;
+        entry.touch();
+        Ok(())
+    }
+
+    async fn reserve_and_record(&self, entry: &Arc<Entry>, spec: &ContainerSpec) -> Result<()> {
+        let (gardener, net_in, net_out) = (self.clone(), spec.net_in.clone(), spec.net_out.clone());
+        let reserved = blocking(move || gardener.0.networker.reserve(&net_in, &net_out)).await?;
+        let connection = reserved.clone();
+        let recorded = self.change(entry.clone(), move |record| record.connection = Some(connection)).await;
+        if recorded.is_err() {
+            // Not in the record, so nobody else would.
+            let gardener = self.clone();
+            blocking(move || gardener.0.networker.disconnect(&reserved)).await?;
+        }
+        recorded
+    }
+
+    async fn pull(&self, spec: &ContainerSpec) -> Result<Image> {
+        let ImageRef { uri, username, password } = &spec.image;
+        let named =
+            [uri, &spec.rootfs_path, &self.0.config.default_rootfs].into_iter().find(|uri| !uri.is_empty());
+        let Some(uri) = named else {
+            return Err(Error::Other("no image is named, and there is no default".into()));
+        };
+        let image = image::ImageRef::from_str(uri).map_err(|error| Error::Other(chain(&error)))?;
+        let credentials = Credentials::given(username, password);
+        let pulled = self.0.store.pull(&image, credentials, &|_| {}).await;
+        pulled.map_err(|error| Error::Other(chain(&error)))
+    }
+
+    async fn mount(&self, spec: &ContainerSpec, blank: &Arc<Blank>, image: &Image) -> Result<OwnedFd> {
+        let disk = spec.limits.disk;
+        let scope = if disk.scope == 0 { DiskScope::Total } else { DiskScope::Exclusive };
+        let limit = DiskLimit { bytes: disk.byte_hard, inodes: disk.inode_hard, scope };
+        let base = blank.ids().map_or(BaseIds::default(), |ids| BaseIds { uid: ids.base, gid: ids.base });
+        let (gardener, handle, blank, image) =
+            (self.clone(), spec.handle.clone(), blank.clone(), image.clone());
+        let mount = move || gardener.0.store.mount(&handle, &image, blank.user_namespace(), base, limit);
+        Ok(blocking(mount).await?.fd)
+    }
+
+    /// Gives it its network, and the files that say so, to be bound over the image's.
+    async fn connect(&self, entry: &Arc<Entry>, blank: &Arc<Blank>) -> Result<Vec<BindMount>> {
+        let (gardener, entry, blank) = (self.clone(), entry.clone(), blank.clone());
+        let Some(connection) = entry.with_record(|record| record.connection.clone()) else {
+            return Ok(Vec::new());
+        };
+        blocking(move || {
+            gardener.0.networker.connect(&entry.handle, &connection, blank.network_namespace())?;
+            let directory = gardener.0.depot.directory(&entry.handle);
+            let owner = blank.ids().map_or(0, |ids| ids.base);
+            let hosts = gardener.0.networker.hosts(&connection, &entry.handle);
+            let resolv_conf = gardener.0.networker.resolv_conf(&connection);
+            let files = [
+                etc_file(&directory, "hosts", &hosts, owner)?,
+                etc_file(&directory, "resolv.conf", &resolv_conf, owner)?,
+            ];
+            Ok::<_, ConnectError>(files.to_vec())
+        })
+        .await
+    }
+
+    async fn start_pid_1(
+        &self,
+        entry: &Arc<Entry>,
+        spec: ContainerSpec,
+        blank: Arc<Blank>,
+        image: &Image,
+        root: OwnedFd,
+        files: Vec<BindMount>,
+    ) -> Result<Container> {
+        let socket = self.0.depot.directory(&spec.handle).join(SOCKET);
+        let spec = containerizer::Spec {
+            handle: spec.handle,
+            privileged: spec.privileged,
+            env: image.config.env.iter().cloned().chain(spec.env).collect(),
+            bind_mounts: files.into_iter().chain(spec.bind_mounts).collect(),
+            limits: spec.limits,
+            socket: (socket.as_os_str().len() <= SOCKET_PATH_BYTES_MAX).then_some(socket),
+        };
+        let record = blank.record(&spec)?;
+        self.change(entry.clone(), move |kept| kept.container = Some(record)).await?;
+        // The steps before it have let it go.
+        let blank = Arc::into_inner(blank).ok_or_else(|| Error::Other("the blank is still in use".into()))?;
+        Ok(blank.start(spec, root).await?)
+    }
+
+    /// Takes a creation back. What cannot be taken back stays known, to be destroyed again.
+    async fn undo(&self, entry: Arc<Entry>) {
+        let container = entry.known_container();
+        entry.broken(container);
+        let undone = match entry.begin_destruction() {
+            Ok(container) => self.take_away(entry.clone(), container).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = undone {
+            tracing::error!(handle = entry.handle, %error, "cannot clean up after a failed creation");
+        }
+    }
+
+    #[cfg(test)]
+    fn checkpoint(&self, step: Step) -> Result<()> {
+        let fail_after = *self.0.fail_after.lock().unwrap();
+        if fail_after == Some(step) { Err(Error::Other(format!("failed after {step:?}"))) } else { Ok(()) }
+    }
+
+    /// Where tests make creations fail.
+    #[cfg(not(test))]
+    fn checkpoint(&self, _: Step) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ConnectError {
+    #[error(transparent)]
+    Networker(#[from] crate::networker::Error),
+    #[error("cannot write {}", path.display())]
+    File { path: PathBuf, source: std::io::Error },
+}
+
+/// Belongs to the container's root, who may change it as in a machine of its own.
+fn etc_file(
+    directory: &Path,
+    name: &str,
+    text: &str,
+    owner: u32,
+) -> std::result::Result<BindMount, ConnectError> {
+    let path = directory.join(name);
+    let write = || {
+        std::fs::write(&path, text)?;
+        std::os::unix::fs::chown(&path, Some(owner), Some(owner))
+    };
+    match write() {
+        Ok(()) => Ok(BindMount {
+            src_path: path.to_string_lossy().into_owned(),
+            dst_path: format!("/etc/{name}"),
+            mode: WRITABLE,
+            origin: 0,
+        }),
+        Err(source) => Err(ConnectError::File { path, source }),
+    }
+}
+
+/// A handle names directories and control groups.
+fn check_handle(handle: &str) -> Result<()> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':');
+    if handle.len() <= HANDLE_BYTES_MAX && !handle.starts_with('.') && handle.bytes().all(plain) {
+        return Ok(());
+    }
+    let shown: String = handle.chars().take(HANDLE_BYTES_MAX).collect();
+    Err(Error::Other(format!(
+        "'{shown}' is no handle: up to {HANDLE_BYTES_MAX} letters, digits, '-', '_', '.' and ':', not starting with '.'"
+    )))
+}

@@ -1,0 +1,170 @@
+//! One container as the gardener keeps it: where it stands in its life, what is recorded of it, and who uses it now.
+//!
+//! ```text
+//! Creating ──▶ Created ──▶ Destroying ──▶ (gone)
+//!     └───────────────────────▲   │  ▲
+//!                                 ▼  │ again
+//!                               Broken
+//! ```
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use garden_client::{Error, Result};
+
+use crate::containerizer::Container;
+use crate::depot::{self, Depot, Record};
+
+pub enum Stage {
+    Creating,
+    Created(Arc<Container>),
+    Destroying,
+    /// It could not be destroyed; what is left may be tried again. There is no container behind one that an earlier
+    /// garden left, or whose creation failed.
+    Broken(Option<Arc<Container>>),
+}
+
+pub struct Entry {
+    pub handle: String,
+    stage: Mutex<Stage>,
+    record: Mutex<Record>,
+    usage: Mutex<Usage>,
+    stopped: AtomicBool,
+}
+
+/// The grace time runs while nobody uses the container.
+struct Usage {
+    users: usize,
+    idle_since: Instant,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Entry {
+    pub fn new(record: Record, stage: Stage) -> Self {
+        let usage = Usage { users: 0, idle_since: Instant::now() };
+        let handle = record.handle.clone();
+        let stopped = AtomicBool::new(false);
+        Self {
+            handle,
+            stage: Mutex::new(stage),
+            record: Mutex::new(record),
+            usage: Mutex::new(usage),
+            stopped,
+        }
+    }
+
+    pub fn record(&self) -> Record {
+        lock(&self.record).clone()
+    }
+
+    /// Looks at the record without a copy.
+    pub fn with_record<T>(&self, look: impl FnOnce(&Record) -> T) -> T {
+        look(&lock(&self.record))
+    }
+
+    /// Changes the record, on disk first: a record that cannot be saved has not changed. Under the lock, so that the
+    /// last change is the one on disk; it is one small file.
+    pub fn change(
+        &self,
+        depot: &Depot,
+        change: impl FnOnce(&mut Record),
+    ) -> std::result::Result<(), depot::Error> {
+        let mut record = lock(&self.record);
+        let mut changed = record.clone();
+        change(&mut changed);
+        depot.save(&changed)?;
+        *record = changed;
+        Ok(())
+    }
+
+    /// Its network is gone and its reservations are given back. Not on disk: a later garden may take it away again,
+    /// this one must not.
+    pub fn disconnected(&self) {
+        lock(&self.record).connection = None;
+    }
+
+    /// Its processes were stopped by a client.
+    pub fn stopped(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
+    pub fn created(&self, container: Arc<Container>) {
+        *lock(&self.stage) = Stage::Created(container);
+    }
+
+    pub fn broken(&self, container: Option<Arc<Container>>) {
+        *lock(&self.stage) = Stage::Broken(container);
+    }
+
+    /// From here on only the caller deals with it.
+    pub fn begin_destruction(&self) -> Result<Option<Arc<Container>>> {
+        let mut stage = lock(&self.stage);
+        match std::mem::replace(&mut *stage, Stage::Destroying) {
+            Stage::Creating => {
+                *stage = Stage::Creating;
+                Err(Error::Other(format!("container '{}' is being created", self.handle)))
+            }
+            Stage::Created(container) => Ok(Some(container)),
+            Stage::Destroying => Err(Error::Other("container already being destroyed".into())),
+            Stage::Broken(container) => Ok(container),
+        }
+    }
+
+    /// The container, to do something with it.
+    pub fn container(&self) -> Result<Arc<Container>> {
+        match &*lock(&self.stage) {
+            Stage::Created(container) => Ok(container.clone()),
+            Stage::Creating => Err(Error::Other(format!("container '{}' is being created", self.handle))),
+            Stage::Destroying | Stage::Broken(_) => {
+                Err(Error::Other(format!("container '{}' is being destroyed", self.handle)))
+            }
+        }
+    }
+
+    /// The container if there is one, to be asked about.
+    pub fn known_container(&self) -> Option<Arc<Container>> {
+        match &*lock(&self.stage) {
+            Stage::Created(container) => Some(container.clone()),
+            Stage::Broken(container) => container.clone(),
+            Stage::Creating | Stage::Destroying => None,
+        }
+    }
+
+    pub fn in_use(self: &Arc<Self>) -> InUse {
+        lock(&self.usage).users += 1;
+        InUse(self.clone())
+    }
+
+    /// The grace time starts again.
+    pub fn touch(&self) {
+        lock(&self.usage).idle_since = Instant::now();
+    }
+
+    /// Whether its grace time is over. Without one it never is.
+    pub fn is_forgotten(&self, now: Instant) -> bool {
+        let grace_time = Duration::from_nanos(self.with_record(|record| record.grace_time_ns));
+        let usage = lock(&self.usage);
+        let idle = usage.users == 0 && !grace_time.is_zero();
+        idle && matches!(&*lock(&self.stage), Stage::Created(_))
+            && now.duration_since(usage.idle_since) >= grace_time
+    }
+}
+
+/// Somebody does something with the container; the grace time starts again when this is dropped.
+pub struct InUse(Arc<Entry>);
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        let mut usage = lock(&self.0.usage);
+        usage.users = usage.users.saturating_sub(1);
+        usage.idle_since = Instant::now();
+    }
+}

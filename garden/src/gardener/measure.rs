@@ -1,0 +1,110 @@
+//! What is known of containers: state, addresses, and what they use. Blocking; many containers in one pass.
+
+use std::collections::BTreeMap;
+
+use garden_client::{ContainerInfo, DiskStat, Error, Metrics, NetworkStat, Result};
+
+use super::entry::Entry;
+use super::{Gardener, chain};
+
+const MIB: u64 = 1 << 20;
+const PERCENT: f64 = 100.0;
+
+/// In percent: all CPUs, spread over all memory in MiB, as shares are given out by memory.
+pub fn default_entitlement_per_share(total_memory_bytes: u64) -> f64 {
+    let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get());
+    cpus as f64 * PERCENT / (total_memory_bytes / MIB).max(1) as f64
+}
+
+/// Nanoseconds of CPU that `shares` entitle to over an age.
+fn entitlement_ns(shares: u64, percent_per_share: f64, age_ns: u64) -> u64 {
+    (shares as f64 * (percent_per_share / PERCENT) * age_ns as f64) as u64
+}
+
+impl Gardener {
+    pub(super) fn infos(&self, handles: Vec<String>) -> BTreeMap<String, Result<ContainerInfo>> {
+        let info =
+            |handle: String| (handle.clone(), self.entry(&handle).and_then(|entry| self.info_of(&entry)));
+        handles.into_iter().map(info).collect()
+    }
+
+    fn info_of(&self, entry: &Entry) -> Result<ContainerInfo> {
+        let record = entry.record();
+        let container = entry.known_container();
+        let out_of_memory = match &container {
+            Some(container) => container.out_of_memory()?,
+            None => false,
+        };
+        let running = container.as_ref().is_some_and(|container| container.is_alive()) && !entry.is_stopped();
+        let (host_ip, container_ip, mapped_ports) = match record.connection {
+            Some(connection) => {
+                (connection.host_ip.to_string(), connection.container_ip.to_string(), connection.mapped_ports)
+            }
+            None => Default::default(),
+        };
+        Ok(ContainerInfo {
+            state: if running { "active" } else { "stopped" }.into(),
+            events: if out_of_memory { vec!["oom".into()] } else { Vec::new() },
+            host_ip,
+            container_ip,
+            container_ipv6: String::new(),
+            external_ip: self.external_ip().to_string(),
+            container_path: self.0.depot.directory(&entry.handle).to_string_lossy().into_owned(),
+            process_ids: container.map(|container| container.process_ids()).unwrap_or_default(),
+            properties: record.properties,
+            mapped_ports,
+        })
+    }
+
+    pub(super) fn all_metrics(&self, handles: Vec<String>) -> BTreeMap<String, Result<Metrics>> {
+        let traffic = self.0.networker.traffic();
+        let traffic = match &traffic {
+            Ok(traffic) => Ok(traffic),
+            Err(error) => Err(Error::Other(chain(error))),
+        };
+        let metrics = |handle: String| {
+            let result = self.entry(&handle).and_then(|entry| self.metrics_of(&entry, traffic.clone()?));
+            (handle, result)
+        };
+        handles.into_iter().map(metrics).collect()
+    }
+
+    fn metrics_of(&self, entry: &Entry, traffic: &BTreeMap<String, NetworkStat>) -> Result<Metrics> {
+        let usage = entry.container()?.usage()?;
+        let disk = self.0.store.usage(&entry.handle).map_err(|error| Error::Other(chain(&error)))?;
+        let (created_at_ns, cpu, link) = entry.with_record(|record| {
+            let link = record.connection.as_ref().map(|connection| connection.host_link.clone());
+            (record.created_at_ns, record.spec.limits.cpu, link)
+        });
+        let age = u64::try_from(self.0.clock.now_ns() - created_at_ns).unwrap_or(0);
+        let shares = if cpu.weight > 0 { cpu.weight } else { cpu.limit_in_shares };
+        Ok(Metrics {
+            memory: usage.memory,
+            cpu: usage.cpu,
+            pid: usage.pid,
+            disk: DiskStat {
+                total_bytes_used: disk.total_bytes,
+                total_inodes_used: disk.total_inodes,
+                exclusive_bytes_used: disk.exclusive_bytes,
+                exclusive_inodes_used: disk.exclusive_inodes,
+            },
+            network: link.and_then(|link| traffic.get(&link).copied()),
+            age,
+            cpu_entitlement: entitlement_ns(shares, self.0.cpu_entitlement_per_share, age),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_entitle_to_cpu_by_age() {
+        assert_eq!(entitlement_ns(0, 1.0, 1_000), 0);
+        assert_eq!(entitlement_ns(100, 1.0, 1_000), 1_000);
+        assert_eq!(entitlement_ns(50, 0.5, 1_000_000), 250_000);
+        let cpus = std::thread::available_parallelism().unwrap().get() as f64;
+        assert_eq!(default_entitlement_per_share(100 * MIB), cpus);
+    }
+}

@@ -1,0 +1,464 @@
+//! The Garden API over the parts that make containers: the store of images, the containerizer, the networker and the
+//! depot. It knows in which order they do their work and how it is undone; how, they know.
+//!
+//! ```text
+//! create   handle ─▶ network reserved ─▶ recorded ─▶ image + blank ─▶ root ─▶ network ─▶ recorded ─▶ pid 1
+//! destroy  pid 1 ─▶ network, root ─▶ record          every step, whatever the others said; again if one failed
+//! ```
+//! Containers do not wait for one another: there is a map of them, locked for look-ups only, and each is in one
+//! [`entry::Stage`] that says who deals with it. Creation and destruction run in tasks of their own, so that a caller
+//! who gives up does not leave halves.
+
+mod create;
+mod destroy;
+mod entry;
+mod measure;
+mod reaper;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use diego_base::clock::Clock;
+use garden_client::{
+    Capacity, ContainerInfo, ContainerSpec, Error, Garden, Limits, MappedPort, Metrics, NetOutRule, Process,
+    ProcessIo, ProcessSpec, Properties, Reader, Result, Signal, WindowSize,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::containerizer::{self, Containerizer};
+use crate::depot::{self, Depot};
+use crate::networker::{self, Networker};
+use crate::{capacity, properties, restore};
+use entry::{Entry, InUse};
+
+/// How long a clean stop may take to destroy what is left, when it is to.
+const LAST_DESTRUCTIONS_AT_ONCE: usize = 16;
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Records of containers, and the store of images in `store` below it.
+    pub directory: PathBuf,
+    pub containerizer: containerizer::Config,
+    pub networker: networker::Config,
+    pub rootfs: rootfs::store::Config,
+    /// For containers whose creator gives none. Zero: they are never reaped.
+    pub default_grace_time: Duration,
+    /// Zero: as many as there are networks.
+    pub max_containers: u64,
+    pub allow_privileged: bool,
+    /// For a creator that names no image.
+    pub default_rootfs: String,
+    /// Percent of a CPU that one share entitles to; `None`: all CPUs spread over all memory, in MiB.
+    pub cpu_entitlement_per_share: Option<f64>,
+    /// A clean stop takes containers with it, so that nothing is left on the host.
+    pub destroy_containers_on_stop: bool,
+}
+
+impl Config {
+    pub fn new(directory: PathBuf) -> Self {
+        Self {
+            directory,
+            containerizer: containerizer::Config::default(),
+            networker: networker::Config::default(),
+            rootfs: rootfs::store::Config::default(),
+            default_grace_time: Duration::ZERO,
+            max_containers: 0,
+            allow_privileged: true,
+            default_rootfs: String::new(),
+            cpu_entitlement_per_share: None,
+            destroy_containers_on_stop: false,
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot open the depot")]
+    Depot(#[from] depot::Error),
+    #[error("cannot open the store of images")]
+    Store(#[from] rootfs::store::Error),
+    #[error("cannot start the networker")]
+    Networker(#[from] networker::Error),
+    #[error("cannot start the containerizer")]
+    Containerizer(#[from] containerizer::Error),
+    #[error("cannot tell what this machine has")]
+    Capacity(#[source] std::io::Error),
+    #[error("the start was interrupted")]
+    Interrupted,
+}
+
+/// Cheap to clone; all clones are the same garden.
+#[derive(Clone)]
+pub struct Gardener(Arc<Inner>);
+
+struct Inner {
+    config: Config,
+    clock: Arc<dyn Clock>,
+    depot: Depot,
+    store: rootfs::store::Store,
+    networker: Networker,
+    containerizer: Containerizer,
+    total_memory_bytes: u64,
+    cpu_entitlement_per_share: f64,
+    entries: Mutex<BTreeMap<String, Arc<Entry>>>,
+    #[cfg(test)]
+    fail_after: Mutex<Option<create::Step>>,
+}
+
+impl Gardener {
+    /// Opens everything, and takes away what an earlier garden on the same directory has left. Containers are reaped
+    /// until `shutdown`.
+    pub async fn start(
+        config: Config,
+        clock: Arc<dyn Clock>,
+        shutdown: CancellationToken,
+    ) -> std::result::Result<Self, StartError> {
+        let runtime = tokio::runtime::Handle::current();
+        let opening = tokio::task::spawn_blocking(move || {
+            // Parts of the store start tasks when they are opened.
+            let _runtime = runtime.enter();
+            Inner::open(config, clock)
+        });
+        let inner = opening.await.map_err(|_| StartError::Interrupted)??;
+        let gardener = Gardener(Arc::new(inner));
+        restore::take_away_leftovers(&gardener).await?;
+        tokio::spawn(reaper::reap(gardener.clone(), shutdown));
+        Ok(gardener)
+    }
+
+    /// The last thing: with no container left, nothing of garden is left on the host either.
+    pub async fn shut_down(&self) {
+        if self.0.config.destroy_containers_on_stop {
+            let handles: Vec<String> = self.entries().keys().cloned().collect();
+            let destroying = handles.into_iter().map(|handle| async move {
+                if let Err(error) = self.destroy(&handle).await {
+                    tracing::error!(handle, %error, "cannot destroy a container at the end");
+                }
+            });
+            use futures_util::StreamExt as _;
+            futures_util::stream::iter(destroying)
+                .buffer_unordered(LAST_DESTRUCTIONS_AT_ONCE)
+                .collect::<()>()
+                .await;
+        }
+        if !self.entries().is_empty() {
+            return;
+        }
+        let gardener = self.clone();
+        let last = tokio::task::spawn_blocking(move || {
+            gardener.0.store.settle();
+            if let Err(error) = gardener.0.networker.remove_table() {
+                tracing::error!(error = chain(&error), "cannot remove the firewall");
+            }
+            if let Err(error) = gardener.0.containerizer.remove_cgroup_parent() {
+                tracing::error!(error = chain(&error), "cannot remove the control group of all containers");
+            }
+        });
+        _ = last.await;
+    }
+
+    /// The store of images, for who wants to pull ahead or to know what it holds.
+    pub fn store(&self) -> &rootfs::store::Store {
+        &self.0.store
+    }
+
+    /// The host's address by which mapped ports are reached from elsewhere.
+    pub fn external_ip(&self) -> std::net::IpAddr {
+        self.0.networker.external_ip()
+    }
+
+    fn entries(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Entry>>> {
+        self.0.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn entry(&self, handle: &str) -> Result<Arc<Entry>> {
+        self.entries().get(handle).cloned().ok_or_else(|| Error::ContainerNotFound { handle: handle.into() })
+    }
+
+    /// The container and the right to use it: while that lives, its grace time does not run.
+    fn used(&self, handle: &str) -> Result<(Arc<containerizer::Container>, InUse)> {
+        let entry = self.entry(handle)?;
+        let in_use = entry.in_use();
+        Ok((entry.container()?, in_use))
+    }
+
+    async fn change(
+        &self,
+        entry: Arc<Entry>,
+        change: impl FnOnce(&mut depot::Record) + Send + 'static,
+    ) -> Result<()> {
+        let gardener = self.clone();
+        blocking(move || entry.change(&gardener.0.depot, change)).await
+    }
+}
+
+impl Inner {
+    fn open(config: Config, clock: Arc<dyn Clock>) -> std::result::Result<Self, StartError> {
+        let depot = Depot::open(config.directory.join("depot"))?;
+        let store = rootfs::store::Store::open(&config.directory.join("store"), config.rootfs.clone())?;
+        let containerizer = Containerizer::new(config.containerizer.clone())?;
+        let networker = Networker::start(config.networker.clone())?;
+        let total_memory_bytes = capacity::total_memory().map_err(StartError::Capacity)?;
+        Ok(Self {
+            cpu_entitlement_per_share: config
+                .cpu_entitlement_per_share
+                .unwrap_or_else(|| measure::default_entitlement_per_share(total_memory_bytes)),
+            total_memory_bytes,
+            config,
+            clock,
+            depot,
+            store,
+            networker,
+            containerizer,
+            entries: Mutex::default(),
+            #[cfg(test)]
+            fail_after: Mutex::default(),
+        })
+    }
+}
+
+/// Runs what blocks for a moment where that holds nobody up, and says its error in full.
+async fn blocking<T, E>(act: impl FnOnce() -> std::result::Result<T, E> + Send + 'static) -> Result<T>
+where
+    T: Send + 'static,
+    E: std::error::Error + Send + 'static,
+{
+    match tokio::task::spawn_blocking(act).await {
+        Ok(result) => result.map_err(|error| Error::Other(chain(&error))),
+        Err(error) => Err(Error::Other(format!("interrupted: {error}"))),
+    }
+}
+
+/// An error with its causes, each said once.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[async_trait::async_trait]
+impl Garden for Gardener {
+    async fn ping(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn capacity(&self) -> Result<Capacity> {
+        let directory = self.0.config.directory.clone();
+        let disk = blocking(move || capacity::total_disk(&directory)).await?;
+        let networks = self.0.networker.capacity();
+        let limit = self.0.config.max_containers;
+        Ok(Capacity {
+            memory_in_bytes: self.0.total_memory_bytes,
+            disk_in_bytes: disk,
+            schedulable_disk_in_bytes: disk,
+            max_containers: if limit == 0 { networks } else { networks.min(limit) },
+        })
+    }
+
+    async fn create(&self, spec: ContainerSpec) -> Result<String> {
+        self.create_container(spec).await
+    }
+
+    async fn destroy(&self, handle: &str) -> Result<()> {
+        let entry = self.entry(handle)?;
+        let container = entry.begin_destruction()?;
+        let gardener = self.clone();
+        let destroying = tokio::spawn(async move { gardener.take_away(entry, container).await });
+        destroying.await.map_err(|error| Error::Other(format!("interrupted: {error}")))?
+    }
+
+    async fn containers(&self, wanted: &Properties) -> Result<Vec<String>> {
+        let entries = self.entries();
+        let found = entries.values().filter(|entry| {
+            entry.with_record(|record| properties::matches(wanted, &record.properties, record.created))
+        });
+        Ok(found.map(|entry| entry.handle.clone()).collect())
+    }
+
+    async fn bulk_info(&self, handles: &[String]) -> Result<BTreeMap<String, Result<ContainerInfo>>> {
+        let gardener = self.clone();
+        let handles = handles.to_vec();
+        blocking(move || Ok::<_, std::convert::Infallible>(gardener.infos(handles))).await
+    }
+
+    async fn bulk_metrics(&self, handles: &[String]) -> Result<BTreeMap<String, Result<Metrics>>> {
+        let gardener = self.clone();
+        let handles = handles.to_vec();
+        blocking(move || Ok::<_, std::convert::Infallible>(gardener.all_metrics(handles))).await
+    }
+
+    async fn stop(&self, handle: &str, kill: bool) -> Result<()> {
+        let (container, _in_use) = self.used(handle)?;
+        container.stop(kill).await?;
+        self.entry(handle)?.stopped();
+        Ok(())
+    }
+
+    async fn info(&self, handle: &str) -> Result<ContainerInfo> {
+        let _in_use = self.entry(handle)?.in_use();
+        one(self.bulk_info(&[handle.to_owned()]).await?, handle)
+    }
+
+    async fn metrics(&self, handle: &str) -> Result<Metrics> {
+        let _in_use = self.entry(handle)?.in_use();
+        one(self.bulk_metrics(&[handle.to_owned()]).await?, handle)
+    }
+
+    async fn current_limits(&self, handle: &str) -> Result<Limits> {
+        let entry = self.entry(handle)?;
+        let _in_use = entry.in_use();
+        Ok(entry.with_record(|record| record.spec.limits.clone()))
+    }
+
+    async fn stream_in(&self, handle: &str, user: &str, path: &str, tar: Reader) -> Result<()> {
+        let (container, _in_use) = self.used(handle)?;
+        Ok(container.stream_in(user, path, tar).await?)
+    }
+
+    async fn stream_out(&self, handle: &str, user: &str, path: &str) -> Result<Reader> {
+        let (container, _in_use) = self.used(handle)?;
+        Ok(container.stream_out(user, path).await?)
+    }
+
+    async fn run(&self, handle: &str, spec: ProcessSpec, io: ProcessIo) -> Result<Box<dyn Process>> {
+        let (container, in_use) = self.used(handle)?;
+        let process = container.run(&spec, io).await?;
+        Ok(Box::new(Followed { process, _in_use: in_use }))
+    }
+
+    async fn attach(&self, handle: &str, process_id: &str, io: ProcessIo) -> Result<Box<dyn Process>> {
+        let (container, in_use) = self.used(handle)?;
+        let process = container.attach(process_id, io)?;
+        Ok(Box::new(Followed { process, _in_use: in_use }))
+    }
+
+    async fn net_in(&self, handle: &str, host_port: u32, container_port: u32) -> Result<(u32, u32)> {
+        let (_container, _in_use) = self.used(handle)?;
+        let (gardener, entry) = (self.clone(), self.entry(handle)?);
+        let mapped = blocking(move || gardener.map_port(&entry, host_port, container_port)).await?;
+        Ok((mapped.host_port, mapped.container_port))
+    }
+
+    async fn bulk_net_out(&self, handle: &str, rules: &[NetOutRule]) -> Result<()> {
+        let (_container, _in_use) = self.used(handle)?;
+        let (gardener, entry, rules) = (self.clone(), self.entry(handle)?, rules.to_vec());
+        blocking(move || gardener.open_egress(&entry, rules)).await
+    }
+
+    async fn set_grace_time(&self, handle: &str, grace_time: Duration) -> Result<()> {
+        let entry = self.entry(handle)?;
+        let grace_time_ns = u64::try_from(grace_time.as_nanos()).unwrap_or(u64::MAX);
+        self.change(entry.clone(), move |record| record.grace_time_ns = grace_time_ns).await?;
+        entry.touch();
+        Ok(())
+    }
+
+    async fn properties(&self, handle: &str) -> Result<Properties> {
+        let entry = self.entry(handle)?;
+        let _in_use = entry.in_use();
+        Ok(entry.with_record(|record| record.properties.clone()))
+    }
+
+    async fn property(&self, handle: &str, name: &str) -> Result<String> {
+        let entry = self.entry(handle)?;
+        let _in_use = entry.in_use();
+        let value = entry.with_record(|record| record.properties.get(name).cloned());
+        value.ok_or_else(|| Error::Other(format!("property does not exist: {name}")))
+    }
+
+    async fn set_property(&self, handle: &str, name: &str, value: &str) -> Result<()> {
+        let entry = self.entry(handle)?;
+        let _in_use = entry.in_use();
+        let (name, value) = (name.to_owned(), value.to_owned());
+        self.change(entry, move |record| _ = record.properties.insert(name, value)).await
+    }
+
+    async fn remove_property(&self, handle: &str, name: &str) -> Result<()> {
+        let entry = self.entry(handle)?;
+        let _in_use = entry.in_use();
+        let name = name.to_owned();
+        self.change(entry, move |record| _ = record.properties.remove(&name)).await
+    }
+}
+
+fn one<T>(mut all: BTreeMap<String, Result<T>>, handle: &str) -> Result<T> {
+    all.remove(handle).unwrap_or_else(|| Err(Error::ContainerNotFound { handle: handle.into() }))
+}
+
+/// Both halves of a change to a container's network: the kernel's and the record's.
+#[derive(Debug, thiserror::Error)]
+enum NetworkChange {
+    #[error("container '{0}' has no network")]
+    NoNetwork(String),
+    #[error(transparent)]
+    Networker(#[from] networker::Error),
+    #[error(transparent)]
+    Depot(#[from] depot::Error),
+}
+
+impl Gardener {
+    fn map_port(
+        &self,
+        entry: &Entry,
+        host_port: u32,
+        container_port: u32,
+    ) -> std::result::Result<MappedPort, NetworkChange> {
+        let connection = entry.with_record(|record| record.connection.clone());
+        let connection = connection.ok_or_else(|| NetworkChange::NoNetwork(entry.handle.clone()))?;
+        let mapped = self.0.networker.net_in(&connection, host_port, container_port)?;
+        entry.change(&self.0.depot, |record| {
+            if let Some(connection) = &mut record.connection {
+                connection.mapped_ports.push(mapped);
+            }
+        })?;
+        Ok(mapped)
+    }
+
+    fn open_egress(&self, entry: &Entry, rules: Vec<NetOutRule>) -> std::result::Result<(), NetworkChange> {
+        let connection = entry.with_record(|record| record.connection.clone());
+        let connection = connection.ok_or_else(|| NetworkChange::NoNetwork(entry.handle.clone()))?;
+        self.0.networker.bulk_net_out(&entry.handle, &connection, &rules)?;
+        entry.change(&self.0.depot, |record| {
+            if let Some(connection) = &mut record.connection {
+                connection.net_out.extend(rules);
+            }
+        })?;
+        Ok(())
+    }
+}
+
+/// A process whose container is in use as long as somebody follows it.
+struct Followed {
+    process: Box<dyn Process>,
+    _in_use: InUse,
+}
+
+#[async_trait::async_trait]
+impl Process for Followed {
+    fn id(&self) -> &str {
+        self.process.id()
+    }
+
+    async fn wait(&self) -> Result<i32> {
+        self.process.wait().await
+    }
+
+    async fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal).await
+    }
+
+    async fn set_window_size(&self, size: WindowSize) -> Result<()> {
+        self.process.set_window_size(size).await
+    }
+}
