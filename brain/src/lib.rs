@@ -6,3 +6,4 @@ pub mod auctioneer;
 pub mod file_server;
 pub mod router;
 pub mod routes;
+pub mod ssh_proxy;

@@ -24,10 +24,9 @@ pub async fn fetch(
     let began = Instant::now();
     let asked = presences.len();
     let participants: Vec<Participant> = stream::iter(presences)
-        .map(|presence| async move {
+        .map(|presence| {
             let client = RepClient::new(http.clone(), url(&presence)).traced(trace_id);
-            let state = client.state(timeout).await;
-            participant(&presence.cell_id, client, state)
+            ask(client, presence.cell_id, timeout)
         })
         .buffer_unordered(ASKED_AT_ONCE_MAX)
         .filter_map(std::future::ready)
@@ -39,6 +38,11 @@ pub async fn fetch(
         tracing::warn!(asked, participants = participants.len(), "an auction without some of the cells");
     }
     participants
+}
+
+async fn ask(client: RepClient, cell_id: String, timeout: Duration) -> Option<Participant> {
+    let state = client.state(timeout).await;
+    participant(&cell_id, client, state)
 }
 
 fn url(presence: &CellPresence) -> &str {

@@ -61,27 +61,29 @@ impl Auctioneer {
     }
 
     async fn report(&self, decided: Decided) {
-        let fail = stream::iter(decided.failed_lrps).for_each_concurrent(
-            REQUESTS_AT_ONCE_MAX,
-            |(lrp, reason)| async move {
-                let index = u32::try_from(lrp.index).unwrap_or(0);
-                let key = ActualLrpKey::new(&lrp.process_guid, index, &lrp.domain);
-                tracing::info!(lrp = %key, reason, "cannot place an instance");
-                if let Err(error) = self.bbs.fail_actual_lrp(&key, &reason).await {
-                    tracing::error!(lrp = %key, %error, "failed-to-fail-LRP");
-                }
-            },
-        );
-        let reject = stream::iter(decided.failed_tasks).for_each_concurrent(
-            REQUESTS_AT_ONCE_MAX,
-            |(task, reason)| async move {
-                tracing::info!(task_guid = task.task_guid, reason, "cannot place a Task");
-                if let Err(error) = self.bbs.reject_task(&task.task_guid, &reason).await {
-                    tracing::error!(task_guid = task.task_guid, %error, "failed-to-reject-task");
-                }
-            },
-        );
+        let fail = stream::iter(decided.failed_lrps)
+            .for_each_concurrent(REQUESTS_AT_ONCE_MAX, |(lrp, reason)| fail(self.bbs.clone(), lrp, reason));
+        let reject = stream::iter(decided.failed_tasks)
+            .for_each_concurrent(REQUESTS_AT_ONCE_MAX, |(task, reason)| {
+                reject(self.bbs.clone(), task, reason)
+            });
         tokio::join!(fail, reject);
+    }
+}
+
+async fn fail(bbs: BbsClient, lrp: Lrp, reason: String) {
+    let index = u32::try_from(lrp.index).unwrap_or(0);
+    let key = ActualLrpKey::new(&lrp.process_guid, index, &lrp.domain);
+    tracing::info!(lrp = %key, reason, "cannot place an instance");
+    if let Err(error) = bbs.fail_actual_lrp(&key, &reason).await {
+        tracing::error!(lrp = %key, %error, "failed-to-fail-LRP");
+    }
+}
+
+async fn reject(bbs: BbsClient, task: Task, reason: String) {
+    tracing::info!(task_guid = task.task_guid, reason, "cannot place a Task");
+    if let Err(error) = bbs.reject_task(&task.task_guid, &reason).await {
+        tracing::error!(task_guid = task.task_guid, %error, "failed-to-reject-task");
     }
 }
 
@@ -116,15 +118,17 @@ fn decide(waiting: Waiting, participants: Vec<Participant>, weights: &Weights) -
 /// which could make it run twice, nor reported; convergence finds out.
 async fn commit(work: Vec<(RepClient, Work)>) -> Vec<Work> {
     stream::iter(work)
-        .map(|(client, work)| async move {
-            client.perform(&work).await.unwrap_or_else(|error| {
-                tracing::error!(cell_id = work.cell_id, %error, "failed-to-commit");
-                Work::default()
-            })
-        })
+        .map(|(client, work)| perform(client, work))
         .buffer_unordered(REQUESTS_AT_ONCE_MAX)
         .collect()
         .await
+}
+
+async fn perform(client: RepClient, work: Work) -> Work {
+    client.perform(&work).await.unwrap_or_else(|error| {
+        tracing::error!(cell_id = work.cell_id, %error, "failed-to-commit");
+        Work::default()
+    })
 }
 
 /// What is remembered of a batch while it is decided on.

@@ -1,0 +1,134 @@
+//! The command line: what was asked, and under which exit code the answer leaves.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::operator::{self, Failure};
+use crate::{components, dev};
+
+#[derive(Parser)]
+#[command(
+    name = "diego",
+    version,
+    about = "Runs Docker images and buildpack droplets on machines of your own."
+)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args, Clone)]
+pub struct Global {
+    /// Where the Diego of this machine keeps what it knows.
+    #[arg(long, global = true, env = "DIEGO_STATE", default_value = "/var/lib/diego")]
+    pub state: PathBuf,
+    /// Print JSON for machines instead of text for people.
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a whole Diego on this machine until it is interrupted.
+    Dev(dev::Flags),
+    /// Run an image as a long-running process.
+    Run(operator::run::Flags),
+    /// Stage a directory with a buildpack and run its droplet.
+    Push(operator::push::Flags),
+    /// Run a command in an image once, and wait for its end.
+    Task(operator::task::Flags),
+    /// List apps and their instances.
+    Ps(operator::ps::Flags),
+    /// Show what an app's instances print.
+    Logs(operator::logs::Flags),
+    /// Open a shell in an instance, or run a command in it.
+    Ssh(operator::ssh::Flags),
+    /// Change how many instances an app has.
+    Scale(operator::scale::Flags),
+    /// Stop an app's instances; it can be scaled up again.
+    Stop(operator::scale::Name),
+    /// Remove an app.
+    Delete(operator::scale::Name),
+    /// List the cells.
+    Cells,
+    /// Follow what happens to apps and tasks.
+    Events(operator::events::Flags),
+    #[command(flatten)]
+    Component(components::Component),
+}
+
+/// Names by which `diego` may be started, and the subcommand each stands for.
+const ESTABLISHED_NAMES: [(&str, &str); 8] = [
+    ("bbs", "bbs"),
+    ("locket", "locket"),
+    ("auctioneer", "auctioneer"),
+    ("rep", "rep"),
+    ("gdn", "garden"),
+    ("route-emitter", "route-emitter"),
+    ("ssh-proxy", "ssh-proxy"),
+    ("file-server", "file-server"),
+];
+
+pub async fn run() -> ExitCode {
+    let cli = Cli::parse_from(arguments(std::env::args_os().collect()));
+    match dispatch(cli).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("diego: {failure}");
+            failure.code()
+        }
+    }
+}
+
+async fn dispatch(cli: Cli) -> Result<(), Failure> {
+    let global = cli.global;
+    match cli.command {
+        Command::Dev(flags) => dev::run(&global.state, flags).await.map_err(Failure::from),
+        Command::Component(component) => components::run(component).await.map_err(Failure::from),
+        Command::Run(flags) => operator::run::run(&global, flags).await,
+        Command::Push(flags) => operator::push::run(&global, flags).await,
+        Command::Task(flags) => operator::task::run(&global, flags).await,
+        Command::Ps(flags) => operator::ps::run(&global, flags).await,
+        Command::Logs(flags) => operator::logs::run(&global, flags).await,
+        Command::Ssh(flags) => operator::ssh::run(&global, flags).await,
+        Command::Scale(flags) => operator::scale::scale(&global, flags).await,
+        Command::Stop(name) => operator::scale::stop(&global, name).await,
+        Command::Delete(name) => operator::scale::delete(&global, name).await,
+        Command::Cells => operator::cells::run(&global).await,
+        Command::Events(flags) => operator::events::run(&global, flags).await,
+    }
+}
+
+/// `bbs --flag` is `diego bbs --flag`.
+fn arguments(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let name =
+        arguments.first().and_then(|program| Path::new(program).file_name()?.to_str().map(str::to_owned));
+    let known = name.and_then(|name| ESTABLISHED_NAMES.iter().find(|(established, _)| *established == name));
+    if let Some((_, subcommand)) = known {
+        arguments.insert(1, subcommand.into());
+    }
+    arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_established_name_is_its_component() {
+        let given = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
+        assert_eq!(arguments(given("/usr/bin/gdn --depot /d")), given("/usr/bin/gdn garden --depot /d"));
+        assert_eq!(arguments(given("diego ps")), given("diego ps"));
+    }
+}

@@ -1,0 +1,290 @@
+//! `diego dev`: a whole Diego in one process, with embedded defaults, below one state directory.
+//!
+//! The parts speak to one another as they would across machines, but for two seams: the executor calls garden in
+//! process, and the cell's presence reaches the BBS without Locket in between.
+
+mod lifecycle;
+pub use lifecycle::beside;
+mod parts;
+mod slot;
+mod sockets;
+mod state;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use bbs_client::BbsClient;
+use bbs_models::CellPresence;
+use brain::routes::watch::Routing;
+use brain::ssh_proxy::BbsInstances;
+use brain::{auctioneer, file_server, router, routes, ssh_proxy};
+use brain_client::AuctioneerClient;
+use clap::Args;
+use diego_base::clock::SystemClock;
+use diego_base::telemetry;
+use executor::{CellResources, Executor};
+use garden::Gardener;
+use parts::Parts;
+use rootfs::registry::cache;
+use sockets::{Addresses, Socket, Sockets};
+use state::StateDir;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::operator::Endpoints;
+
+const CELL_ID: &str = "cell-dev";
+const ZONE: &str = "z1";
+/// Until the cell is among those that take work.
+const READY_TIME: Duration = Duration::from_secs(20);
+
+#[derive(Args)]
+pub struct Flags {
+    #[command(flatten)]
+    addresses: Addresses,
+    /// A root filesystem for droplets, as `NAME=PATH` of a directory or a tar. May be given many times.
+    #[arg(long = "stack", value_parser = stack)]
+    stacks: Vec<(String, PathBuf)>,
+    /// Apps answer under `NAME.DOMAIN`.
+    #[arg(long, default_value = "localhost")]
+    domain: String,
+    /// The address by which instances are reached from outside of this machine.
+    #[arg(long, default_value = "127.0.0.1")]
+    external_ip: IpAddr,
+    /// Memory for containers, in MiB; otherwise all of the machine's.
+    #[arg(long)]
+    memory_mb: Option<u64>,
+    /// Disk for containers, in MiB; otherwise what is free where the state directory is.
+    #[arg(long)]
+    disk_mb: Option<u64>,
+    #[arg(long, default_value_t = 250)]
+    max_containers: u64,
+    /// Another number lets another Diego run on the same machine.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(..=i64::from(slot::SLOT_MAX)))]
+    slot: u8,
+    /// `debug`, `info` or `error`, or `info,garden=debug`.
+    #[arg(long, default_value = "info")]
+    log_level: String,
+}
+
+fn stack(text: &str) -> Result<(String, PathBuf), String> {
+    let (name, path) = text.split_once('=').ok_or("it must be NAME=PATH")?;
+    let path = Path::new(path).canonicalize().map_err(|error| format!("cannot use {path}: {error}"))?;
+    Ok((name.into(), path))
+}
+
+pub async fn run(state: &Path, flags: Flags) -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        bail!("diego dev makes containers, and only root can; try: sudo diego dev");
+    }
+    let state = StateDir::lock(state)?;
+    telemetry::init(&flags.log_level, Box::new(state.log_file()?));
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut diego = Diego::default();
+    let lived = tokio::select! {
+        ended = live(&state, &flags, &mut diego) => ended,
+        _ = interrupt.recv() => Ok(()),
+        _ = terminate.recv() => Ok(()),
+    };
+    state.remove_endpoints();
+    lived.and(diego.stop().await)
+}
+
+/// What runs, in the two halves in which it is stopped.
+#[derive(Default)]
+struct Diego {
+    cell: Parts,
+    gardener: Option<Gardener>,
+    cluster: Parts,
+}
+
+impl Diego {
+    /// The cell first: what its containers' ends mean is told to a BBS that still listens.
+    async fn stop(self) -> Result<()> {
+        let cell = self.cell.stop().await;
+        if let Some(gardener) = self.gardener {
+            gardener.shut_down().await;
+        }
+        cell.and(self.cluster.stop().await)
+    }
+}
+
+/// The boot order, and then until a part ends by itself.
+async fn live(state: &StateDir, flags: &Flags, diego: &mut Diego) -> Result<()> {
+    let sockets = Sockets::bind(&flags.addresses)?;
+    let host_key = state.kept("ssh_host_key.pem", || Ok(ssh_proxy::keys::generate()?.private_pem))?;
+    let endpoints = endpoints(state, &sockets, flags)?;
+    let bbs = BbsClient::new(&endpoints.bbs_url, &Default::default())?;
+    let (presences, cells) = watch::channel(Vec::<CellPresence>::new());
+    let gardener = gardener(state, flags, &diego.cluster).await?;
+    diego.gardener = Some(gardener.clone());
+
+    lifecycle::pack(&state.dir("static")?)?;
+    start_caches(state, &mut diego.cluster, sockets.file_server, sockets.registry_cache)?;
+    start_control(state, &mut diego.cluster, &bbs, cells, sockets.bbs, sockets.auctioneer)?;
+    let credentials = endpoints.ssh_credentials.clone();
+    start_connections(&mut diego.cluster, &bbs, sockets.router, sockets.ssh, host_key, credentials);
+    start_cell(state, flags, diego, &bbs, presences, sockets.rep, sockets.rep_admin)?;
+
+    let ready = async {
+        until_ready(&bbs).await?;
+        state.write_endpoints(&endpoints)?;
+        greet(&endpoints, state)?;
+        std::future::pending::<Result<()>>().await
+    };
+    tokio::select! {
+        failed = ready => failed,
+        error = diego.cluster.first_to_end() => Err(error),
+        error = diego.cell.first_to_end() => Err(error),
+    }
+}
+
+fn endpoints(state: &StateDir, sockets: &Sockets, flags: &Flags) -> Result<Endpoints> {
+    let password = state.kept("ssh_password", || Ok(uuid::Uuid::new_v4().simple().to_string()))?;
+    Ok(Endpoints {
+        pid: std::process::id(),
+        bbs_url: sockets.bbs.url(),
+        router_address: sockets.router.address.to_string(),
+        domain: flags.domain.clone(),
+        ssh_address: sockets.ssh.address.to_string(),
+        ssh_credentials: format!("diego:{password}"),
+        file_server_url: sockets.file_server.url(),
+        registry_cache_url: sockets.registry_cache.url(),
+        preloaded: flags.stacks.iter().map(|(name, _)| name.clone()).collect(),
+    })
+}
+
+async fn gardener(state: &StateDir, flags: &Flags, cluster: &Parts) -> Result<Gardener> {
+    let mut config = garden::gardener::Config::new(state.dir("garden")?);
+    config.containerizer.init = lifecycle::beside("garden-init")?;
+    config.networker.external_ip = Some(flags.external_ip);
+    config.max_containers = flags.max_containers;
+    config.destroy_containers_on_stop = true;
+    slot::apply(flags.slot, &mut config.containerizer, &mut config.networker);
+    let gardener = Gardener::start(config, Arc::new(SystemClock), cluster.shutdown()).await;
+    gardener.context("cannot start garden")
+}
+
+fn start_caches(state: &StateDir, cluster: &mut Parts, files: Socket, registry: Socket) -> Result<()> {
+    let files = file_server::Config {
+        listen: files.listen(),
+        static_dir: state.dir("static")?,
+        blob_dir: Some(state.dir("blobs")?),
+    };
+    cluster.start("file server", file_server::run(files, cluster.shutdown()));
+    let address = registry.address.to_string();
+    let mut registry = cache::Config::new(registry.listen(), state.dir("registry-cache")?);
+    registry.advertised = Some(address);
+    cluster.start("registry cache", cache::run(registry, cluster.shutdown()));
+    Ok(())
+}
+
+fn start_control(
+    state: &StateDir,
+    cluster: &mut Parts,
+    bbs: &BbsClient,
+    cells: watch::Receiver<Vec<CellPresence>>,
+    bbs_socket: Socket,
+    auctioneer_socket: Socket,
+) -> Result<()> {
+    let http = diego_base::http::client(&Default::default())?;
+    let auctioneer = Arc::new(AuctioneerClient::new(http.clone(), &auctioneer_socket.url()));
+    let config = bbs::Config::new(bbs_socket.listen(), state.path("bbs.sqlite"), auctioneer, cells)?;
+    cluster.start("BBS", bbs::run(config, cluster.shutdown()));
+    let config = auctioneer::Config::new(auctioneer_socket.listen(), bbs.clone(), http);
+    cluster.start("auctioneer", auctioneer::run(config, cluster.shutdown()));
+    Ok(())
+}
+
+fn start_connections(
+    cluster: &mut Parts,
+    bbs: &BbsClient,
+    router_socket: Socket,
+    ssh: Socket,
+    host_key: String,
+    credentials: String,
+) {
+    let routing = Routing::default();
+    cluster.start_endless("routes", routes::watch::run(bbs.clone(), routing.clone(), cluster.shutdown()));
+    cluster.start("router", router::run(router_socket.listen(), routing, cluster.shutdown()));
+    let mut config = ssh_proxy::Config::new(
+        ssh.listen(),
+        Arc::new(BbsInstances { bbs: bbs.clone(), connect_to_instance_address: false }),
+    );
+    config.host_key = Some(host_key);
+    config.diego_credentials = Some(credentials);
+    cluster.start("ssh proxy", ssh_proxy::run(config, cluster.shutdown()));
+}
+
+fn start_cell(
+    state: &StateDir,
+    flags: &Flags,
+    diego: &mut Diego,
+    bbs: &BbsClient,
+    presences: watch::Sender<Vec<CellPresence>>,
+    socket: Socket,
+    admin: Socket,
+) -> Result<()> {
+    let Some(gardener) = &diego.gardener else { bail!("a cell needs garden") };
+    let downloads = diego_base::http::ClientConfig { timeout: None, ..Default::default() };
+    let http = diego_base::http::client(&downloads)?;
+    let config = executor::Config::new(CELL_ID, resources(state, flags)?, state.dir("executor")?, http);
+    let executor = Executor::new(config, Arc::new(gardener.clone()), executor::logs::Logs::new(Vec::new()))?;
+    let identity = rep::Identity {
+        cell_id: CELL_ID.into(),
+        rep_url: socket.url(),
+        zone: ZONE.into(),
+        stacks: rep::Stacks(stacks(flags)),
+        rootfs_schemes: vec!["docker".into(), "oci".into()],
+        ..Default::default()
+    };
+    let mut config = rep::Config::new(identity, socket.listen(), bbs.clone(), Arc::new(presences));
+    config.admin_listen = Some(admin.listen());
+    diego.cell.start("rep", rep::run(config, executor, diego.cell.shutdown()));
+    Ok(())
+}
+
+fn stacks(flags: &Flags) -> BTreeMap<String, String> {
+    let path = |path: &PathBuf| path.display().to_string();
+    flags.stacks.iter().map(|(name, at)| (name.clone(), path(at))).collect()
+}
+
+fn resources(state: &StateDir, flags: &Flags) -> Result<CellResources> {
+    let machine = rustix::system::sysinfo();
+    let memory_bytes = machine.totalram as u64 * u64::from(machine.mem_unit);
+    let disk = rustix::fs::statvfs(state.path("")).context("cannot tell how much disk is free")?;
+    Ok(CellResources {
+        memory_mb: flags.memory_mb.unwrap_or(memory_bytes >> 20),
+        disk_mb: flags.disk_mb.unwrap_or((disk.f_bavail * disk.f_frsize) >> 20),
+        containers: flags.max_containers,
+    })
+}
+
+/// A BBS that answers and knows a cell is all that clients need.
+async fn until_ready(bbs: &BbsClient) -> Result<()> {
+    let ready = async {
+        while !matches!(bbs.cells().await, Ok(cells) if !cells.is_empty()) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(READY_TIME, ready).await.context("the cell did not become ready")
+}
+
+fn greet(endpoints: &Endpoints, state: &StateDir) -> Result<()> {
+    let state = state.path("");
+    let state = state.display();
+    crate::operator::print(&format!(
+        "Diego is ready. State: {state}  Log: {state}diego.log\n\
+         \n\
+         Apps answer under http://NAME.{}:{}\n\
+         Run an image:   diego --state {state} run HOST:PORT/REPOSITORY:TAG\n\
+         Stop with Ctrl-C.",
+        endpoints.domain,
+        endpoints.router_address.rsplit(':').next().unwrap_or_default(),
+    ))
+}

@@ -1,0 +1,22 @@
+//! The operator's CLI: one file a command. Each asks the BBS, the cells or the caches over their public APIs, as any
+//! other client would, and says what it found to people or, with `--json`, to machines.
+
+pub mod cells;
+pub mod events;
+mod failure;
+mod image;
+pub mod logs;
+mod output;
+pub mod ps;
+pub mod push;
+mod recipe;
+pub mod run;
+pub mod scale;
+pub mod ssh;
+mod target;
+pub mod task;
+mod wait;
+
+pub use failure::Failure;
+pub use output::print;
+pub use target::{ENDPOINTS_FILE, Endpoints};
