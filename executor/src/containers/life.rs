@@ -97,8 +97,10 @@ impl Owner<'_> {
         let mut working = pin!(working);
         loop {
             tokio::select! {
-                result = &mut working => return result,
+                // Commands first: who was told to stop does not begin anything else.
+                biased;
                 Some(command) = self.commands.recv() => self.obey(command).await,
+                result = &mut working => return result,
             }
         }
     }
