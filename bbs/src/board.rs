@@ -200,3 +200,68 @@ fn writes(done: &[Done]) -> Vec<Write> {
     done.iter().flat_map(|done| &done.changes).for_each(|change| records::writes(change, &mut writes));
     writes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::picture::{DOMAIN, task};
+    use crate::transitions::domain;
+    use bbs_models::{ErrorKind, TaskState};
+    use diego_base::clock::SystemClock;
+
+    async fn board() -> (tempfile::TempDir, Board, Writer) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bbs.db");
+        let (board, writer) =
+            Board::open(path, Durability::ProcessKill, Arc::new(SystemClock)).await.unwrap();
+        (folder, board, writer)
+    }
+
+    async fn put_task(board: &Board) -> Result<(), Error> {
+        board
+            .write("", |draft| {
+                let after = Some(Arc::new(task(TaskState::Pending)));
+                draft.record(Change::Task { before: None, after });
+                Ok(())
+            })
+            .await
+    }
+
+    async fn put_domain(board: &Board) -> Result<(), Error> {
+        let change = |draft: &mut Draft<'_>| {
+            draft.record(domain::upsert(DOMAIN.into(), None, 0, draft.now_ns));
+            Ok(())
+        };
+        board.write("", change).await
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_written_never_was() {
+        let (_folder, board, mut writer) = board().await;
+        let refuse = "CREATE TRIGGER full BEFORE INSERT ON tasks BEGIN SELECT RAISE(ABORT, 'full'); END";
+        writer.store.execute(refuse).await;
+        let writer = tokio::spawn(writer.run());
+        let error = put_task(&board).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::UnknownError);
+        assert!(board.read(|state| state.task("t").is_none()), "readers never saw it");
+        let seen = board.write("", |draft| Ok(draft.state().task("t").is_some())).await;
+        assert_eq!(seen, Ok(false), "the writer took it back");
+        put_domain(&board).await.expect("the next one is written");
+        drop(board);
+        writer.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_command_that_is_refused_half_way_changes_nothing() {
+        let (_folder, board, writer) = board().await;
+        tokio::spawn(writer.run());
+        let refused = board
+            .write("", |draft| {
+                draft.record(domain::upsert(DOMAIN.into(), None, 0, draft.now_ns));
+                Err::<(), _>(Error::conflict())
+            })
+            .await;
+        assert_eq!(refused, Err(Error::conflict()));
+        assert_eq!(board.read(|state| state.domain(DOMAIN)), None);
+    }
+}

@@ -16,6 +16,7 @@ mod events;
 mod http;
 mod hub;
 mod internal_routes;
+pub mod locket;
 #[cfg(test)]
 mod picture;
 mod records;

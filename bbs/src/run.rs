@@ -9,13 +9,14 @@ use diego_base::clock::{Clock, SystemClock};
 use diego_base::http::ClientConfig;
 use diego_base::serve::{Listen, Listener, serve};
 use diego_base::tls::ServerTls;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::board::Board;
 use crate::controllers::{
-    Auctioneer, Auctions, Callbacks, Cells, Controllers, Intervals, RepClients, Reps, keep_converging,
+    Auctioneer, Auctions, Callbacks, Cells, Controllers, Intervals, RepClients, Reps, VACANCIES_QUEUED_MAX,
+    keep_converging,
 };
 use crate::http::{Served, router};
 use crate::store::{self, Durability};
@@ -89,9 +90,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     queues.spawn(telling);
     let (callbacks, calling) = Callbacks::new(board.clone(), config.callbacks);
     queues.spawn(calling);
-    let controllers =
-        Controllers { board, auctions, cells, callbacks, task_retries_max: config.task_retries_max };
-    let converging = tokio::spawn(keep_converging(controllers.clone(), config.intervals, shutdown.clone()));
+    let (vacancies, vacant) = mpsc::channel(VACANCIES_QUEUED_MAX);
+    let task_retries_max = config.task_retries_max;
+    let controllers = Controllers { board, auctions, cells, callbacks, vacancies, task_retries_max };
+    let converging =
+        tokio::spawn(keep_converging(controllers.clone(), config.intervals, vacant, shutdown.clone()));
     tracing::info!("bbs.started");
     let served = Served { controllers, shutdown: shutdown.clone() };
     let serving = serve(listener, router(served), config.tls, shutdown.clone());

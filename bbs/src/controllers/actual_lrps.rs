@@ -84,7 +84,7 @@ impl Controllers {
             .await
     }
 
-    /// Only if `instance` still has it; without one, whoever has it.
+    /// Only if `instance` still has it; without one, whoever has it. If the index is still desired, it is filled soon.
     pub async fn remove(
         &self,
         trace_id: &str,
@@ -92,14 +92,19 @@ impl Controllers {
         index: u32,
         instance: Option<ActualLrpInstanceKey>,
     ) -> Result<(), Error> {
-        self.board
+        let vacancy = self
+            .board
             .write(trace_id, move |draft| {
                 let slot = draft.state().slot(&process_guid, index);
                 let change = actual_lrp::remove(slot, &process_guid, index, instance.as_ref())?;
                 draft.record_slot(change);
-                Ok(())
+                let desired = draft.state().desired_lrp(&process_guid).filter(|lrp| index < lrp.instances);
+                Ok(desired.map(|lrp| ActualLrpKey::new(process_guid.clone(), index, &lrp.domain)))
             })
-            .await
+            .await?;
+        // With a full queue it is found by the next look at everything.
+        vacancy.into_iter().for_each(|key| drop(self.vacancies.try_send(key)));
+        Ok(())
     }
 
     /// Has it stopped at its cell, or removes it if no cell has it (any more).

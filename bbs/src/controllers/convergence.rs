@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use bbs_models::{ActualLrpKey, Error, Task};
 use futures_util::StreamExt;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::Controllers;
@@ -18,6 +19,11 @@ use crate::transitions::{actual_lrp, domain, evacuation, suspect, task};
 const REPAIRS_PER_COMMIT_MAX: usize = 500;
 /// Retirements under way at once; each may wait for a rep.
 const RETIREMENTS_CONCURRENT_MAX: usize = 20;
+
+/// Vacancies that may wait to be filled.
+pub const VACANCIES_QUEUED_MAX: usize = 10_000;
+/// A removed instance is missed for so long before it is replaced; several removed together are replaced together.
+const VACANT_FOR: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Clone, Copy)]
 pub struct Intervals {
@@ -52,27 +58,51 @@ enum Afterwards {
 }
 
 /// Until `shutdown`.
-pub async fn keep_converging(controllers: Controllers, intervals: Intervals, shutdown: CancellationToken) {
+pub async fn keep_converging(
+    controllers: Controllers,
+    intervals: Intervals,
+    mut vacancies: mpsc::Receiver<ActualLrpKey>,
+    shutdown: CancellationToken,
+) {
     let mut cells = controllers.cells.watch();
     let convergence = Convergence { controllers, intervals, started: Instant::now() };
     let mut cells_open = true;
+    let mut vacant = Vec::new();
+    let mut next = tokio::time::Instant::now() + convergence.wait();
     loop {
-        let settled = intervals.cells_settle.saturating_sub(convergence.started.elapsed());
-        // The first look that may call cells missing comes as soon as it may.
-        let wait = if settled.is_zero() { intervals.every } else { settled.min(intervals.every) };
         tokio::select! {
             () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(wait) => {}
+            () = tokio::time::sleep_until(next) => {}
             changed = cells.changed(), if cells_open => cells_open = changed.is_ok(),
+            _ = vacancies.recv_many(&mut vacant, REPAIRS_PER_COMMIT_MAX) => {}
         }
+        let work = async {
+            if vacant.is_empty() {
+                convergence.converge().await;
+                next = tokio::time::Instant::now() + convergence.wait();
+            } else {
+                convergence.fill(std::mem::take(&mut vacant)).await;
+            }
+        };
         tokio::select! {
             () = shutdown.cancelled() => return,
-            () = convergence.converge() => {}
+            () = work => {}
         }
     }
 }
 
 impl Convergence {
+    /// Until the next look. The first one that may call cells missing comes as soon as it may.
+    fn wait(&self) -> Duration {
+        let settled = self.intervals.cells_settle.saturating_sub(self.started.elapsed());
+        if settled.is_zero() { self.intervals.every } else { settled.min(self.intervals.every) }
+    }
+
+    async fn fill(&self, vacant: Vec<ActualLrpKey>) {
+        tokio::time::sleep(VACANT_FOR).await;
+        self.carry_out(vacant.into_iter().map(|key| Repair::CreateInstance { key }).collect()).await;
+    }
+
     fn live_cells(&self) -> LiveCells {
         if self.started.elapsed() < self.intervals.cells_settle {
             return LiveCells::NotYetKnown;

@@ -12,12 +12,13 @@ mod desired_lrps;
 mod evacuation;
 mod tasks;
 
-use bbs_models::Error;
+use bbs_models::{ActualLrpKey, Error};
+use tokio::sync::mpsc;
 
 pub use auctions::{Auctioneer, Auctions};
 pub use callbacks::Callbacks;
 pub use cells::{Cells, RepClients, Reps};
-pub use convergence::{Intervals, keep_converging};
+pub use convergence::{Intervals, VACANCIES_QUEUED_MAX, keep_converging};
 
 use crate::board::Board;
 use crate::transitions::domain;
@@ -29,6 +30,8 @@ pub struct Controllers {
     pub auctions: Auctions,
     pub cells: Cells,
     pub callbacks: Callbacks,
+    /// Indices that have just lost their instance and may still be desired: convergence need not look for them.
+    pub vacancies: mpsc::Sender<ActualLrpKey>,
     /// How often a Task may be rejected before it fails.
     pub task_retries_max: u32,
 }

@@ -154,6 +154,11 @@ impl Store {
         Ok(())
     }
 
+    #[cfg(test)]
+    pub async fn execute(&mut self, statement: &'static str) {
+        self.connection.execute(statement).await.expect("a statement");
+    }
+
     /// Folds the write-ahead log into the file and gives the lock back.
     pub async fn close(self) -> Result<(), Error> {
         let path = self.path;
@@ -351,7 +356,7 @@ mod tests {
     async fn a_newer_schema_is_refused() {
         let folder = Folder::new("newer");
         let mut store = Store::open(&folder.file(), Durability::PowerLoss).await.unwrap();
-        store.connection.execute("INSERT INTO schema_version (version) VALUES (99)").await.unwrap();
+        store.execute("INSERT INTO schema_version (version) VALUES (99)").await;
         store.close().await.unwrap();
         assert!(refusal(&folder.file()).await.contains("has schema version 99, newer than version 1"));
     }

@@ -238,3 +238,15 @@ async fn a_retired_instance_is_stopped_where_it_runs_and_removed_where_nobody_ha
     world.bbs().retire_actual_lrp(&key("app", 1)).await.unwrap();
     world.auctioned(&["lrp app/0,1", "lrp app/1"]).await; // Convergence finds the removed one missing.
 }
+
+#[tokio::test]
+async fn a_removed_instance_that_is_still_desired_is_replaced_at_once() {
+    let world = World::with_convergence_every(std::time::Duration::from_secs(3600)).await;
+    world.set_cells(&["cell-1"]);
+    world.bbs().desire_lrp(&lrp("app", 1)).await.unwrap();
+    world.auctioned(&["lrp app/0"]).await;
+    run_on(&world, "app", 0, "cell-1", "i-0").await;
+    world.bbs().remove_actual_lrp(&key("app", 0), Some(&on("cell-1", "i-0"))).await.unwrap();
+    world.becomes("app", "0:UNCLAIMED").await;
+    world.auctioned(&["lrp app/0"]).await;
+}

@@ -75,6 +75,7 @@ impl Reps for Peers {
 }
 
 pub struct World {
+    every: Duration,
     folder: tempfile::TempDir,
     pub peers: Arc<Peers>,
     pub clock: Arc<ManualClock>,
@@ -91,7 +92,12 @@ struct Running {
 
 impl World {
     pub async fn new() -> World {
+        World::with_convergence_every(Duration::from_millis(50)).await
+    }
+
+    pub async fn with_convergence_every(every: Duration) -> World {
         let mut world = World {
+            every,
             folder: tempfile::tempdir().unwrap(),
             peers: Arc::default(),
             clock: Arc::new(ManualClock::at(1_700_000_000_000_000_000)),
@@ -110,11 +116,8 @@ impl World {
         let mut config = Config::new(listen, database, self.peers.clone(), self.cells.subscribe()).unwrap();
         config.reps = self.peers.clone();
         config.clock = self.clock.clone();
-        config.intervals = Intervals {
-            every: Duration::from_millis(50),
-            cells_settle: Duration::ZERO,
-            ..Intervals::default()
-        };
+        config.intervals =
+            Intervals { every: self.every, cells_settle: Duration::ZERO, ..Intervals::default() };
         config
     }
 
