@@ -53,6 +53,7 @@ impl Blank {
 
     /// What a later garden must know to end the container; to be on disk before [`Blank::start`].
     pub fn record(&self, spec: &Spec) -> Result<Record> {
+        rules::check_handle(&spec.handle)?;
         let failed =
             |source| Error::Container { act: "find the start time of", handle: spec.handle.clone(), source };
         let started = process::start_time(Path::new("/proc"), self.born.pid).map_err(failed)?;
@@ -69,6 +70,7 @@ impl Blank {
 
     /// Carries out the plan of `spec` on `root`, a detached mount. Nothing is left when it fails.
     pub async fn start(self, spec: Spec, root: OwnedFd) -> Result<Container> {
+        rules::check_handle(&spec.handle)?;
         let Blank { shared, born, ids } = self;
         let config = &shared.config;
         let cgroup = shared.hierarchies.cgroup(&config.cgroup_parent, &spec.handle);

@@ -49,6 +49,8 @@ pub enum Error {
     Container { act: &'static str, handle: String, source: io::Error },
     #[error("cannot create container {handle}: {message}")]
     Plan { handle: String, message: String },
+    #[error("{handle:?} cannot be the handle of a container")]
+    Handle { handle: String },
     #[error("cannot bind {source_path} to {destination}: {why}")]
     BindMount { source_path: String, destination: String, why: &'static str },
     #[error("cannot open {} to bind it: {source}", path.display())]

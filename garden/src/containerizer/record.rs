@@ -20,7 +20,6 @@ pub struct Record {
     pub started: u64,
     pub cgroup_root: PathBuf,
     pub cgroup_parent: String,
-    /// Empty for the handle itself.
     pub cgroup_name: String,
     pub socket: Option<PathBuf>,
 }
@@ -28,6 +27,9 @@ pub struct Record {
 /// Ends the container of a record, if any of it is left: its processes, its control groups, its socket. Blocks; safe to
 /// call twice. Its namespaces go with its last process, and with them mounts and links.
 pub fn clean_up(record: &Record) -> Result<()> {
+    // From a disk that may have seen anything.
+    super::rules::check_handle(&record.cgroup_name)?;
+    super::rules::check_handle(&record.cgroup_parent)?;
     let failed = |act| move |source| Error::Container { act, handle: record.handle.clone(), source };
     if let Some(known) =
         process::find(Path::new("/proc"), record.pid, record.started).map_err(failed("find"))?

@@ -54,6 +54,19 @@ const READ_ONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc
 /// Places that are the container's own file systems: nothing may be mounted over them.
 const RESERVED: [&str; 3] = ["/proc", "/sys", "/dev/pts"];
 
+/// A handle names directories, among them control groups: it must be one plain name.
+pub fn check_handle(handle: &str) -> Result<()> {
+    const HANDLE_BYTES_MAX: usize = 200;
+    let plain = !handle.contains(['/', '\0'])
+        && !["", ".", ".."].contains(&handle)
+        && handle.len() <= HANDLE_BYTES_MAX;
+    if plain {
+        Ok(())
+    } else {
+        Err(Error::Handle { handle: handle.chars().take(HANDLE_BYTES_MAX).collect() })
+    }
+}
+
 /// A plan and the descriptors to be opened for it, in the order of their indexes, after the root, which is 0.
 #[derive(Debug, PartialEq)]
 pub struct Prepared {
@@ -247,6 +260,22 @@ mod tests {
         ] {
             assert_eq!(host_name(handle), expected);
         }
+    }
+
+    #[test]
+    fn a_handle_is_one_plain_name() {
+        for (handle, good) in [
+            ("a", true),
+            ("a.b-c_d", true),
+            ("...", true),
+            ("", false),
+            ("..", false),
+            ("a/b", false),
+            ("/", false),
+        ] {
+            assert_eq!(check_handle(handle).is_ok(), good, "{handle}");
+        }
+        assert!(check_handle(&"x".repeat(201)).is_err());
     }
 
     #[test]
