@@ -1,7 +1,8 @@
 //! The cell's presence: made known when the rep starts, kept while it runs, taken back when it ends.
 
 use async_trait::async_trait;
-use bbs_models::{CellCapacity, CellPresence, RootfsProvider};
+use bbs_client::{Hold, LocketClient};
+use bbs_models::{CellCapacity, CellPresence, LockKind, Resource, RootfsProvider};
 use executor::CellResources;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +26,23 @@ impl Presences for watch::Sender<Vec<CellPresence>> {
         });
         stop.cancelled().await;
         self.send_modify(|present| present.retain(|other| other.cell_id != cell_id));
+    }
+}
+
+#[async_trait]
+impl Presences for LocketClient {
+    async fn keep(&self, presence: CellPresence, stop: CancellationToken) {
+        let value = match serde_json::to_string(&presence) {
+            Ok(value) => value,
+            Err(error) => return tracing::error!(%error, "cannot write the presence"),
+        };
+        let owner = uuid::Uuid::new_v4().to_string();
+        let resource = Resource { key: presence.cell_id, owner, value, kind: LockKind::Presence };
+        // A presence is taken anew whenever it is lost: whether it is held just now is nobody's business here.
+        let (held, _) = watch::channel(false);
+        if let Err(error) = Hold::new(resource).keep(self.clone(), held, stop).await {
+            tracing::error!(%error, "the presence was given up");
+        }
     }
 }
 

@@ -1,0 +1,221 @@
+//! From desiring to running and back, with everything real but the containers.
+
+mod world;
+
+use bbs_models::{ActualLrp, Presence, TaskOutcome};
+use world::World;
+
+fn guid(lrp: &ActualLrp) -> &str {
+    lrp.instance_guid().expect("an instance")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn desired_instances_run_and_tell_where_they_are() {
+    let world = World::new().await;
+    let cell = world.cell("cell-1");
+    world.desire("app", 2, |_| {}).await;
+    for lrp in world.until_running(2).await {
+        let net_info = lrp.net_info().unwrap();
+        assert_eq!(lrp.cell_id(), Some("cell-1"));
+        assert_eq!(net_info.ports[0].container_port, 8080);
+        assert!(net_info.ports[0].host_port >= 61001);
+        assert!(!net_info.address.is_empty());
+        assert_eq!(lrp.availability_zone, "z1");
+        let seen = cell.garden.seen(guid(&lrp)).unwrap();
+        assert_eq!(seen.spec.image.uri, "/linux.tar");
+        let env = &seen.spec.env;
+        assert!(env.contains(&format!("INSTANCE_INDEX={}", lrp.key.index)), "{env:?}");
+    }
+    let state = cell.rep.state(rep_client::STATE_TIMEOUT).await.unwrap();
+    assert_eq!(state.lrps.len(), 2);
+    assert_eq!(state.lrps[0].state, "RUNNING");
+    assert_eq!(state.lrps[0].rootfs, "preloaded:linux");
+    assert_eq!(state.available_resources.memory_mb, 1024 - 2 * 64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crashed_instance_comes_back() {
+    let world = World::new().await;
+    let cell = world.cell("cell-1");
+    world.desire("app", 1, |_| {}).await;
+    let first = guid(&world.until_running(1).await[0]).to_owned();
+    cell.garden.exit(&first, "/app", 7);
+    let again = |lrps: &[ActualLrp]| lrps[0].is_running() && guid(&lrps[0]) != first;
+    let lrp = world.until_lrps("it runs again", again).await.remove(0);
+    assert_eq!(lrp.crash_count, 1);
+    assert!(lrp.crash_reason.contains("status 7"), "{}", lrp.crash_reason);
+    assert_eq!(cell.garden.handles(), [guid(&lrp)], "nothing is left of the first");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_desired_any_more_is_stopped() {
+    let world = World::new().await;
+    let cell = world.cell("cell-1");
+    world.desire("app", 2, |_| {}).await;
+    world.until_running(2).await;
+    world.bbs.remove_desired_lrp("app").await.unwrap();
+    world.until_lrps("they are gone", |lrps| lrps.is_empty()).await;
+    world
+        .until("their containers are gone", || async { cell.garden.handles().is_empty().then_some(()) })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_no_cell_can_take_says_why() {
+    let world = World::new().await;
+    let _cell = world.cell("cell-1");
+    world.desire("app", 1, |_| {}).await;
+    world.until_running(1).await;
+    let refused = async |process_guid: &str, memory_mb: u32, rootfs: &str, expected: &str| {
+        world
+            .desire(process_guid, 1, |lrp| {
+                lrp.memory_mb = memory_mb;
+                lrp.rootfs = rootfs.into();
+            })
+            .await;
+        let told = |lrps: &[ActualLrp]| lrps.iter().any(|lrp| lrp.placement_error() == expected);
+        world.until_lrps(expected, told).await;
+    };
+    refused("large", 5000, "preloaded:linux", "insufficient resources: memory").await;
+    refused("windows", 1, "preloaded:windows", "found no compatible cell for required rootfs").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_ends_with_the_content_of_its_result_file() {
+    let world = World::new().await;
+    let cell = world.cell("cell-1");
+    world.desire_task("task", "/app", |definition| definition.result_file = "/result".into()).await;
+    let started = || async { (!cell.garden.running("task").is_empty()).then_some(()) };
+    world.until("the Task runs", started).await;
+    cell.garden.put_file("task", "/result", b"42");
+    cell.garden.exit("task", "/app", 0);
+    let task = world.until_task("task", |task| task.outcome().is_some()).await;
+    assert_eq!(task.outcome(), Some(&TaskOutcome::Succeeded { result: "42".into() }));
+    world.until("its container is gone", || async { cell.garden.handles().is_empty().then_some(()) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_fails_says_why() {
+    let world = World::new().await;
+    let _cell = world.cell("cell-1");
+    let failed = async |guid: &str, path: &str, result_file: &str| {
+        world.desire_task(guid, path, |definition| definition.result_file = result_file.into()).await;
+        let task = world.until_task(guid, |task| task.outcome().is_some()).await;
+        match task.outcome() {
+            Some(TaskOutcome::Failed { reason }) => reason.clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let reason = failed("status", "/fails", "").await;
+    assert!(reason.contains("status 3"), "{reason}");
+    let reason = failed("no-command", "/missing", "").await;
+    assert!(!reason.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_task_leaves_no_container() {
+    let world = World::new().await;
+    let cell = world.cell("cell-1");
+    world.desire_task("task", "/app", |_| {}).await;
+    world.until("the Task runs", || async { (!cell.garden.running("task").is_empty()).then_some(()) }).await;
+    world.bbs.cancel_task("task").await.unwrap();
+    world.until("its container is gone", || async { cell.garden.handles().is_empty().then_some(()) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_evacuated_cell_goes_when_its_instances_run_elsewhere() {
+    let world = World::new().await;
+    let leaving = world.cell("cell-1");
+    world.desire("app", 2, |_| {}).await;
+    world.until_running(2).await;
+    let staying = world.cell("cell-2");
+    staying.garden.hold(garden_client::memory::Call::Create);
+    leaving.admin.ping().await.unwrap();
+    leaving.admin.evacuate().await.unwrap();
+    let both =
+        |lrps: &[ActualLrp]| lrps.iter().filter(|lrp| lrp.presence == Presence::Evacuating).count() == 2;
+    world.until_lrps("the old instances are evacuating", both).await;
+    assert_eq!(leaving.garden.handles().len(), 2, "they serve until they are replaced");
+    staying.garden.release(garden_client::memory::Call::Create);
+    leaving.runs.await.unwrap().unwrap();
+    let moved =
+        |lrps: &[ActualLrp]| lrps.len() == 2 && lrps.iter().all(|lrp| lrp.cell_id() == Some("cell-2"));
+    world.until_lrps("both instances have moved", moved).await;
+    assert!(leaving.garden.handles().is_empty());
+    assert_eq!(staying.garden.handles().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_cell_had_is_started_anew() {
+    let world = World::new().await;
+    let cell = world.cell("cell-1");
+    world.desire("app", 1, |_| {}).await;
+    let first = guid(&world.until_running(1).await[0]).to_owned();
+    let cell = world.cell_in("cell-1", cell.kill());
+    let again = |lrps: &[ActualLrp]| lrps.len() == 1 && lrps[0].is_running() && guid(&lrps[0]) != first;
+    let lrps = world.until_lrps("it runs again", again).await;
+    let only = || async { (cell.garden.handles() == [guid(&lrps[0])]).then_some(()) };
+    world.until("the container of the life before is gone", only).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_while_the_bbs_is_away_is_not_forgotten() {
+    let mut world = World::new().await;
+    let cell = world.cell("cell-1");
+    world.desire("app", 1, |_| {}).await;
+    let first = guid(&world.until_running(1).await[0]).to_owned();
+    world.stop_bbs().await;
+    cell.garden.exit(&first, "/app", 7);
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    world.start_bbs_again();
+    let crashed = |lrps: &[ActualLrp]| lrps.len() == 1 && lrps[0].crash_count == 1 && lrps[0].is_running();
+    let lrp = world.until_lrps("it crashed and runs again", crashed).await.remove(0);
+    assert!(lrp.crash_reason.contains("status 7"), "{}", lrp.crash_reason);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_instance_says_can_be_read_and_followed() {
+    use futures_util::StreamExt;
+    let world = World::new().await;
+    let cell = world.cell("cell-1");
+    world.desire("app", 1, |_| {}).await;
+    let instance_guid = guid(&world.until_running(1).await[0]).to_owned();
+    let mut lines = Box::pin(cell.rep.logs("app", 100, true).await.unwrap());
+    let mut read = String::new();
+    while !read.contains("hello") {
+        read.push_str(&String::from_utf8_lossy(&lines.next().await.unwrap().unwrap()));
+    }
+    let line = read.lines().find(|line| line.contains("hello")).unwrap();
+    let line: rep_client::LogLine = serde_json::from_str(line).unwrap();
+    assert_eq!(
+        (line.log_guid.as_str(), line.stream.as_str(), line.source_name.as_str()),
+        ("app", "out", "APP")
+    );
+    assert_eq!(line.instance_guid, instance_guid);
+    cell.garden.exit(&instance_guid, "/app", 1);
+    let mut followed = read.clone();
+    while followed.matches("hello").count() < 2 {
+        followed.push_str(&String::from_utf8_lossy(&lines.next().await.unwrap().unwrap()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cell_refuses_work_that_is_not_its_own() {
+    let world = World::new().await;
+    let cell = world.cell("cell-1");
+    let work = rep_client::Work { cell_id: "cell-2".into(), ..Default::default() };
+    world.until("the rep answers", || async { cell.rep.state(rep_client::STATE_TIMEOUT).await.ok() }).await;
+    let error = cell.rep.perform(&work).await.unwrap_err();
+    assert_eq!(error.status().map(|status| status.as_u16()), Some(500));
+    let lrp = rep_client::Lrp {
+        process_guid: "a".into(),
+        domain: "d".into(),
+        rootfs: "preloaded:nt".into(),
+        ..Default::default()
+    };
+    let large =
+        rep_client::Lrp { rootfs: "preloaded:linux".into(), memory_mb: 9999, index: 1, ..lrp.clone() };
+    let work = rep_client::Work { lrps: vec![lrp, large], ..Default::default() };
+    assert_eq!(cell.rep.perform(&work).await.unwrap().lrps.len(), 2);
+    cell.stop().await;
+}
