@@ -496,6 +496,30 @@ async fn a_container_outlives_its_garden_and_its_record_ends_it() {
     world.nothing_left().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn many_at_once_do_not_get_in_one_anothers_way() {
+    let world = world!("many_at_once_do_not_get_in_one_anothers_way");
+    let containers = futures_util::future::join_all((0..12).map(|number| {
+        let spec = garden::containerizer::Spec { handle: format!("many-{number}"), ..world.spec() };
+        world.start(spec)
+    }))
+    .await;
+    let script = "echo out; echo $(hostname) >&2; exit 7";
+    let process = sh(script);
+    let runs =
+        containers.iter().flat_map(|one| std::iter::repeat_n(one, 5)).map(|one| world.run(one, &process));
+    let done = futures_util::future::join_all(runs);
+    for (index, done) in done.await.into_iter().enumerate() {
+        let expected = format!("many-{}\n", index / 5);
+        assert_eq!((&done.stdout[..], &done.stderr[..], done.status), ("out\n", &expected[..], 7));
+    }
+    let pss: u64 = containers.iter().map(|one| world::pss_kib(one.pid())).sum();
+    println!("pss of {} idle containers: {pss} KiB", containers.len());
+    let ended = futures_util::future::join_all(containers.iter().map(|one| one.destroy())).await;
+    assert!(ended.iter().all(Result::is_ok), "{ended:?}");
+    world.nothing_left().await;
+}
+
 /// Not a test of anything but patience: prints what the steps cost.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_it_costs() {

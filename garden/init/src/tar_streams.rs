@@ -195,10 +195,10 @@ impl<W: Write> Builder<W> {
     /// Names that do not fit come before, as GNU tar writes them.
     fn header(&mut self, header: &mut tar::Header, name: &Path, link: Option<&Path>) -> io::Result<()> {
         use std::os::unix::ffi::OsStrExt;
-        if let Some(link) = link {
-            if header.set_link_name_literal(link.as_os_str().as_bytes()).is_err() {
-                self.long(b'K', link.as_os_str().as_bytes())?;
-            }
+        if let Some(link) = link
+            && header.set_link_name_literal(link.as_os_str().as_bytes()).is_err()
+        {
+            self.long(b'K', link.as_os_str().as_bytes())?;
         }
         let bytes = name.as_os_str().as_bytes();
         let field = &mut header.as_old_mut().name;
