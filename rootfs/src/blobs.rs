@@ -6,6 +6,7 @@
 //! A blob is there whole and verified or not at all. Who may have it, and for how long, is not decided here.
 
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use tokio::fs::File;
@@ -25,6 +26,8 @@ impl Blobs {
     pub fn open(directory: &Path) -> io::Result<Blobs> {
         let blobs = Blobs { blobs: directory.join("blobs"), tmp: directory.join("tmp") };
         std::fs::create_dir_all(&blobs.blobs)?;
+        // Private images are in here.
+        std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))?;
         tree::remove(&blobs.tmp)?;
         std::fs::create_dir_all(&blobs.tmp)?;
         Ok(blobs)

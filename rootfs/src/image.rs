@@ -322,10 +322,11 @@ fn query_pairs(query: &str) -> impl Iterator<Item = Result<(&str, String), Strin
     for piece in query.split('&') {
         match piece.split_once('=') {
             Some((key @ ("layer" | "layer_path" | "layer_digest"), value)) => pairs.push((key, value.into())),
-            _ => match pairs.last_mut() {
-                Some((_, value)) => *value = format!("{value}&{piece}"),
-                None => {}
-            },
+            _ => {
+                if let Some((_, value)) = pairs.last_mut() {
+                    *value = format!("{value}&{piece}");
+                }
+            }
         }
     }
     pairs.into_iter().map(|(key, value)| {

@@ -36,13 +36,12 @@ impl Remover {
     }
 
     pub fn remove(&self, path: PathBuf) {
-        match self.orders.try_send(Order::Remove(path)) {
-            Err(
-                TrySendError::Full(Order::Remove(path)) | TrySendError::Disconnected(Order::Remove(path)),
-            ) => {
-                remove(&path);
-            }
-            _ => {}
+        let sent = self.orders.try_send(Order::Remove(path));
+        if let Err(
+            TrySendError::Full(Order::Remove(path)) | TrySendError::Disconnected(Order::Remove(path)),
+        ) = sent
+        {
+            remove(&path);
         }
     }
 

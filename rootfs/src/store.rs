@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -224,11 +224,9 @@ impl Store {
     /// Opens the store in `directory`, made if it is not there, and removes what an earlier process left half done.
     /// Blocking. Roots that nobody lives in any more are for [`Store::recover`].
     pub fn open(directory: &Path, config: Config) -> Result<Store, Error> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o711)
-            .create(directory)
-            .map_err(disk("make", directory))?;
+        fs::create_dir_all(directory).map_err(disk("make", directory))?;
+        // Layers hold setuid programs of images: no other user of this machine may get at them.
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(disk("close", directory))?;
         let lock = lock(directory)?;
         for name in ["images", "roots"] {
             let path = directory.join(name);

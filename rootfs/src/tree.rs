@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 /// Directories opened one inside the other; what lies deeper is first moved up.
@@ -111,36 +111,34 @@ pub struct Usage {
 }
 
 /// Counts everything below `path`, and `path` itself. Blocking, and as slow as the tree is large; what vanishes
-/// meanwhile is not counted.
+/// meanwhile is not counted, and neither is what lies deeper than a path can say.
 pub fn usage(path: &Path) -> io::Result<Usage> {
     let mut usage = Usage::default();
     let mut several_names = HashSet::new();
     let top = rustix::fs::openat(CWD, path, DIRECTORY, Mode::empty())?;
     add(&mut usage, &rustix::fs::fstat(&top)?);
-    let mut levels = vec![(Dir::read_from(&top)?, top)];
-    while let Some((entries, directory)) = levels.last_mut() {
-        let Some(entry) = entries.next() else {
-            levels.pop();
+    let mut waiting = vec![b".".to_vec()];
+    while let Some(place) = waiting.pop() {
+        // Whoever fills the tree may swap a directory for a link while we look.
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let Ok(directory) = rustix::fs::openat2(&top, &place[..], DIRECTORY, Mode::empty(), resolve) else {
             continue;
         };
-        let entry = entry?;
-        if matches!(entry.file_name().to_bytes(), b"." | b"..") {
-            continue;
-        }
-        let Ok(stat) = rustix::fs::statat(&*directory, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) else {
-            continue;
-        };
-        let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-        if !is_directory && stat.st_nlink > 1 && !several_names.insert((stat.st_dev, stat.st_ino)) {
-            continue;
-        }
-        add(&mut usage, &stat);
-        if is_directory
-            && levels.len() < DEPTH_MAX
-            && let Some((_, directory)) = levels.last()
-            && let Ok(directory) = rustix::fs::openat(directory, entry.file_name(), DIRECTORY, Mode::empty())
-        {
-            levels.push((Dir::read_from(&directory)?, directory));
+        for entry in Dir::read_from(&directory)? {
+            let Ok(entry) = entry else { break };
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            let Ok(stat) = rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+            let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+            if !is_directory && stat.st_nlink > 1 && !several_names.insert((stat.st_dev, stat.st_ino)) {
+                continue;
+            }
+            add(&mut usage, &stat);
+            if is_directory {
+                waiting.push([&place[..], b"/", name.to_bytes()].concat());
+            }
         }
     }
     Ok(usage)
@@ -168,6 +166,7 @@ mod tests {
             directory = rustix::fs::openat(&directory, "d", DIRECTORY, Mode::empty()).unwrap();
         }
         drop(directory);
+        assert!(usage(&top).unwrap().inodes > 2000);
         remove(&top).unwrap();
         assert!(!top.exists());
         remove(&top).unwrap();

@@ -311,3 +311,67 @@ async fn a_pull_that_nobody_waits_for_any_more_leaves_nothing() {
     assert!(given_up.is_err());
     world.assert_unchanged();
 }
+
+const CHILD: &str = "ROOTFS_TEST_PULLS_INTO";
+
+/// Not a test by itself: what the next one starts as a process and kills.
+#[tokio::test]
+async fn pulls_until_killed() {
+    let Ok(argument) = std::env::var(CHILD) else { return };
+    let (directory, uri) = argument.split_once(' ').unwrap();
+    let store = Store::open(Path::new(directory), Config::default()).unwrap();
+    store.pull(&uri.parse().unwrap(), None, &|_| {}).await.unwrap();
+}
+
+#[tokio::test]
+async fn killed_at_any_moment_the_next_start_is_clean() {
+    if skipped("killed_at_any_moment_the_next_start_is_clean") {
+        return;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let registry = FakeRegistry::start(Login::None).await;
+    let layers: Vec<Vec<u8>> = (0..4)
+        .map(|layer| {
+            let file = |n: usize| (format!("l{layer}-{n}"), format!("{layer} {n} ").repeat(1000));
+            (0..200).map(file).fold(Tar::default(), |tar, (name, text)| tar.file(&name, &text)).bytes()
+        })
+        .collect();
+    let image = image(&layers, json!({}));
+    registry.add("v1", &image);
+    let directory = scratch.path().join("store");
+    let uri = format!("docker://{}/app:v1", registry.address);
+    // Later each time, until one comes through: so the kills are spread over all of a pull, however fast this is.
+    let mut wait = Duration::from_millis(20);
+    for round in 1.. {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "pulls_until_killed"])
+            .env(CHILD, format!("{} {uri}", directory.display()))
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        tokio::time::sleep(wait).await;
+        wait = wait.mul_f64(1.25);
+        child.kill().unwrap();
+        let came_through = child.wait().unwrap().success();
+        let store = Store::open(&directory, Config::default()).unwrap();
+        let mut complete = 0;
+        for entry in std::fs::read_dir(directory.join("layers")).unwrap() {
+            let root = entry.unwrap().path().join("root");
+            let files: Vec<_> = std::fs::read_dir(root).unwrap().collect();
+            assert_eq!(files.len(), 200, "half a layer is visible");
+            complete += 1;
+        }
+        let left = std::fs::read_dir(directory.join("tmp")).unwrap();
+        let left = left.filter(|e| e.as_ref().unwrap().file_name() != "probe").count();
+        assert_eq!(left, 0);
+        drop(store);
+        println!("killed after {wait:?}: {complete} of 4 layers are there");
+        if came_through {
+            assert!(round > 1 && complete == 4);
+            break;
+        }
+    }
+    let store = Store::open(&directory, Config::default()).unwrap();
+    store.pull(&uri.parse().unwrap(), None, &|_| {}).await.unwrap();
+    assert_eq!(store.store_usage().unwrap().layers, 4);
+}

@@ -254,3 +254,66 @@ async fn an_image_larger_than_its_limit_is_refused_with_the_figures() {
         assert!(matches!(error, Error::InvalidHandle { .. }), "{error}");
     }
 }
+
+#[tokio::test]
+async fn a_droplet_is_a_layer_on_its_stack() {
+    let Some((scratch, _)) = scratch("a_droplet_is_a_layer_on_its_stack") else { return };
+    let stack = scratch.path().join("stack.tar");
+    let theirs = Entry { uid: 2000, ..Entry::directory("home/vcap/", 0o750) };
+    fs::write(&stack, Tar::default().directory("home/", 0o755).add(theirs).file("bin", "stack").bytes())
+        .unwrap();
+    let droplet = common::gzip(&Tar::default().directory("app/", 0o755).file("app/run", "droplet").bytes());
+    let digest = rootfs::digest::Digest::of(&droplet);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = axum::Router::new().route("/droplet", axum::routing::get(move || async move { droplet }));
+    let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    let preloaded = BTreeMap::from([("stack".to_string(), stack)]);
+    let store =
+        Store::open(&scratch.path().join("other"), Config { preloaded, ..Config::default() }).unwrap();
+    let uri = |path: &str, digest: &str| -> ImageRef {
+        format!(
+            "preloaded+layer:stack?layer=http://{address}/{path}&layer_path=/home/vcap&layer_digest={digest}"
+        )
+        .parse()
+        .unwrap()
+    };
+    let wrong = store.pull(&uri("droplet", &"0".repeat(64)), None, &|_| {}).await.unwrap_err().to_string();
+    assert!(wrong.contains("cannot be used: its digest is"), "{wrong}");
+    let absent = store.pull(&uri("nope", digest.hex()), None, &|_| {}).await.unwrap_err().to_string();
+    assert_eq!(absent, format!("layer http://{address}/nope cannot be fetched: the server answers 404"));
+    let pulled = store.pull(&uri("droplet", digest.hex()), None, &|_| {}).await.unwrap();
+    server.abort();
+    store.pull(&uri("droplet", digest.hex()), None, &|_| {}).await.unwrap();
+    let mount = store.mount("a", &pulled, None, BaseIds::default(), NO_LIMIT).unwrap();
+    let root = scratch.path().join("root");
+    let _mounted = Mounted::on(&root, &mount);
+    assert_eq!(fs::read_to_string(root.join("home/vcap/app/run")).unwrap(), "droplet");
+    assert_eq!(fs::read_to_string(root.join("bin")).unwrap(), "stack");
+    let home = fs::metadata(root.join("home/vcap")).unwrap();
+    assert_eq!((home.uid(), home.mode() & 0o7777), (2000, 0o750), "the stack's own directory");
+}
+
+/// Not a bound: a figure to look at, on whatever machine this is.
+#[tokio::test]
+async fn a_warm_mount_takes_about_a_millisecond() {
+    let Some((scratch, store)) = scratch("a_warm_mount_takes_about_a_millisecond") else { return };
+    let pulled = pull(&store, &two_layers(), &scratch.path().join("layout")).await;
+    let namespace = Namespace::new(700_000);
+    let ids = BaseIds { uid: 700_000, gid: 700_000 };
+    let mut times: Vec<(u128, u128)> = (0..200)
+        .map(|n| {
+            let handle = format!("h{n}");
+            let began = std::time::Instant::now();
+            let mount = store.mount(&handle, &pulled, Some(namespace.user.as_fd()), ids, NO_LIMIT).unwrap();
+            let mounted = began.elapsed().as_micros();
+            drop(mount);
+            store.unmount(&handle).unwrap();
+            (mounted, began.elapsed().as_micros())
+        })
+        .collect();
+    times.sort();
+    println!("mount: median {} us; 199th of 200 {} us", times[100].0, times[198].0);
+    store.settle();
+    assert!(times[100].0 < 50_000, "{:?}", times[100]);
+}

@@ -4,6 +4,7 @@
 //! held whole. The directory belongs to the caller, who throws it away on any error: that is what makes it safe to
 //! verify the digests at the end. Which layer this is, and when it becomes visible, is not known here.
 
+mod attributes;
 mod compression;
 mod entry;
 mod extract;
