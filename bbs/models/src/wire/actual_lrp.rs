@@ -221,7 +221,7 @@ impl From<models::PortMapping> for PortMapping {
     }
 }
 
-/// Does not ask for an address: a request that reports one does, see [`super::request`].
+/// Does not ask for an address: a request that reports one does.
 impl TryFrom<ActualLrpNetInfo> for models::ActualLrpNetInfo {
     type Error = Invalid;
 

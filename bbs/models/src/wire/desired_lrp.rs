@@ -6,10 +6,11 @@ use prost::Message;
 use serde::{Deserialize, Serialize};
 
 use super::actual_lrp::wire_unsigned;
+use super::image_layer::{CachedDependency, ImageLayer, parse_layers};
 use super::json::*;
 use super::part::*;
 use super::routes::{ProtoRoutes, parse_routes};
-use super::{Action, CheckDefinition, Invalid};
+use super::{Action, CheckDefinition, Invalid, SecurityGroupRule, VolumeMount, VolumePlacement};
 use crate as models;
 
 #[derive(Clone, PartialEq, Message, Serialize, Deserialize)]

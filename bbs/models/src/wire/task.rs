@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use super::actual_lrp::wire_unsigned;
 use super::desired_lrp::parse_action;
+use super::image_layer::{CachedDependency, ImageLayer, parse_layers};
 use super::json::*;
 use super::part::*;
-use super::{Action, Invalid};
+use super::{Action, Invalid, SecurityGroupRule, VolumeMount};
 use crate as models;
 
 #[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
