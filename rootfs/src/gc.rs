@@ -33,7 +33,7 @@ impl Store {
                 break;
             }
             if let Some(trash) = layers.withdraw(&layer.id).map_err(failed())? {
-                self.inner.remover.remove(trash);
+                self.inner.chores.remove(trash);
                 collected.layers += 1;
                 collected.bytes += layer.bytes;
             }

@@ -8,6 +8,7 @@
 //! no container: a handle is a name for a root, and who mounts it where is not its business.
 
 mod blobs;
+mod chores;
 pub mod digest;
 mod flight;
 pub mod gc;
@@ -18,7 +19,6 @@ pub mod manifest;
 mod overlay;
 mod pull;
 pub mod registry;
-mod remover;
 mod stack;
 pub mod store;
 mod tree;

@@ -184,7 +184,7 @@ async fn pull_from(
     reports.send(Progress::Resolved { digest: digests[0].clone(), layers: sizes });
     let pins = inner.layers.pin(config.diff_ids.clone());
     let layers = pull_layers(inner, name, &source, &manifest, &config.diff_ids, reports).await?;
-    make_durable(inner, config.diff_ids);
+    inner.chores.make_durable(config.diff_ids);
     inner.assemble(name, &digests, config.run, layers, pins)
 }
 
@@ -425,7 +425,7 @@ async fn base(
         Some(record) => record,
         None => import(inner, name, &path, &id).await?,
     };
-    make_durable(inner, vec![id.clone()]);
+    inner.chores.make_durable(vec![id.clone()]);
     Ok((Lower::Stored(id), Some(record), pins))
 }
 
@@ -476,7 +476,7 @@ async fn with_layer(
             inner.layer_flights.join(id.clone(), begin, &forward).await.map_err(Error::Shared)?
         }
     };
-    make_durable(inner, ids);
+    inner.chores.make_durable(ids);
     let digest = Digest::of(name.as_bytes());
     let layers = vec![(lower, base_record), (Lower::Stored(id), Some(record))];
     inner.assemble(name, &[digest], ImageConfig::default(), layers, pins)
@@ -510,14 +510,4 @@ async fn fetch_remote(
     downloaded?;
     let missing = || Error::Fetch { url: layer.url.clone(), reason: "no answer".into() };
     unpacked?.ok_or_else(missing)
-}
-
-/// Behind the answer: nobody waits for the disk.
-fn make_durable(inner: &Arc<Inner>, ids: Vec<Digest>) {
-    let layers = inner.layers.clone();
-    tokio::task::spawn_blocking(move || {
-        if let Err(error) = layers.make_durable(&ids) {
-            tracing::warn!(%error, "cannot make layers durable");
-        }
-    });
 }

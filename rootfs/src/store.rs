@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex};
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode};
 use serde::{Deserialize, Serialize};
 
+use crate::chores::Chores;
 use crate::digest::Digest;
 use crate::flight::Flights;
 use crate::image::ImageRef;
@@ -29,7 +30,6 @@ use crate::manifest::ImageConfig;
 use crate::overlay::{self, View};
 use crate::pull::{LayerFlight, Progress};
 use crate::registry::{Client, Credentials, Policy};
-use crate::remover::Remover;
 use crate::stack::{Inherited, Layer, Lower, Opened, inherited, stack};
 use crate::unpack::Limits;
 use crate::{layout, manifest, registry, tree, unpack};
@@ -214,7 +214,7 @@ pub(crate) struct Inner {
     roots: Mutex<BTreeMap<String, Root>>,
     /// Why roots cannot be mounted here; `None`: they can.
     unmountable: Option<String>,
-    pub remover: Remover,
+    pub chores: Chores,
     _lock: fs::File,
 }
 
@@ -226,7 +226,8 @@ impl Store {
     pub fn open(directory: &Path, config: Config) -> Result<Store, Error> {
         fs::create_dir_all(directory).map_err(disk("make", directory))?;
         // Layers hold setuid programs of images: no other user of this machine may get at them.
-        fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(disk("close", directory))?;
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o700))
+            .map_err(disk("close", directory))?;
         let lock = lock(directory)?;
         for name in ["images", "roots"] {
             let path = directory.join(name);
@@ -240,6 +241,9 @@ impl Store {
         }
         let roots = read_roots(directory, &layers)?;
         let client = Client::new(config.registries.clone())?;
+        let chores = Chores::start(layers.clone());
+        let known = layers.by_last_use().map_err(disk("read", directory))?;
+        chores.make_durable(known.into_iter().map(|(_, layer)| layer.id).collect());
         let inner = Inner {
             directory: directory.into(),
             client,
@@ -249,7 +253,7 @@ impl Store {
             places: tokio::sync::Semaphore::new(LAYERS_AT_ONCE_MAX),
             roots: Mutex::new(roots),
             unmountable,
-            remover: Remover::start(),
+            chores,
             config,
             _lock: lock,
         };
@@ -362,7 +366,7 @@ impl Store {
         let trash = self.inner.layers.trash();
         // The rename comes first: while the name is taken, nobody can make a root of that name.
         match fs::rename(&path, &trash) {
-            Ok(()) => self.inner.remover.remove(trash),
+            Ok(()) => self.inner.chores.remove(trash),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(Error::Disk { act: "remove", path, source }),
         }
@@ -415,9 +419,9 @@ impl Store {
         })
     }
 
-    /// Waits until everything that was unmounted or collected is removed from the disk. Blocking.
+    /// Waits until everything that was unmounted or collected is removed from the disk, and what was pulled is on it. Blocking.
     pub fn settle(&self) {
-        self.inner.remover.settle();
+        self.inner.chores.settle();
     }
 
     fn root_path(&self, handle: &str) -> Result<PathBuf, Error> {
