@@ -177,7 +177,7 @@ mod tests {
     fn every_name_leads_to_every_running_instance() {
         assert_eq!(ports(&table(), "app.localhost"), [61001, 61002]);
         assert_eq!(ports(&table(), "WWW.localhost:8080"), [61001, 61002]);
-        assert_eq!(ports(&table(), "other.localhost"), []);
+        assert_eq!(ports(&table(), "other.localhost"), Vec::<u16>::new());
     }
 
     #[test]
@@ -193,7 +193,7 @@ mod tests {
         table.set_actual(&running("a", 0, 61009, 0));
         table.set_desired("app", &routes(&["old.localhost"]), &ModificationTag::new("e", 0));
         assert_eq!(ports(&table, "app.localhost"), [61001, 61002]);
-        assert_eq!(ports(&table, "old.localhost"), []);
+        assert_eq!(ports(&table, "old.localhost"), Vec::<u16>::new());
     }
 
     #[test]
@@ -212,6 +212,6 @@ mod tests {
     fn without_its_desired_lrp_an_instance_is_not_reachable() {
         let mut table = table();
         table.remove_desired("app");
-        assert_eq!(ports(&table, "app.localhost"), []);
+        assert_eq!(ports(&table, "app.localhost"), Vec::<u16>::new());
     }
 }
