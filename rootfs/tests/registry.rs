@@ -19,10 +19,11 @@ fn skipped(test: &str) -> bool {
 }
 
 struct World {
-    scratch: tempfile::TempDir,
     store: Store,
     registry: FakeRegistry,
     image: BuiltImage,
+    /// Last, so that it goes when the store is closed.
+    scratch: tempfile::TempDir,
 }
 
 impl World {
