@@ -1,0 +1,164 @@
+//! Each thing a person can get wrong, or that can go wrong around them, ends in one clear error at the place where they
+//! look, and leaves nothing behind.
+
+use std::os::unix::process::CommandExt;
+use std::time::Duration;
+
+use tests::{Answer, Entry, Fault, Footprint, Image, Registry, World, busybox_image, diego, require_root};
+
+const SERVE: &[&str] = &["/bin/sh", "-c", "exec httpd -f -p $PORT"];
+
+/// A world, what a command said in it, and that nothing is left when it is gone.
+fn in_a_world(test: &str, story: impl FnOnce(&World)) {
+    if !require_root(test) {
+        return;
+    }
+    let before = Footprint::take();
+    let world = World::start();
+    story(&world);
+    let instances = world.diego(&["--json", "ps"]).worked().stdout;
+    for name in instances.lines().filter_map(|line| line.split('"').nth(3)) {
+        world.diego(&["delete", name]).worked();
+    }
+    drop(world);
+    assert_eq!(Footprint::take(), before, "{test} left something");
+}
+
+/// `diego run` of what a faulty registry serves.
+fn run_refused(world: &World, fault: Fault, says: &[&str]) {
+    let registry = Registry::serving(busybox_image(SERVE), Some(fault));
+    world.diego(&["run", &registry.image(), "--name", "bad"]).refused(1, says);
+}
+
+#[test]
+fn an_image_that_cannot_be_had_is_refused_with_its_reason() {
+    in_a_world("an_image_that_cannot_be_had_is_refused_with_its_reason", |world| {
+        for (fault, says) in [
+            (Fault::Empty, "not found"),
+            (Fault::Status(401), "credentials"),
+            (Fault::Status(429), "429"),
+            (Fault::Status(500), "500"),
+            (Fault::CorruptLayer, "digest"),
+            (Fault::TruncatedLayer, "sha256:"),
+            (Fault::OtherManifest, "digest"),
+        ] {
+            run_refused(world, fault, &["test/image", says]);
+        }
+        let gone = Registry::serving(busybox_image(SERVE), None).image();
+        world.diego(&["run", &gone, "--name", "bad"]).refused(1, &["test/image", "refused"]);
+        assert_eq!(world.diego(&["--json", "ps"]).worked().stdout, "", "nothing was desired");
+    });
+}
+
+#[test]
+fn an_image_that_would_write_outside_its_root_is_refused() {
+    in_a_world("an_image_that_would_write_outside_its_root_is_refused", |world| {
+        let escape = Entry::File("../../tmp/diego-escaped", b"x".to_vec(), 0o644);
+        let registry = Registry::serving(Image::of(&[escape], &["/bin/sh"]), None);
+        let refused = world.diego(&["run", &registry.image(), "--name", "bad", "--wait", "30"]);
+        refused.refused(1, &["../../tmp/diego-escaped"]);
+        assert!(!std::path::Path::new("/tmp/diego-escaped").exists());
+    });
+}
+
+#[test]
+fn a_command_that_does_not_exist_is_named() {
+    in_a_world("a_command_that_does_not_exist_is_named", |world| {
+        let registry = Registry::serving(busybox_image(&["/no/such/program"]), None);
+        let image = registry.image();
+        world.diego(&["run", &image, "--name", "bad", "--wait", "30"]).refused(1, &["bad crashed"]);
+        let logs = world.diego(&["logs", "bad"]).worked().stdout;
+        assert!(logs.contains("/no/such/program"), "{logs}");
+        world.diego(&["task", &image, "--", "/no/such/either"]).refused(1, &["task failed", "/no/such/either"]);
+    });
+}
+
+#[test]
+fn an_app_that_never_listens_crashes_with_its_check() {
+    in_a_world("an_app_that_never_listens_crashes_with_its_check", |world| {
+        let registry = Registry::serving(busybox_image(&["/bin/sh", "-c", "exit 3"]), None);
+        let refused = world.diego(&["run", &registry.image(), "--name", "bad", "--wait", "30"]);
+        refused.refused(1, &["bad crashed", "Exited with status 3"]);
+        let listed = world.diego(&["ps", "bad"]).worked().stdout;
+        assert!(listed.contains("Exited with status 3"), "{listed}");
+    });
+}
+
+#[test]
+fn more_memory_than_a_cell_has_is_a_placement_error() {
+    in_a_world("more_memory_than_a_cell_has_is_a_placement_error", |world| {
+        let registry = Registry::serving(busybox_image(SERVE), None);
+        let refused = world.diego(&["run", &registry.image(), "--name", "bad", "-m", "100000000", "--wait", "5"]);
+        refused.refused(1, &["insufficient resources: memory"]);
+    });
+}
+
+#[test]
+fn what_does_not_exist_has_an_exit_code_of_its_own() {
+    in_a_world("what_does_not_exist_has_an_exit_code_of_its_own", |world| {
+        for command in [&["delete", "nothing"][..], &["scale", "nothing", "2"], &["logs", "nothing"], &["ssh", "nothing"]] {
+            world.diego(command).refused(4, &["there is no app nothing"]);
+        }
+    });
+}
+
+#[test]
+fn a_crashed_instance_comes_back_and_a_killed_diego_too() {
+    let test = "a_crashed_instance_comes_back_and_a_killed_diego_too";
+    if !require_root(test) {
+        return;
+    }
+    let before = Footprint::take();
+    let registry = Registry::serving(busybox_image(SERVE), None);
+    let mut world = World::start();
+    world.diego(&["run", &registry.image(), "--name", "web", "-i", "2"]).worked();
+    world.kill_and_start_again();
+    world.until("both instances run again", Duration::from_secs(30), |world| {
+        world.diego(&["--json", "ps", "web"]).stdout.matches("\"state\":\"RUNNING\"").count() == 2
+    });
+    world.diego(&["delete", "web"]).worked();
+    drop(world);
+    assert_eq!(Footprint::take(), before);
+}
+
+/// `diego dev` in a state directory, expected to end by itself.
+fn dev_refused(state: &std::path::Path, flags: &[&str], says: &[&str]) {
+    Answer::of(diego(state).arg("dev").args(flags)).refused(1, says);
+}
+
+#[test]
+fn a_machine_that_cannot_run_it_is_told_why() {
+    if !require_root("a_machine_that_cannot_run_it_is_told_why") {
+        return;
+    }
+    let before = Footprint::take();
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    dev_refused(&state, &["--router", &taken], &["cannot listen on", &taken, "--router"]);
+    dev_refused("/proc/nowhere".as_ref(), &["--any-port"], &["cannot use /proc/nowhere as the state directory"]);
+
+    std::fs::create_dir_all(&state).unwrap();
+    std::fs::write(state.join("bbs.sqlite"), vec![b'x'; 8192]).unwrap();
+    dev_refused(&state, &["--any-port"], &["bbs.sqlite"]);
+    std::fs::remove_file(state.join("bbs.sqlite")).unwrap();
+
+    let as_nobody = Answer::of(diego(&dir.path().join("other")).args(["dev", "--any-port"]).uid(65534).gid(65534));
+    as_nobody.refused(1, &["root"]);
+
+    // A machine without cgroups: the rest of the machine does not see this mount.
+    let program = diego(&state).get_program().to_owned();
+    let script = r#"mount -t tmpfs none /sys/fs/cgroup && exec "$0" dev --any-port"#;
+    let mut without = std::process::Command::new("unshare");
+    without.args(["-m", "--propagation", "private", "sh", "-c", script]).arg(program).env("DIEGO_STATE", &state);
+    Answer::of(&mut without).refused(1, &["cgroup"]);
+    assert_eq!(Footprint::take(), before);
+}
+
+#[test]
+fn a_state_directory_serves_one_diego_at_a_time() {
+    in_a_world("a_state_directory_serves_one_diego_at_a_time", |world| {
+        dev_refused(&world.state(), &["--any-port"], &["another diego runs with the state directory"]);
+    });
+}
