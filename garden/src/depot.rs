@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use garden_client::{ContainerSpec, Properties};
@@ -66,7 +67,8 @@ pub struct Found {
 
 impl Depot {
     pub fn open(root: PathBuf) -> Result<Self> {
-        fs::create_dir_all(&root).map_err(failed("make", &root))?;
+        // Records hold environments, which hold secrets.
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&root).map_err(failed("make", &root))?;
         Ok(Self { root })
     }
 

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use diego_base::clock::SystemClock;
 use diego_base::serve::{self, Listen, Listener};
+use gardener::chain;
 pub use gardener::{Gardener, StartError};
 use tokio_util::sync::CancellationToken;
 

@@ -124,8 +124,7 @@ impl Gardener {
         let recorded = self.change(entry.clone(), move |record| record.connection = Some(connection)).await;
         if recorded.is_err() {
             // Not in the record, so nobody else would.
-            let gardener = self.clone();
-            blocking(move || gardener.0.networker.disconnect(&reserved)).await?;
+            self.0.networker.disconnect(reserved);
         }
         recorded
     }

@@ -20,9 +20,9 @@ impl Gardener {
         let started = std::time::Instant::now();
         // Processes first: they hold the root and the network.
         let ended = self.end_processes(&entry, container.as_deref()).await;
-        let (disconnected, unmounted) = tokio::join!(self.disconnect(&entry), self.unmount(&entry));
-        let mut failures: Vec<Error> =
-            [ended, disconnected, unmounted].into_iter().filter_map(Result::err).collect();
+        self.disconnect(&entry);
+        let unmounted = self.unmount(&entry).await;
+        let mut failures: Vec<Error> = [ended, unmounted].into_iter().filter_map(Result::err).collect();
         if failures.is_empty() {
             failures.extend(self.forget(&entry).await.err());
         }
@@ -49,13 +49,11 @@ impl Gardener {
         }
     }
 
-    async fn disconnect(&self, entry: &Entry) -> garden_client::Result<()> {
-        let Some(connection) = entry.with_record(|record| record.connection.clone()) else { return Ok(()) };
-        let gardener = self.clone();
-        blocking(move || gardener.0.networker.disconnect(&connection)).await?;
-        // Given back: another destruction must not give it back once more.
-        entry.disconnected();
-        Ok(())
+    /// Once: the reservations go to others.
+    fn disconnect(&self, entry: &Entry) {
+        if let Some(connection) = entry.take_connection() {
+            self.0.networker.disconnect(connection);
+        }
     }
 
     async fn unmount(&self, entry: &Entry) -> garden_client::Result<()> {

@@ -15,6 +15,7 @@ use garden_client::{Error, Result};
 
 use crate::containerizer::Container;
 use crate::depot::{self, Depot, Record};
+use crate::networker::Connection;
 
 pub enum Stage {
     Creating,
@@ -81,10 +82,9 @@ impl Entry {
         Ok(())
     }
 
-    /// Its network is gone and its reservations are given back. Not on disk: a later garden may take it away again,
-    /// this one must not.
-    pub fn disconnected(&self) {
-        lock(&self.record).connection = None;
+    /// Its network, to be taken away. Not from the disk: a later garden may take it away again, this one must not.
+    pub fn take_connection(&self) -> Option<Connection> {
+        lock(&self.record).connection.take()
     }
 
     /// Its processes were stopped by a client.

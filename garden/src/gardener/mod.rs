@@ -35,7 +35,7 @@ use crate::networker::{self, Networker};
 use crate::{capacity, properties, restore};
 use entry::{Entry, InUse};
 
-/// How long a clean stop may take to destroy what is left, when it is to.
+/// Of a clean stop, when it is to take containers with it.
 const LAST_DESTRUCTIONS_AT_ONCE: usize = 16;
 
 #[derive(Debug, Clone)]
@@ -151,6 +151,7 @@ impl Gardener {
         let gardener = self.clone();
         let last = tokio::task::spawn_blocking(move || {
             gardener.0.store.settle();
+            gardener.0.networker.settle();
             if let Err(error) = gardener.0.networker.remove_table() {
                 tracing::error!(error = chain(&error), "cannot remove the firewall");
             }

@@ -87,6 +87,7 @@ impl World {
     /// Everything that containers could leave.
     fn left(&self) -> BTreeMap<&'static str, Vec<String>> {
         self.gardener.store().settle();
+        self.gardener.0.networker.settle();
         let garden = &self.config.directory;
         let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
         let ours = self.directory.path().to_string_lossy().into_owned();

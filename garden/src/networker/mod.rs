@@ -5,6 +5,7 @@
 //! It does not make network namespaces (the containerizer does) and does not keep records (the depot does): a
 //! [`Connection`] is all there is to know, and it exists, with its reservations, before anything in the kernel does.
 
+mod departures;
 pub mod plan;
 pub mod resolv;
 pub mod rules;
@@ -16,8 +17,10 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use departures::{Departures, Reservations};
 use garden_client::{MappedPort, NetIn, NetOutRule, NetworkStat};
 use garden_sys::netlink::route::{LINK_NAME_BYTES_MAX, Route, Veth};
 use plan::{CONTAINER_LINK, Pool, SUBNET_PREFIX_BITS};
@@ -26,6 +29,7 @@ pub use plan::{Connection, Network};
 const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const DEFAULT_MTU: u32 = 1500;
+const SETTLE_TIME: Duration = Duration::from_secs(20);
 /// The number of a container's subnet, in hexadecimal, ends the name of its link.
 const LINK_SUFFIX_BYTES_MAX: usize = 8;
 
@@ -76,6 +80,8 @@ pub enum Error {
     Table { table: String, source: garden_sys::netlink::Error },
     #[error("cannot {act} {path}")]
     File { act: &'static str, path: PathBuf, source: io::Error },
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
     #[error("the pool of container networks {0} is used up")]
     SubnetsUsedUp(Network),
     #[error("port pool is exhausted")]
@@ -104,8 +110,8 @@ pub struct Networker {
     mtu: u32,
     external_ip: IpAddr,
     host_resolv_conf: String,
-    subnets: Mutex<Pool>,
-    ports: Mutex<Pool>,
+    reservations: Arc<Reservations>,
+    departures: Departures,
 }
 
 impl Networker {
@@ -131,19 +137,24 @@ impl Networker {
             .commit("change the firewall (is nftables in this kernel?)")
             .map_err(|source| Error::Table { table: config.table.clone(), source })?;
         forward_packets()?;
+        let reservations = Arc::new(Reservations {
+            table: config.table.clone(),
+            subnets: Mutex::new(Pool::subnets(config.pool)),
+            ports: Mutex::new(Pool::ports(config.port_pool_start, config.port_pool_size)),
+        });
         Ok(Self {
             mtu: config.mtu.or_else(default_route_mtu).unwrap_or(DEFAULT_MTU),
             external_ip: config.external_ip.or_else(own_address).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
             host_resolv_conf,
-            subnets: Mutex::new(Pool::subnets(config.pool)),
-            ports: Mutex::new(Pool::ports(config.port_pool_start, config.port_pool_size)),
+            departures: Departures::start(reservations.clone()).map_err(Error::Thread)?,
+            reservations,
             config,
         })
     }
 
     /// How many containers there are addresses for.
     pub fn capacity(&self) -> u64 {
-        lock(&self.subnets).size()
+        lock(&self.reservations.subnets).size()
     }
 
     /// The host's address by which mapped ports are reached from elsewhere.
@@ -154,14 +165,15 @@ impl Networker {
     /// Reserves everything the container will use; nothing in the kernel changes yet. Ended by
     /// [`Networker::disconnect`].
     pub fn reserve(&self, net_in: &[NetIn], net_out: &[NetOutRule]) -> Result<Connection> {
-        let subnet = lock(&self.subnets).acquire().ok_or(Error::SubnetsUsedUp(self.config.pool))?;
+        let subnet =
+            lock(&self.reservations.subnets).acquire().ok_or(Error::SubnetsUsedUp(self.config.pool))?;
         let mut connection = Connection::new(self.config.pool, subnet, &self.config.link_prefix);
         connection.net_out = net_out.to_vec();
         for port in net_in {
             match self.reserve_port(port.host_port, port.container_port) {
                 Ok(mapped) => connection.mapped_ports.push(mapped),
                 Err(error) => {
-                    self.release(&connection);
+                    self.reservations.release(&connection);
                     return Err(error);
                 }
             }
@@ -173,7 +185,7 @@ impl Networker {
         for port in [host_port, container_port] {
             u16::try_from(port).map_err(|_| Error::NoSuchPort(port))?;
         }
-        let mut pool = lock(&self.ports);
+        let mut pool = lock(&self.reservations.ports);
         let host_port = if host_port == 0 {
             next_free_port(&mut pool)?
         } else if listened_on(host_port) || !pool.take(host_port) {
@@ -233,9 +245,9 @@ impl Networker {
     /// A container that lives on after a restart of garden: its reservations and its part of the firewall are made
     /// anew, its links are there.
     pub fn adopt(&self, handle: &str, connection: &Connection) -> Result<()> {
-        lock(&self.subnets).take(connection.subnet);
+        lock(&self.reservations.subnets).take(connection.subnet);
         for port in &connection.mapped_ports {
-            lock(&self.ports).take(port.host_port);
+            lock(&self.reservations.ports).take(port.host_port);
         }
         self.open_firewall(handle, connection)
     }
@@ -246,7 +258,7 @@ impl Networker {
         rules::port_mapped(&self.config.table, connection, port)
             .commit("map a port")
             .map_err(Error::netlink("open the firewall"))
-            .inspect_err(|_| lock(&self.ports).release(port.host_port))?;
+            .inspect_err(|_| lock(&self.reservations.ports).release(port.host_port))?;
         Ok(port)
     }
 
@@ -257,29 +269,17 @@ impl Networker {
             .map_err(Error::netlink("open the firewall"))
     }
 
-    /// Takes everything away, whether it was ever made or not, and gives the reservations back; twice is no harm as
-    /// long as the reservations have not gone to another. At an error they are kept, so that nobody else gets
-    /// addresses that still lead here.
-    pub fn disconnect(&self, connection: &Connection) -> Result<()> {
-        self.take_away(connection)?;
-        self.release(connection);
-        Ok(())
+    /// Takes everything away, whether it was ever made or not, and gives the reservations back, behind the answer
+    /// (see [`departures`]). Once: afterwards the reservations may be another's.
+    pub fn disconnect(&self, connection: Connection) {
+        self.departures.add(connection);
     }
 
-    fn take_away(&self, connection: &Connection) -> Result<()> {
-        let host = Route::open().map_err(Error::netlink("reach the host's links"))?;
-        host.delete(&connection.host_link).map_err(Error::netlink("delete a container's link"))?;
-        rules::detached(&self.config.table, connection)
-            .commit("remove a container from the firewall")
-            .map_err(Error::netlink("close the firewall"))
-    }
-
-    fn release(&self, connection: &Connection) {
-        let mut ports = lock(&self.ports);
-        for port in &connection.mapped_ports {
-            ports.release(port.host_port);
+    /// Waits until everything that was disconnected is gone. Blocking.
+    pub fn settle(&self) {
+        if !self.departures.settle(SETTLE_TIME) {
+            tracing::warn!("networks of containers are still being taken away");
         }
-        lock(&self.subnets).release(connection.subnet);
     }
 
     /// Of all containers at once, by the name of the host's link; as the container sees it.

@@ -179,15 +179,17 @@ pub fn attached(table: &str, handle: &str, connection: &Connection) -> Result<Tr
     Ok(change)
 }
 
-/// Takes it all away again; twice is no harm.
-pub fn detached(table: &str, connection: &Connection) -> Transaction {
+/// Takes it all away again, for several at once; what is not there is no harm.
+pub fn detached(table: &str, connections: &[Connection]) -> Transaction {
     let mut change = Transaction::new(table);
-    let chain = chain(connection);
-    change.add_chain(&chain);
-    for (set, element) in elements(connection) {
-        change.add_element(set, &element).delete_element(set, &element);
+    for connection in connections {
+        let chain = chain(connection);
+        change.add_chain(&chain);
+        for (set, element) in elements(connection) {
+            change.add_element(set, &element).delete_element(set, &element);
+        }
+        change.flush_chain(&chain).delete_chain(&chain);
     }
-    change.flush_chain(&chain).delete_chain(&chain);
     change
 }
 

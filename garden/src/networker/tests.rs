@@ -247,13 +247,23 @@ fn disconnecting_leaves_nothing_and_twice_is_no_harm() {
             let before = ruleset();
             let container = Container::new(networker, "a", &[APP, APP], &rules(r#"[{"protocol":2}]"#));
             assert_ne!(ruleset(), before);
-            networker.disconnect(&container.connection).unwrap();
-            networker.disconnect(&container.connection).unwrap();
+            let Container { connection, namespace } = container;
+            drop(namespace);
+            networker.disconnect(connection.clone());
+            networker.settle();
+            assert_eq!(ruleset(), before);
+            networker.disconnect(connection);
+            networker.settle();
             assert_eq!(ruleset(), before);
             assert_eq!(networker.traffic().unwrap().len(), 0);
 
             let reserved = networker.reserve(&[APP], &[]).unwrap();
-            networker.disconnect(&reserved).expect("what was only reserved");
+            networker.disconnect(reserved);
+            networker.settle();
+            let pinned = Container::new(networker, "pinned", &[], &[]);
+            networker.disconnect(pinned.connection.clone());
+            networker.settle();
+            assert_eq!(networker.traffic().unwrap().len(), 0, "though its namespace lives on");
             networker.remove_table().unwrap();
             networker.remove_table().unwrap();
             assert_eq!(ruleset(), "");
