@@ -129,7 +129,10 @@ impl World {
                     self.gardener = gardener;
                     return;
                 }
-                Err(StartError::Store(rootfs::store::Error::InUse { .. })) if Instant::now() < deadline => {
+                Err(
+                    StartError::Store(rootfs::store::Error::InUse { .. })
+                    | StartError::Networker(networker::Error::InUse { .. }),
+                ) if Instant::now() < deadline => {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
                 Err(error) => panic!("{}", chain(&error)),
@@ -166,6 +169,7 @@ async fn placeholder(config: &Config) -> Gardener {
     let mut config = config.clone();
     config.directory = config.directory.join("placeholder");
     config.networker.table = "placeholder".into();
+    config.networker.link_prefix = "place-".into();
     let gardener = start(&config, &CancellationToken::new()).await;
     gardener.0.networker.remove_table().unwrap();
     gardener

@@ -16,6 +16,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
 use std::os::fd::BorrowedFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -76,6 +78,10 @@ impl Default for Config {
 pub enum Error {
     #[error("link prefix {0:?} is empty or too long")]
     LinkPrefix(String),
+    #[error("another garden on this host uses the {kind} '{name}'")]
+    InUse { kind: &'static str, name: String },
+    #[error("cannot claim the {kind} '{name}'")]
+    Claim { kind: &'static str, name: String, source: io::Error },
     #[error("cannot make the firewall table {table}")]
     Table { table: String, source: garden_sys::netlink::Error },
     #[error("cannot {act} {path}")]
@@ -112,6 +118,7 @@ pub struct Networker {
     host_resolv_conf: String,
     reservations: Arc<Reservations>,
     departures: Departures,
+    _claims: [UnixListener; 2],
 }
 
 impl Networker {
@@ -122,6 +129,7 @@ impl Networker {
         if prefix.is_empty() || prefix.len() + LINK_SUFFIX_BYTES_MAX > LINK_NAME_BYTES_MAX {
             return Err(Error::LinkPrefix(config.link_prefix));
         }
+        let claims = [claim("table", &config.table)?, claim("links", &config.link_prefix)?];
         // A host without one resolves nothing, and its containers neither.
         let host_resolv_conf = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
         let dns_servers = config.dns_servers.iter().chain(&config.additional_dns_servers);
@@ -146,6 +154,7 @@ impl Networker {
             mtu: config.mtu.or_else(default_route_mtu).unwrap_or(DEFAULT_MTU),
             external_ip: config.external_ip.or_else(own_address).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
             host_resolv_conf,
+            _claims: claims,
             departures: Departures::start(reservations.clone()).map_err(Error::Thread)?,
             reservations,
             config,
@@ -323,6 +332,17 @@ impl Networker {
     pub fn hosts(&self, connection: &Connection, hostname: &str) -> String {
         resolv::hosts(connection, hostname, &self.config.additional_host_entries)
     }
+}
+
+/// Two gardens with the same names would take each other's networks for leftovers. An abstract socket belongs to a
+/// network namespace, as these names do, and goes with its process however that ends.
+fn claim(kind: &'static str, name: &str) -> Result<UnixListener> {
+    let bind =
+        || UnixListener::bind_addr(&SocketAddr::from_abstract_name(format!("diego-garden/{kind}/{name}"))?);
+    bind().map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => Error::InUse { kind, name: name.into() },
+        _ => Error::Claim { kind, name: name.into(), source },
+    })
 }
 
 fn lock(pool: &Mutex<Pool>) -> MutexGuard<'_, Pool> {

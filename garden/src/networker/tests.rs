@@ -312,3 +312,19 @@ fn pools_end_and_ports_in_use_are_refused() {
         assert_eq!(error.to_string(), "the pool of container networks 10.254.0.0/29 is used up");
     });
 }
+
+#[test]
+fn a_second_garden_with_the_same_names_is_refused_before_it_does_harm() {
+    let name = "a_second_garden_with_the_same_names_is_refused_before_it_does_harm";
+    in_a_host_of_its_own(name, Config::default(), |networker, _| {
+        let _container = Container::new(networker, "a", &[APP], &[]);
+        let before = ruleset();
+        let refused = |config: Config| Networker::start(config).unwrap_err().to_string();
+        assert_eq!(refused(Config::default()), "another garden on this host uses the table 'diego'");
+        let other_table = Config { table: "other".into(), ..Config::default() };
+        assert_eq!(refused(other_table.clone()), "another garden on this host uses the links 'diego-'");
+        assert_eq!(ruleset(), before);
+        let other = Networker::start(Config { link_prefix: "other-".into(), ..other_table }).unwrap();
+        other.remove_table().unwrap();
+    });
+}
