@@ -27,7 +27,10 @@ pub fn require_root(test: &str) -> bool {
         return false;
     }
     if !program("diego").exists() {
-        println!("SKIPPED {test}: there is no diego in {}; run: make build PROFILE=dev", program("").display());
+        println!(
+            "SKIPPED {test}: there is no diego in {}; run: make build PROFILE=dev",
+            program("").display()
+        );
         return false;
     }
     true

@@ -19,7 +19,8 @@ fn reported() -> Uses {
         .unwrap();
     let metadata: serde_json::Value = serde_json::from_slice(&cargo.stdout).unwrap();
     let packages = metadata["packages"].as_array().unwrap();
-    let names: BTreeSet<_> = packages.iter().map(|package| package["name"].as_str().unwrap().to_owned()).collect();
+    let names: BTreeSet<_> =
+        packages.iter().map(|package| package["name"].as_str().unwrap().to_owned()).collect();
     let uses = |package: &serde_json::Value| {
         let dependencies = package["dependencies"].as_array().unwrap().iter();
         dependencies
@@ -47,7 +48,11 @@ fn allowed() -> Uses {
 fn every_crate_uses_only_what_the_architecture_allows() {
     let allowed = allowed();
     let reported = reported();
-    assert_eq!(reported.keys().collect::<Vec<_>>(), allowed.keys().collect::<Vec<_>>(), "the crates themselves");
+    assert_eq!(
+        reported.keys().collect::<Vec<_>>(),
+        allowed.keys().collect::<Vec<_>>(),
+        "the crates themselves"
+    );
     for (name, uses) in reported {
         let forbidden: Vec<_> = uses.difference(&allowed[&name]).collect();
         assert!(forbidden.is_empty(), "{name} uses {forbidden:?}, which docs/ARCHITECTURE.md does not allow");

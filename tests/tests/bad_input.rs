@@ -69,7 +69,9 @@ fn a_command_that_does_not_exist_is_named() {
         world.diego(&["run", &image, "--name", "bad", "--wait", "30"]).refused(1, &["bad crashed"]);
         let logs = world.diego(&["logs", "bad"]).worked().stdout;
         assert!(logs.contains("/no/such/program"), "{logs}");
-        world.diego(&["task", &image, "--", "/no/such/either"]).refused(1, &["task failed", "/no/such/either"]);
+        world
+            .diego(&["task", &image, "--", "/no/such/either"])
+            .refused(1, &["task failed", "/no/such/either"]);
     });
 }
 
@@ -88,7 +90,8 @@ fn an_app_that_never_listens_crashes_with_its_check() {
 fn more_memory_than_a_cell_has_is_a_placement_error() {
     in_a_world("more_memory_than_a_cell_has_is_a_placement_error", |world| {
         let registry = Registry::serving(busybox_image(SERVE), None);
-        let refused = world.diego(&["run", &registry.image(), "--name", "bad", "-m", "100000000", "--wait", "5"]);
+        let refused =
+            world.diego(&["run", &registry.image(), "--name", "bad", "-m", "100000000", "--wait", "5"]);
         refused.refused(1, &["insufficient resources: memory"]);
     });
 }
@@ -96,7 +99,12 @@ fn more_memory_than_a_cell_has_is_a_placement_error() {
 #[test]
 fn what_does_not_exist_has_an_exit_code_of_its_own() {
     in_a_world("what_does_not_exist_has_an_exit_code_of_its_own", |world| {
-        for command in [&["delete", "nothing"][..], &["scale", "nothing", "2"], &["logs", "nothing"], &["ssh", "nothing"]] {
+        for command in [
+            &["delete", "nothing"][..],
+            &["scale", "nothing", "2"],
+            &["logs", "nothing"],
+            &["ssh", "nothing"],
+        ] {
             world.diego(command).refused(4, &["there is no app nothing"]);
         }
     });
@@ -137,21 +145,29 @@ fn a_machine_that_cannot_run_it_is_told_why() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
     dev_refused(&state, &["--router", &taken], &["cannot listen on", &taken, "--router"]);
-    dev_refused("/proc/nowhere".as_ref(), &["--any-port"], &["cannot use /proc/nowhere as the state directory"]);
+    dev_refused(
+        "/proc/nowhere".as_ref(),
+        &["--any-port"],
+        &["cannot use /proc/nowhere as the state directory"],
+    );
 
     std::fs::create_dir_all(&state).unwrap();
     std::fs::write(state.join("bbs.sqlite"), vec![b'x'; 8192]).unwrap();
     dev_refused(&state, &["--any-port"], &["bbs.sqlite"]);
     std::fs::remove_file(state.join("bbs.sqlite")).unwrap();
 
-    let as_nobody = Answer::of(diego(&dir.path().join("other")).args(["dev", "--any-port"]).uid(65534).gid(65534));
+    let as_nobody =
+        Answer::of(diego(&dir.path().join("other")).args(["dev", "--any-port"]).uid(65534).gid(65534));
     as_nobody.refused(1, &["root"]);
 
     // A machine without cgroups: the rest of the machine does not see this mount.
     let program = diego(&state).get_program().to_owned();
     let script = r#"mount -t tmpfs none /sys/fs/cgroup && exec "$0" dev --any-port"#;
     let mut without = std::process::Command::new("unshare");
-    without.args(["-m", "--propagation", "private", "sh", "-c", script]).arg(program).env("DIEGO_STATE", &state);
+    without
+        .args(["-m", "--propagation", "private", "sh", "-c", script])
+        .arg(program)
+        .env("DIEGO_STATE", &state);
     Answer::of(&mut without).refused(1, &["cgroup"]);
     assert_eq!(Footprint::take(), before);
 }

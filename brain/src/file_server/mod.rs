@@ -54,11 +54,9 @@ fn blobs(dir: PathBuf) -> Result<Router, Error> {
     let failed = |source| Error::BlobDir { path: dir.clone(), source };
     std::fs::create_dir_all(&dir).map_err(failed)?;
     remove_unfinished(&dir).map_err(failed)?;
-    Ok(Router::new()
-        .route("/v1/blobs/{name}", put(upload).post(upload))
-        .with_state(Arc::new(dir.clone()))
-        .layer(axum::extract::DefaultBodyLimit::disable())
-        .fallback_service(Router::new().nest_service("/v1/blobs", ServeDir::new(dir))))
+    let blob = put(upload).post(upload).get_service(ServeDir::new(&dir));
+    let blobs = Router::new().route("/{name}", blob).with_state(Arc::new(dir));
+    Ok(Router::new().nest("/v1/blobs", blobs.layer(axum::extract::DefaultBodyLimit::disable())))
 }
 
 /// What an upload leaves when the server is killed in the middle of it.

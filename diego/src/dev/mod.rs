@@ -116,7 +116,8 @@ impl Diego {
 
 /// The boot order, and then until a part ends by itself.
 async fn live(state: &StateDir, flags: &Flags, diego: &mut Diego) -> Result<()> {
-    let sockets = Sockets::bind(&flags.addresses)?;
+    let sockets = Sockets::bind(&flags.addresses, &state.known_addresses())?;
+    state.remember_addresses(&sockets.known())?;
     let host_key = state.kept("ssh_host_key.pem", || Ok(ssh_proxy::keys::generate()?.private_pem))?;
     let endpoints = endpoints(state, &sockets, flags)?;
     let bbs = BbsClient::new(&endpoints.bbs_url, &Default::default())?;

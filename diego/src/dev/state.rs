@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use rustix::fs::{FlockOperation, flock};
 
+use super::sockets::Known;
 use crate::operator::{ENDPOINTS_FILE, Endpoints};
+
+const ADDRESSES_FILE: &str = "addresses.json";
 
 pub struct StateDir {
     path: PathBuf,
@@ -20,8 +23,8 @@ impl StateDir {
     pub fn lock(path: &Path) -> Result<StateDir> {
         let unusable = || format!("cannot use {} as the state directory", path.display());
         std::fs::create_dir_all(path).with_context(unusable)?;
-        // The database and the ssh password are in it.
-        std::fs::set_permissions(path, Permissions::from_mode(0o711)).with_context(unusable)?;
+        // Droplets, the database and the ssh password are in it.
+        std::fs::set_permissions(path, Permissions::from_mode(0o700)).with_context(unusable)?;
         let path = path.canonicalize().with_context(unusable)?;
         let lock = OpenOptions::new()
             .create(true)
@@ -36,7 +39,10 @@ impl StateDir {
                 path.display()
             );
         }
-        Ok(StateDir { path, _lock: lock })
+        let state = StateDir { path, _lock: lock };
+        // Of a run that was killed.
+        state.remove_endpoints();
+        Ok(state)
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -65,6 +71,16 @@ impl StateDir {
         let text = make()?;
         self.write(name, &text)?;
         Ok(text)
+    }
+
+    /// The addresses of the last run; none if there was none, or its file is not to be read.
+    pub fn known_addresses(&self) -> Known {
+        let text = std::fs::read_to_string(self.path(ADDRESSES_FILE)).unwrap_or_default();
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+
+    pub fn remember_addresses(&self, known: &Known) -> Result<()> {
+        self.write(ADDRESSES_FILE, &serde_json::to_string_pretty(known)?)
     }
 
     pub fn write_endpoints(&self, endpoints: &Endpoints) -> Result<()> {

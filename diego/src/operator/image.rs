@@ -44,7 +44,8 @@ pub async fn pin(
 ) -> Result<Pinned, Failure> {
     let (username, password) = credentials.and_then(|both| both.split_once(':')).unwrap_or_default();
     let url = format!("{}/v1/resolve", target.endpoints.registry_cache_url);
-    let request = target.http.post(&url).json(&Resolve { image, username, password });
+    let image = reference(image);
+    let request = target.http.post(&url).json(&Resolve { image: &image, username, password });
     let answer = request.send().await.context("cannot reach the registry cache")?;
     let mut bars = Bars::new(quiet);
     let mut chunks = answer.bytes_stream();
@@ -64,6 +65,17 @@ pub async fn pin(
         }
     }
     Err(anyhow!("the registry cache ended without an answer").into())
+}
+
+/// An image as people write it, with its scheme: `host:5000/team/web:1`, or `web:1` of the default registry.
+fn reference(image: &str) -> String {
+    let first = image.split('/').next().unwrap_or_default();
+    let names_host = image.contains('/') && (first.contains(['.', ':']) || first == "localhost");
+    match (image.contains("://"), names_host) {
+        (true, _) => image.into(),
+        (false, true) => format!("docker://{image}"),
+        (false, false) => format!("docker:///{image}"),
+    }
 }
 
 /// A progress bar a layer, on a terminal.
@@ -92,6 +104,25 @@ impl Bars {
         bar.set_position(done);
         if done >= total {
             bar.finish();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_may_be_written_without_its_scheme() {
+        for (written, meant) in [
+            ("127.0.0.1:5000/web", "docker://127.0.0.1:5000/web"),
+            ("localhost/web:1", "docker://localhost/web:1"),
+            ("registry.example/team/web@sha256:00", "docker://registry.example/team/web@sha256:00"),
+            ("web:1", "docker:///web:1"),
+            ("team/web", "docker:///team/web"),
+            ("docker:///web#1", "docker:///web#1"),
+        ] {
+            assert_eq!(reference(written), meant);
         }
     }
 }

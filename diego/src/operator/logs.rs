@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use clap::Args;
 use futures_util::{Stream, StreamExt, stream};
-use serde::{Deserialize, Serialize};
+use rep_client::LogLine;
 use tokio_util::sync::CancellationToken;
 
 use super::target::Target;
@@ -28,17 +28,6 @@ pub struct Flags {
     lines: usize,
 }
 
-/// A log line as cells send it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct LogLine {
-    pub timestamp_ns: i64,
-    pub index: i32,
-    pub source: String,
-    /// `OUT` or `ERR`.
-    pub stream: String,
-    pub message: String,
-}
-
 pub async fn run(global: &Global, flags: Flags) -> Result<(), Failure> {
     let target = Target::reach(global).await?;
     target.app(&flags.name).await?;
@@ -58,7 +47,7 @@ pub async fn run(global: &Global, flags: Flags) -> Result<(), Failure> {
             past.push(line.context("cannot read the logs")?);
         }
     }
-    past.sort_by_key(|line| line.timestamp_ns);
+    past.sort_by_key(|line| line.timestamp);
     let newest = past.split_off(past.len().saturating_sub(flags.lines));
     show(global.json, stream::iter(newest.into_iter().map(Ok))).await?;
     Ok(())
@@ -75,8 +64,8 @@ async fn show(json: bool, lines: impl Stream<Item = anyhow::Result<LogLine>>) ->
 
 /// `2026-11-21T22:41:05.12Z [APP/0] OUT hello`
 fn text(line: &LogLine) -> String {
-    let at = jiff::Timestamp::from_nanosecond(line.timestamp_ns.into()).unwrap_or_default();
-    format!("{at:.2} [{}/{}] {} {}", line.source, line.index, line.stream, line.message)
+    let at = jiff::Timestamp::from_nanosecond(line.timestamp.into()).unwrap_or_default();
+    format!("{at:.2} [{}/{}] {} {}", line.source_name, line.index, line.stream.to_uppercase(), line.message)
 }
 
 async fn urls(target: &Target, log_guid: &str, lines: usize, follow: bool) -> Result<Vec<String>, Failure> {

@@ -25,7 +25,7 @@ pub fn rows<R: Row>(json: bool, rows: &[R]) -> anyhow::Result<()> {
         table.add_row(row.cells());
     }
     for line in table.to_string().lines() {
-        print(line.trim_end())?;
+        print(line.trim())?;
     }
     Ok(())
 }
