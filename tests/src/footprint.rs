@@ -1,4 +1,4 @@
-//! What the kernel holds for us: a test takes it before and after, and the two must be equal.
+//! What the kernel holds for us: a test takes it before and after, and nothing may have come in between.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -14,6 +14,22 @@ pub struct Footprint {
 }
 
 impl Footprint {
+    /// What is there now and was not there before.
+    pub fn since(before: &Footprint) -> Vec<String> {
+        let now = Footprint::take();
+        let new = |now: &BTreeSet<String>, before: &BTreeSet<String>| {
+            now.difference(before).cloned().collect::<Vec<_>>()
+        };
+        [
+            new(&now.mounts, &before.mounts),
+            new(&now.cgroups, &before.cgroups),
+            new(&now.links, &before.links),
+            new(&now.tables, &before.tables),
+            new(&now.processes, &before.processes),
+        ]
+        .concat()
+    }
+
     pub fn take() -> Footprint {
         Footprint {
             mounts: mounts(),

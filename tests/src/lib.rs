@@ -9,4 +9,4 @@ mod world;
 pub use footprint::Footprint;
 pub use images::{Entry, Image, busybox_image};
 pub use registry::{Fault, Registry};
-pub use world::{Answer, World, diego, require_root};
+pub use world::{Answer, Machine, World, diego, require_root};

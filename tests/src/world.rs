@@ -2,10 +2,15 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use crate::Footprint;
 
 const START_TIME: Duration = Duration::from_secs(30);
 const STOP_TIME: Duration = Duration::from_secs(40);
+/// Beside a Diego that the machine's owner runs.
+const SLOT: &str = "1";
 
 pub struct World {
     dir: tempfile::TempDir,
@@ -18,6 +23,34 @@ pub struct Answer {
     pub code: i32,
     pub stdout: String,
     pub stderr: String,
+}
+
+/// The machine, for one test at a time: worlds share names in the kernel, and a count of what is left must be of one
+/// test alone.
+pub struct Machine {
+    test: String,
+    before: Footprint,
+    _turn: MutexGuard<'static, ()>,
+}
+
+static TURN: Mutex<()> = Mutex::new(());
+
+impl Machine {
+    /// `None`, and a line that says why, where the test cannot run.
+    pub fn claim(test: &str) -> Option<Machine> {
+        if !require_root(test) {
+            return None;
+        }
+        // A test that failed has said so; the next one still has its turn.
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(Machine { test: test.into(), before: Footprint::take(), _turn: turn })
+    }
+
+    #[track_caller]
+    pub fn has_nothing_left(self) {
+        let left = Footprint::since(&self.before);
+        assert!(left.is_empty(), "{} left {left:?}", self.test);
+    }
 }
 
 /// Says that a test is skipped, and why, unless this process is root and the programs are built.
@@ -112,7 +145,7 @@ fn start_dev(dir: &Path) -> Child {
     let _ = std::fs::remove_file(state.join("endpoints.json"));
     let said = std::fs::File::create(dir.join("dev.out")).unwrap();
     let mut dev = diego(&state)
-        .args(["dev", "--any-port"])
+        .args(["dev", "--any-port", "--slot", SLOT])
         .stdout(said.try_clone().unwrap())
         .stderr(said)
         .spawn()

@@ -4,24 +4,17 @@
 use std::os::unix::process::CommandExt;
 use std::time::Duration;
 
-use tests::{Answer, Entry, Fault, Footprint, Image, Registry, World, busybox_image, diego, require_root};
+use tests::{Answer, Entry, Fault, Image, Machine, Registry, World, busybox_image, diego};
 
 const SERVE: &[&str] = &["/bin/sh", "-c", "exec httpd -f -p $PORT"];
 
-/// A world, what a command said in it, and that nothing is left when it is gone.
+/// A story told in a world, after which nothing is left.
 fn in_a_world(test: &str, story: impl FnOnce(&World)) {
-    if !require_root(test) {
-        return;
-    }
-    let before = Footprint::take();
+    let Some(machine) = Machine::claim(test) else { return };
     let world = World::start();
     story(&world);
-    let instances = world.diego(&["--json", "ps"]).worked().stdout;
-    for name in instances.lines().filter_map(|line| line.split('"').nth(3)) {
-        world.diego(&["delete", name]).worked();
-    }
     drop(world);
-    assert_eq!(Footprint::take(), before, "{test} left something");
+    machine.has_nothing_left();
 }
 
 /// `diego run` of what a faulty registry serves.
@@ -35,12 +28,12 @@ fn an_image_that_cannot_be_had_is_refused_with_its_reason() {
     in_a_world("an_image_that_cannot_be_had_is_refused_with_its_reason", |world| {
         for (fault, says) in [
             (Fault::Empty, "not found"),
-            (Fault::Status(401), "credentials"),
+            (Fault::Status(401), "give a username and a password"),
             (Fault::Status(429), "429"),
             (Fault::Status(500), "500"),
             (Fault::CorruptLayer, "digest"),
             (Fault::TruncatedLayer, "sha256:"),
-            (Fault::OtherManifest, "digest"),
+            (Fault::OtherManifest, "was asked for"),
         ] {
             run_refused(world, fault, &["test/image", says]);
         }
@@ -111,12 +104,8 @@ fn what_does_not_exist_has_an_exit_code_of_its_own() {
 }
 
 #[test]
-fn a_crashed_instance_comes_back_and_a_killed_diego_too() {
-    let test = "a_crashed_instance_comes_back_and_a_killed_diego_too";
-    if !require_root(test) {
-        return;
-    }
-    let before = Footprint::take();
+fn a_killed_diego_comes_back_with_all_that_should_run() {
+    let Some(machine) = Machine::claim("a_killed_diego_comes_back_with_all_that_should_run") else { return };
     let registry = Registry::serving(busybox_image(SERVE), None);
     let mut world = World::start();
     world.diego(&["run", &registry.image(), "--name", "web", "-i", "2"]).worked();
@@ -126,7 +115,7 @@ fn a_crashed_instance_comes_back_and_a_killed_diego_too() {
     });
     world.diego(&["delete", "web"]).worked();
     drop(world);
-    assert_eq!(Footprint::take(), before);
+    machine.has_nothing_left();
 }
 
 /// `diego dev` in a state directory, expected to end by itself.
@@ -136,10 +125,7 @@ fn dev_refused(state: &std::path::Path, flags: &[&str], says: &[&str]) {
 
 #[test]
 fn a_machine_that_cannot_run_it_is_told_why() {
-    if !require_root("a_machine_that_cannot_run_it_is_told_why") {
-        return;
-    }
-    let before = Footprint::take();
+    let Some(machine) = Machine::claim("a_machine_that_cannot_run_it_is_told_why") else { return };
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -169,7 +155,7 @@ fn a_machine_that_cannot_run_it_is_told_why() {
         .arg(program)
         .env("DIEGO_STATE", &state);
     Answer::of(&mut without).refused(1, &["cgroup"]);
-    assert_eq!(Footprint::take(), before);
+    machine.has_nothing_left();
 }
 
 #[test]

@@ -56,7 +56,7 @@ pub async fn pin(
             let line: Vec<u8> = pending.drain(..=end).collect();
             match serde_json::from_slice(&line).context("cannot read the registry cache's answer")? {
                 Line::Progress { layer, done, total } => bars.show(&layer, done, total),
-                Line::Failed { error } => return Err(Failure::Unsuccessful(error)),
+                Line::Failed { error } => return Err(Failure::Unsuccessful(named(&image, error))),
                 Line::Pinned(pinned) => return Ok(*pinned),
             }
         }
@@ -65,6 +65,12 @@ pub async fn pin(
         }
     }
     Err(anyhow!("the registry cache ended without an answer").into())
+}
+
+/// The cache's reason, which may speak of a layer only.
+fn named(image: &str, reason: String) -> String {
+    let image = image.trim_start_matches("docker://").trim_start_matches('/');
+    if reason.contains(image) { reason } else { format!("cannot fetch image {image}: {reason}") }
 }
 
 /// An image as people write it, with its scheme: `host:5000/team/web:1`, or `web:1` of the default registry.

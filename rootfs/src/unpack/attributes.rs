@@ -26,10 +26,13 @@ pub struct Attributes {
 pub fn attributes(place: &Place, entry: &mut Entry<'_, impl Read>) -> Result<Attributes, Error> {
     let wrong = |error: io::Error| impossible(place, error.to_string());
     let header = entry.header();
-    let mode = Mode::from_raw_mode(header.mode().map_err(wrong)? & 0o7777);
-    let owner = id(header.uid().map_err(wrong)?, place)?;
-    let group = id(header.gid().map_err(wrong)?, place)?;
-    let mut modified = Timespec { tv_sec: seconds(header.mtime().map_err(wrong)?), tv_nsec: 0 };
+    let old = header.as_old();
+    let mode = number(&old.mode, || header.mode().map(u64::from)).map_err(wrong)? & 0o7777;
+    let mode = Mode::from_raw_mode(u32::try_from(mode).unwrap_or(0));
+    let owner = id(number(&old.uid, || header.uid()).map_err(wrong)?, place)?;
+    let group = id(number(&old.gid, || header.gid()).map_err(wrong)?, place)?;
+    let mut modified =
+        Timespec { tv_sec: seconds(number(&old.mtime, || header.mtime()).map_err(wrong)?), tv_nsec: 0 };
     let mut extended = Vec::new();
     for extension in entry.pax_extensions().map_err(wrong)?.into_iter().flatten() {
         let extension = extension.map_err(wrong)?;
@@ -54,6 +57,11 @@ pub fn attributes(place: &Place, entry: &mut Entry<'_, impl Read>) -> Result<Att
 /// What a layer may say about its files. `trusted.overlay.*` would steer the overlay itself.
 fn is_allowed(attribute: &str) -> bool {
     attribute.starts_with("user.") || attribute == "security.capability"
+}
+
+/// A field that was left blank is zero, as every other reader of tars takes it.
+fn number(field: &[u8], read: impl FnOnce() -> io::Result<u64>) -> io::Result<u64> {
+    if field.iter().all(|byte| matches!(byte, 0 | b' ')) { Ok(0) } else { read() }
 }
 
 fn id(id: u64, place: &Place) -> Result<u32, Error> {
