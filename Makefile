@@ -15,7 +15,7 @@ built := target/$(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 programs := diego garden-init builder launcher healthcheck diego-sshd
 names := bbs locket auctioneer rep gdn route-emitter ssh-proxy file-server cfdot
 
-.PHONY: build demo test lint tools clean
+.PHONY: build demo test lint bench-dev tools clean
 
 build: tools
 	cargo build --locked --profile $(PROFILE) $(addprefix --bin ,$(programs))
@@ -32,6 +32,10 @@ test: tools
 	$(MAKE) build PROFILE=dev
 	DIEGO_BIN=$(CURDIR)/dist/bin cargo test --locked --workspace --no-fail-fast
 	tests/demo/run dist/bin
+
+# What a user of one machine feels; figures on the last lines.
+bench-dev: build
+	tests/bench/dev dist/bin
 
 lint:
 	cargo fmt --all --check
