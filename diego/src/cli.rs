@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::operator::{self, Failure};
-use crate::{components, dev};
+use crate::{cfdot, components, dev};
 
 #[derive(Parser)]
 #[command(
@@ -58,12 +58,14 @@ enum Command {
     Cells,
     /// Follow what happens to apps and tasks.
     Events(operator::events::Flags),
+    /// Ask and tell the BBS, Locket and the cells what operators' scripts do.
+    Cfdot(Box<cfdot::Flags>),
     #[command(flatten)]
     Component(components::Component),
 }
 
 /// Names by which `diego` may be started, and the subcommand each stands for.
-const ESTABLISHED_NAMES: [(&str, &str); 8] = [
+const ESTABLISHED_NAMES: [(&str, &str); 9] = [
     ("bbs", "bbs"),
     ("locket", "locket"),
     ("auctioneer", "auctioneer"),
@@ -72,22 +74,44 @@ const ESTABLISHED_NAMES: [(&str, &str); 8] = [
     ("route-emitter", "route-emitter"),
     ("ssh-proxy", "ssh-proxy"),
     ("file-server", "file-server"),
+    ("cfdot", CFDOT),
 ];
+const CFDOT: &str = "cfdot";
 
 pub async fn run() -> ExitCode {
-    let cli = Cli::parse_from(arguments(std::env::args_os().collect()));
+    let given: Vec<OsString> = std::env::args_os().collect();
+    let name = established_name(&given).unwrap_or("diego");
+    let arguments = arguments(given);
+    let cli = match Cli::try_parse_from(&arguments) {
+        Ok(cli) => cli,
+        Err(error) => return misused(&arguments, &error),
+    };
     match dispatch(cli).await {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => {
-            eprintln!("diego: {failure}");
+            eprintln!("{name}: {failure}");
             failure.code()
         }
     }
 }
 
-async fn dispatch(cli: Cli) -> Result<(), Failure> {
+/// Wrong usage, or a question for help, which is none.
+fn misused(arguments: &[OsString], error: &clap::Error) -> ExitCode {
+    // Nobody is left to tell if this cannot be printed.
+    let _ = error.print();
+    let for_cfdot = arguments.get(1).is_some_and(|subcommand| subcommand == CFDOT);
+    match u8::try_from(error.exit_code()) {
+        Ok(0) => ExitCode::SUCCESS,
+        _ if for_cfdot => ExitCode::from(cfdot::USAGE),
+        Ok(code) => ExitCode::from(code),
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
     let global = cli.global;
-    match cli.command {
+    let done = match cli.command {
+        Command::Cfdot(flags) => return Ok(cfdot::run(*flags).await),
         Command::Dev(flags) => dev::run(&global.state, flags).await.map_err(Failure::from),
         Command::Component(component) => components::run(component).await.map_err(Failure::from),
         Command::Run(flags) => operator::run::run(&global, flags).await,
@@ -101,16 +125,25 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Delete(name) => operator::scale::delete(&global, name).await,
         Command::Cells => operator::cells::run(&global).await,
         Command::Events(flags) => operator::events::run(&global, flags).await,
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+/// The name this was started under, if it is one of those.
+fn established_name(arguments: &[OsString]) -> Option<&'static str> {
+    let name = Path::new(arguments.first()?).file_name()?;
+    ESTABLISHED_NAMES.iter().map(|(established, _)| *established).find(|established| name == *established)
 }
 
 /// `bbs --flag` is `diego bbs --flag`.
 fn arguments(mut arguments: Vec<OsString>) -> Vec<OsString> {
-    let name =
-        arguments.first().and_then(|program| Path::new(program).file_name()?.to_str().map(str::to_owned));
-    let known = name.and_then(|name| ESTABLISHED_NAMES.iter().find(|(established, _)| *established == name));
-    if let Some((_, subcommand)) = known {
-        arguments.insert(1, subcommand.into());
+    let Some(name) = established_name(&arguments) else { return arguments };
+    // As existing supervisors start it: `gdn server --flag`.
+    if name == "gdn" && arguments.get(1).is_some_and(|first| first == "server") {
+        arguments.remove(1);
+    }
+    if let Some((_, subcommand)) = ESTABLISHED_NAMES.iter().find(|(established, _)| *established == name) {
+        arguments.insert(1, (*subcommand).into());
     }
     arguments
 }
@@ -129,6 +162,8 @@ mod tests {
     fn an_established_name_is_its_component() {
         let given = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
         assert_eq!(arguments(given("/usr/bin/gdn --depot /d")), given("/usr/bin/gdn garden --depot /d"));
+        assert_eq!(arguments(given("gdn server --depot /d")), given("gdn garden --depot /d"));
+        assert_eq!(arguments(given("cfdot cells")), given("cfdot cfdot cells"));
         assert_eq!(arguments(given("diego ps")), given("diego ps"));
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Started under an established name (`bbs`, `rep`, `gdn`, …) it is that component.
 
+mod cfdot;
 mod cli;
 mod components;
 mod dev;

@@ -8,7 +8,7 @@ use bbs_models::wire::{EventError, Invalid};
 use bbs_models::{CellPresence, ErrorKind};
 use diego_base::http::ClientConfig;
 use prost::Message;
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 
 use crate::paths;
 
@@ -145,7 +145,8 @@ impl BbsClient {
 
     async fn exchange_once<R: Message + Default>(&self, path: &'static str, body: bytes::Bytes) -> Result<R> {
         let unreachable = |source| Error::Unreachable { path, source };
-        let response = self.post(&self.http, path, body).send().await.map_err(unreachable)?;
+        let response =
+            self.request(&self.http, Method::POST, path, body).send().await.map_err(unreachable)?;
         let status = response.status();
         if let Some(message) = response.headers().get(ROUTER_ERROR_HEADER) {
             let message = String::from_utf8_lossy(message.as_bytes()).into_owned();
@@ -161,10 +162,11 @@ impl BbsClient {
     /// Opens a stream of server-sent events.
     pub(crate) async fn open_stream(
         &self,
+        method: Method,
         path: &'static str,
         request: &impl Message,
     ) -> Result<reqwest::Response> {
-        let request = self.post(&self.streams, path, request.encode_to_vec().into());
+        let request = self.request(&self.streams, method, path, request.encode_to_vec().into());
         let response = request
             .header(http::header::ACCEPT, "text/event-stream")
             .send()
@@ -176,9 +178,15 @@ impl BbsClient {
         }
     }
 
-    fn post(&self, client: &reqwest::Client, path: &str, body: bytes::Bytes) -> reqwest::RequestBuilder {
+    fn request(
+        &self,
+        client: &reqwest::Client,
+        method: Method,
+        path: &str,
+        body: bytes::Bytes,
+    ) -> reqwest::RequestBuilder {
         let request = client
-            .post(format!("{}{path}", self.url))
+            .request(method, format!("{}{path}", self.url))
             .header(http::header::CONTENT_TYPE, PROTOBUF)
             .body(body);
         match &self.trace_id {

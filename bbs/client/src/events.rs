@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use bbs_models::Event;
 use bbs_models::wire::{EventError, EventsByCellId, decode_event};
 use futures_util::Stream;
+use reqwest::Method;
 
 use crate::client::{Error, Result};
 use crate::sse::{SseEvent, SseParser};
@@ -32,9 +33,18 @@ impl BbsClient {
         self.subscribe(paths::TASK_EVENTS, "").await
     }
 
+    /// DesiredLRP events, crashes, and the deprecated twins of the instance events.
+    pub async fn subscribe_to_group_events_by_cell_id(&self, cell_id: &str) -> Result<EventStream> {
+        self.subscribe_by(Method::GET, paths::EVENTS, cell_id).await
+    }
+
     async fn subscribe(&self, path: &'static str, cell_id: &str) -> Result<EventStream> {
+        self.subscribe_by(Method::POST, path, cell_id).await
+    }
+
+    async fn subscribe_by(&self, method: Method, path: &'static str, cell_id: &str) -> Result<EventStream> {
         let request = EventsByCellId { cell_id: cell_id.to_string() };
-        let response = self.open_stream(path, &request).await?;
+        let response = self.open_stream(method, path, &request).await?;
         Ok(EventStream {
             path,
             bytes: Box::pin(response.bytes_stream()),

@@ -8,6 +8,8 @@ use crate::tls::{self, Files};
 #[derive(Debug, Clone)]
 pub struct ClientConfig {
     pub tls: Option<Files>,
+    /// Believe any certificate of a server; for an operator's own tools only.
+    pub skip_cert_verify: bool,
     /// From the first byte sent to the last received; `None` for streams.
     pub timeout: Option<Duration>,
     pub connect_timeout: Duration,
@@ -18,6 +20,7 @@ impl Default for ClientConfig {
     fn default() -> Self {
         ClientConfig {
             tls: None,
+            skip_cert_verify: false,
             timeout: Some(Duration::from_secs(10)),
             connect_timeout: Duration::from_secs(5),
             idle_per_host_max: 64,
@@ -39,7 +42,8 @@ pub fn client(config: &ClientConfig) -> Result<reqwest::Client, Error> {
         .no_proxy()
         .connect_timeout(config.connect_timeout)
         .pool_max_idle_per_host(config.idle_per_host_max)
-        .tcp_nodelay(true);
+        .tcp_nodelay(true)
+        .tls_danger_accept_invalid_certs(config.skip_cert_verify);
     if let Some(timeout) = config.timeout {
         builder = builder.timeout(timeout);
     }

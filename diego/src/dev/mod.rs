@@ -6,6 +6,7 @@
 mod lifecycle;
 pub use lifecycle::beside;
 mod parts;
+pub use parts::Parts;
 mod slot;
 mod sockets;
 mod state;
@@ -28,7 +29,6 @@ use diego_base::clock::SystemClock;
 use diego_base::telemetry;
 use executor::{CellResources, Executor};
 use garden::Gardener;
-use parts::Parts;
 use rootfs::registry::cache;
 use sockets::{Addresses, Socket, Sockets};
 use state::StateDir;

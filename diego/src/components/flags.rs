@@ -1,0 +1,103 @@
+//! Flags that several components share, each parsed into what the component really uses.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use bbs_client::{BbsClient, LocketClient};
+use clap::Args;
+use diego_base::http::ClientConfig;
+use diego_base::tls::{Files, ServerTls};
+
+#[derive(Args)]
+pub struct Log {
+    /// `debug`, `info` or `error`, or `info,rep=debug`.
+    #[arg(long, default_value = "info")]
+    pub log_level: String,
+}
+
+/// Without these everything is spoken in plain text, which is for one machine only.
+#[derive(Args)]
+pub struct Tls {
+    /// The certificate, in PEM, that is shown to clients and to the components this one calls.
+    #[arg(long, requires = "key_file", help_heading = "TLS")]
+    cert_file: Option<PathBuf>,
+    /// The certificate's private key, in PEM.
+    #[arg(long, requires = "cert_file", help_heading = "TLS")]
+    key_file: Option<PathBuf>,
+    /// Authorities, in PEM, one of which must have signed the certificate of whoever is at the other end.
+    #[arg(long, requires = "cert_file", help_heading = "TLS")]
+    ca_cert_file: Option<PathBuf>,
+}
+
+impl Tls {
+    fn files(&self) -> Option<Files> {
+        let (cert, key) = self.cert_file.clone().zip(self.key_file.clone())?;
+        Some(Files { cert, key, ca: self.ca_cert_file.clone() })
+    }
+
+    pub fn server(&self) -> Result<Option<ServerTls>> {
+        Ok(self.files().map(|files| ServerTls::load(&files)).transpose()?)
+    }
+
+    pub fn client(&self) -> ClientConfig {
+        ClientConfig { tls: self.files(), ..ClientConfig::default() }
+    }
+
+    /// `https` or `http`, as this component is to be called.
+    pub fn scheme(&self) -> &'static str {
+        if self.cert_file.is_some() { "https" } else { "http" }
+    }
+}
+
+#[derive(Args)]
+pub struct Bbs {
+    /// The BBS, as `http://HOST:PORT` or `https://HOST:PORT`.
+    #[arg(long, default_value = "http://127.0.0.1:8889")]
+    bbs_url: String,
+}
+
+impl Bbs {
+    pub fn client(&self, config: &ClientConfig) -> Result<BbsClient> {
+        let unusable = || format!("cannot use the BBS at {}", self.bbs_url);
+        anyhow::ensure!(
+            self.bbs_url.contains("://"),
+            "{}: it must begin with http:// or https://",
+            unusable()
+        );
+        BbsClient::new(&self.bbs_url, config).with_context(unusable)
+    }
+}
+
+/// Must be called in a runtime.
+pub fn locket(address: &str, config: &ClientConfig) -> Result<LocketClient> {
+    LocketClient::new(address, config).with_context(|| format!("cannot use Locket at {address}"))
+}
+
+#[derive(Args)]
+pub struct Health {
+    /// Answer every plain HTTP request here with 200, for whoever supervises this process.
+    #[arg(long)]
+    pub health_address: Option<SocketAddr>,
+}
+
+/// `NAME=PATH`.
+pub fn stack(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, path)) if !name.is_empty() && path.starts_with('/') => Ok((name.into(), path.into())),
+        _ => Err("it must be NAME=/PATH".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stack_is_a_name_and_a_path() {
+        assert_eq!(stack("linux=/roots/linux.tar"), Ok(("linux".into(), "/roots/linux.tar".into())));
+        for text in ["linux", "=/roots", "linux=", "linux=roots/linux"] {
+            assert_eq!(stack(text), Err("it must be NAME=/PATH".into()), "{text}");
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! `locket`: locks and presences, with their database file, over gRPC.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use bbs::locket::{Config, Error, Locket};
+use bbs_models::CellPresence;
+use clap::Args;
+use diego_base::serve::Listen;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::flags::{Log, Tls};
+
+#[derive(Args)]
+pub struct Flags {
+    #[arg(long, default_value = "127.0.0.1:8891")]
+    listen: SocketAddr,
+    /// Made if it is not there.
+    #[arg(long, default_value = "/var/lib/diego/locket.sqlite")]
+    database: PathBuf,
+    #[command(flatten)]
+    tls: Tls,
+    #[command(flatten)]
+    pub log: Log,
+}
+
+pub async fn run(flags: Flags, shutdown: CancellationToken) -> Result<()> {
+    let config = Config { listen: Listen::Tcp(flags.listen), tls: flags.tls.server()? };
+    let locket = Opened::open(Some(flags.database)).await?;
+    Ok(locket.serve(config, shutdown).await?)
+}
+
+/// A table of locks whose owner runs.
+pub struct Opened {
+    locket: Locket,
+    owner: JoinHandle<()>,
+    close: CancellationToken,
+}
+
+impl Opened {
+    pub async fn open(database: Option<PathBuf>) -> Result<Opened, Error> {
+        let close = CancellationToken::new();
+        let (locket, owner) = Locket::open(database, close.clone()).await?;
+        Ok(Opened { locket, owner: tokio::spawn(owner), close })
+    }
+
+    pub fn cells(&self) -> watch::Receiver<Vec<CellPresence>> {
+        self.locket.cells()
+    }
+
+    /// The table is closed last: what is asked before the server is gone is answered.
+    pub async fn serve(self, config: Config, shutdown: CancellationToken) -> Result<(), Error> {
+        let served = bbs::locket::run(config, self.locket, shutdown).await;
+        self.close.cancel();
+        if let Err(error) = self.owner.await {
+            tracing::error!(%error, "the table of locks ended early");
+        }
+        served
+    }
+}

@@ -1,0 +1,101 @@
+//! One file a component: each has its flags, turns them into the component's configuration, and runs the one function
+//! that is the component until the process is told to stop.
+//!
+//! They speak to one another over the network only, so that each can run on a machine of its own.
+
+mod auctioneer;
+mod bbs;
+mod file_server;
+mod flags;
+mod garden;
+mod health;
+mod locket;
+mod registry_cache;
+mod rep;
+mod ssh_proxy;
+
+use anyhow::Result;
+use clap::Subcommand;
+use diego_base::telemetry;
+use flags::Log;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::dev::Parts;
+
+/// By the names of their subcommands; `cli` knows the names they are started under.
+#[derive(Subcommand)]
+pub enum Component {
+    /// Keep what is desired and what is actual, and see to it that they become the same.
+    Bbs(Box<bbs::Flags>),
+    /// Keep locks, and the presences by which cells say that they are there.
+    Locket(Box<locket::Flags>),
+    /// Place work on cells.
+    Auctioneer(Box<auctioneer::Flags>),
+    /// Speak for a cell: take work, run it in garden's containers, tell the BBS what became of it.
+    Rep(Box<rep::Flags>),
+    /// Make containers, behind the Garden API.
+    #[command(alias = "gdn")]
+    Garden(Box<garden::Flags>),
+    /// Lead ssh clients to the daemons inside instances.
+    SshProxy(Box<ssh_proxy::Flags>),
+    /// Serve static files.
+    FileServer(Box<file_server::Flags>),
+    /// Keep images close: a registry that fetches from others.
+    RegistryCache(Box<registry_cache::Flags>),
+}
+
+/// Until SIGTERM or SIGINT, or until the component cannot go on.
+pub async fn run(component: Component) -> Result<()> {
+    let shutdown = begin(component.log())?;
+    match component {
+        Component::Bbs(flags) => bbs::run(*flags, shutdown).await,
+        Component::Locket(flags) => locket::run(*flags, shutdown).await,
+        Component::Auctioneer(flags) => auctioneer::run(*flags, shutdown).await,
+        Component::Rep(flags) => rep::run(*flags, shutdown).await,
+        Component::Garden(flags) => garden::run(*flags, shutdown).await,
+        Component::SshProxy(flags) => ssh_proxy::run(*flags, shutdown).await,
+        Component::FileServer(flags) => file_server::run(*flags, shutdown).await,
+        Component::RegistryCache(flags) => registry_cache::run(*flags, shutdown).await,
+    }
+}
+
+impl Component {
+    fn log(&self) -> &Log {
+        match self {
+            Component::Bbs(flags) => &flags.log,
+            Component::Locket(flags) => &flags.log,
+            Component::Auctioneer(flags) => &flags.log,
+            Component::Rep(flags) => &flags.log,
+            Component::Garden(flags) => &flags.log,
+            Component::SshProxy(flags) => &flags.log,
+            Component::FileServer(flags) => &flags.log,
+            Component::RegistryCache(flags) => &flags.log,
+        }
+    }
+}
+
+/// Logs go to stdout, as the process supervisors of existing deployments expect.
+fn begin(log: &Log) -> Result<CancellationToken> {
+    telemetry::init(&log.log_level, Box::new(std::io::stdout()));
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let shutdown = CancellationToken::new();
+    let told = shutdown.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        told.cancel();
+    });
+    Ok(shutdown)
+}
+
+/// Several parts that make one process: until told to stop, or until one of them ends by itself.
+async fn together(mut parts: Parts, shutdown: CancellationToken) -> Result<()> {
+    let lived = tokio::select! {
+        () = shutdown.cancelled() => Ok(()),
+        error = parts.first_to_end() => Err(error),
+    };
+    lived.and(parts.stop().await)
+}

@@ -1,0 +1,32 @@
+//! `registry-cache`: a registry that fetches images from others once and keeps them.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use diego_base::serve::Listen;
+use rootfs::registry::cache;
+use tokio_util::sync::CancellationToken;
+
+use super::flags::Log;
+
+#[derive(Args)]
+pub struct Flags {
+    #[arg(long, default_value = "127.0.0.1:5050")]
+    listen: SocketAddr,
+    /// Where images are kept.
+    #[arg(long)]
+    dir: PathBuf,
+    /// `HOST:PORT` under which cells reach this cache; otherwise as whoever asks has asked.
+    #[arg(long)]
+    advertise: Option<String>,
+    #[command(flatten)]
+    pub log: Log,
+}
+
+pub async fn run(flags: Flags, shutdown: CancellationToken) -> Result<()> {
+    let mut config = cache::Config::new(Listen::Tcp(flags.listen), flags.dir);
+    config.advertised = flags.advertise;
+    Ok(cache::run(config, shutdown).await?)
+}
