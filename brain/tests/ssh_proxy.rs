@@ -197,7 +197,7 @@ fn data_passes_whole_in_both_directions() {
     let Some(world) = world("data_passes_whole_in_both_directions", |_| {}) else {
         return;
     };
-    let input: Vec<u8> = (0..8_000_000u32).map(|n| (n * 31 >> 3) as u8).collect();
+    let input: Vec<u8> = (0..8_000_000u32).map(|n| ((n * 31) >> 3) as u8).collect();
     let output = run_with_input(&mut world.ssh(&["cat"]), &input);
     assert!(output.status.success());
     assert!(output.stdout == input, "{} of {} bytes", output.stdout.len(), input.len());

@@ -182,7 +182,7 @@ fn input_is_carried_whole_and_in_order() {
         return;
     }
     let daemon = Daemon::start(&[]);
-    let input: Vec<u8> = (0..8_000_000u32).map(|n| (n * 31 >> 3) as u8).collect();
+    let input: Vec<u8> = (0..8_000_000u32).map(|n| ((n * 31) >> 3) as u8).collect();
     let output = run_with_input(&mut daemon.ssh(&["cat"]), &input);
     assert!(output.status.success());
     assert!(output.stdout == input, "{} of {} bytes", output.stdout.len(), input.len());

@@ -53,7 +53,7 @@ async fn a_task_runs_once_and_its_client_is_told() {
     assert_eq!(other.to_string(), "Running on cell cell-1 not cell-2");
     bbs.complete_task("t", "cell-1", false, "", "42").await.unwrap();
     eventually("the Task is forgotten", async || state(&world).await.is_none()).await;
-    let told = told.lock().unwrap();
+    let told = told.lock().unwrap().clone();
     assert_eq!(told.len(), 3, "two answers said: later");
     assert_eq!((told[2].result.as_str(), told[2].failed), ("42", false));
     assert_eq!((told[2].task_guid.as_str(), told[2].annotation.as_str()), ("t", "my note"));

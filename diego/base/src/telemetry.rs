@@ -115,7 +115,7 @@ impl Visit for Fields {
 fn cut(mut text: String) -> String {
     if text.len() > DATA_STRING_BYTES_MAX {
         text.truncate(text.floor_char_boundary(DATA_STRING_BYTES_MAX));
-        text.push_str("…");
+        text.push('…');
     }
     text
 }

@@ -185,10 +185,9 @@ impl Container {
         processes.retain(|other| other.id != running.id);
         processes.push_back(running);
         let ended = processes.iter().filter(|process| process.exit.borrow().is_some()).count();
-        if ended > ENDED_PROCESSES_KEPT {
-            if let Some(oldest) = processes.iter().position(|process| process.exit.borrow().is_some()) {
-                processes.remove(oldest);
-            }
+        let oldest = processes.iter().position(|process| process.exit.borrow().is_some());
+        if let Some(oldest) = oldest.filter(|_| ended > ENDED_PROCESSES_KEPT) {
+            processes.remove(oldest);
         }
     }
 

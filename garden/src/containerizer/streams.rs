@@ -85,9 +85,8 @@ impl Pump {
 
     /// Until the pipe is empty (`true`) or at its end (`false`).
     async fn carry_what_is_there(&mut self) -> bool {
-        let mut chunk: Vec<u8> = Vec::new();
+        let mut chunk = vec![0; CHUNK_BYTES];
         loop {
-            chunk.resize(CHUNK_BYTES, 0);
             match rustix::io::read(self.source.get_ref(), &mut chunk) {
                 Ok(0) => return false,
                 Ok(length) => self.give(&chunk[..length]).await,

@@ -287,7 +287,7 @@ fn links_of_an_earlier_life_are_swept() {
         let _stray = Container::new(networker, "stray", &[], &[]);
         networker.delete_stray_links(&[&kept.connection]).unwrap();
         let left: Vec<_> = networker.traffic().unwrap().into_keys().collect();
-        assert_eq!(left, [kept.connection.host_link.clone()]);
+        assert_eq!(left, std::slice::from_ref(&kept.connection.host_link));
     });
 }
 

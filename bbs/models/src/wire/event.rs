@@ -122,7 +122,8 @@ pub struct TaskChangedEvent {
     pub after: Option<Task>,
 }
 
-/// The message of an event.
+/// The message of an event. It lives for one encoding, on the stack.
+#[allow(clippy::large_enum_variant)]
 enum Payload {
     DesiredLrp(DesiredLrpEvent),
     DesiredLrpChanged(DesiredLrpChangedEvent),

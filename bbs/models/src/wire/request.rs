@@ -35,6 +35,8 @@ pub trait Response: Message + Default {
 macro_rules! responses {
     ($($name:ident),* $(,)?) => {
         $(
+            // Some of the messages have no other field.
+            #[allow(clippy::needless_update)]
             impl Response for $name {
                 fn error(&mut self) -> Option<Error> {
                     self.error.take()
