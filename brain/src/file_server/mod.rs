@@ -80,9 +80,7 @@ async fn upload(State(dir): State<Arc<PathBuf>>, UrlPath(name): UrlPath<String>,
     }
     let unfinished = dir.join(format!("{UNFINISHED_PREFIX}{}", rand::random::<u64>()));
     let kept = match write(&unfinished, body).await {
-        Ok(()) => {
-            tokio::fs::rename(&unfinished, dir.join(&name)).await.map_err(Refused::Write)
-        }
+        Ok(()) => tokio::fs::rename(&unfinished, dir.join(&name)).await.map_err(Refused::Write),
         Err(refused) => Err(refused),
     };
     match kept {
