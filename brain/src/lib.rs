@@ -4,6 +4,7 @@
 
 pub mod auctioneer;
 pub mod file_server;
+pub mod route_emitter;
 pub mod router;
 pub mod routes;
 pub mod ssh_proxy;

@@ -2,5 +2,8 @@
 //!
 //! The route emitter tells routers of it over the network, the small router of `diego dev` looks into it.
 
+pub mod message;
+mod offers;
+mod parse;
 pub mod table;
 pub mod watch;

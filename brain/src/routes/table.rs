@@ -1,20 +1,19 @@
-//! The routing table: which host names lead to which instances. Pure; fed by what the BBS says, in any order and more
-//! than once: what is older than what is known changes nothing.
+//! The routing table: which names lead to which instances. Pure; fed by what the BBS says, in any order and more than
+//! once: what is older than what is known changes nothing.
+//!
+//! Each call looks at the instances it is about, no others, and answers with what changed for routers. A new address
+//! is told before the old one is taken back, so that a name always leads somewhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
-use bbs_models::{ActualLrp, ActualLrpState, ModificationTag, Presence, Routes};
-use serde::{Deserialize, Serialize};
+use bbs_models::{ActualLrp, ModificationTag, Presence, RoutingInfo};
 
-/// The key of HTTP routes in a DesiredLRP's routes.
-pub const CF_ROUTER: &str = "cf-router";
+use super::message::{Audience, Change, Entry, Registration};
+use super::offers::{Desired, Instance};
 
-/// One entry of `cf-router`: these names lead to this port of every instance.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HttpRoute {
-    pub hostnames: Vec<String>,
-    pub port: u16,
-}
+/// Registrations that are handed out at once when all are asked for; one process's stay together.
+pub const PAGE_REGISTRATIONS: usize = 500;
 
 /// A place where an instance answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,190 +27,286 @@ pub struct Backend {
 
 #[derive(Debug, Default)]
 pub struct RoutingTable {
-    desired: BTreeMap<String, Desired>,
-    /// By process guid, then by instance guid.
-    instances: BTreeMap<String, BTreeMap<String, ActualLrp>>,
+    processes: BTreeMap<String, Process>,
+    /// HTTP backends by host name in lower case.
     by_hostname: BTreeMap<String, Vec<Backend>>,
+    direct: bool,
 }
 
-#[derive(Debug)]
-struct Desired {
-    routes: Vec<HttpRoute>,
-    tag: ModificationTag,
+#[derive(Debug, Default)]
+struct Process {
+    desired: Option<Desired>,
+    /// By instance guid.
+    instances: BTreeMap<String, Twins>,
 }
 
-/// The HTTP routes among an LRP's routes; none if they are not what a router understands.
-pub fn http_routes(routes: &Routes) -> Vec<HttpRoute> {
-    match routes.read(CF_ROUTER) {
-        Some(Ok(routes)) => routes,
-        Some(Err(error)) => {
-            tracing::warn!(%error, "cannot read the routes of an LRP");
-            Vec::new()
+/// An instance as the BBS knows it once, or twice while its cell is evacuated. Both have the same address.
+#[derive(Debug, Default)]
+struct Twins {
+    ordinary: Option<Instance>,
+    evacuating: Option<Instance>,
+}
+
+impl Twins {
+    /// A suspect instance is an ordinary one whose cell is silent: perhaps it still answers.
+    fn of(&mut self, presence: Presence) -> &mut Option<Instance> {
+        match presence {
+            Presence::Ordinary | Presence::Suspect => &mut self.ordinary,
+            Presence::Evacuating => &mut self.evacuating,
         }
-        None => Vec::new(),
+    }
+
+    fn shown(&self) -> Option<&Instance> {
+        self.ordinary.as_ref().or(self.evacuating.as_ref())
+    }
+}
+
+impl Process {
+    fn offers(&self, instance_guid: &str, direct: bool) -> Vec<Registration> {
+        let shown = self.instances.get(instance_guid).and_then(Twins::shown);
+        match (&self.desired, shown) {
+            (Some(desired), Some(instance)) => desired.offers(instance, direct),
+            _ => Vec::new(),
+        }
+    }
+
+    fn all_offers(&self, direct: bool) -> Vec<Registration> {
+        self.instances.keys().flat_map(|guid| self.offers(guid, direct)).collect()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.desired.is_none() && self.instances.is_empty()
     }
 }
 
 impl RoutingTable {
+    /// One whose instances are reached by their own addresses unless they prefer their cell's.
+    pub fn direct() -> RoutingTable {
+        RoutingTable { direct: true, ..Default::default() }
+    }
+
     /// The backends of a host name, without its port. Case does not matter.
     pub fn backends(&self, hostname: &str) -> &[Backend] {
         let hostname = hostname.split(':').next().unwrap_or_default().to_ascii_lowercase();
         self.by_hostname.get(&hostname).map_or(&[], Vec::as_slice)
     }
 
-    pub fn set_desired(&mut self, process_guid: &str, routes: &Routes, tag: &ModificationTag) {
-        let known = self.desired.get(process_guid);
-        if known.is_none_or(|known| known.tag.succeeded_by(tag)) {
-            let desired = Desired { routes: http_routes(routes), tag: tag.clone() };
-            self.desired.insert(process_guid.into(), desired);
-            self.recompute();
-        }
+    pub fn knows_desired(&self, process_guid: &str) -> bool {
+        self.processes.get(process_guid).is_some_and(|process| process.desired.is_some())
     }
 
-    pub fn remove_desired(&mut self, process_guid: &str) {
-        if self.desired.remove(process_guid).is_some() {
-            self.recompute();
-        }
-    }
-
-    /// Only a running, routable instance is reachable; any other state of it takes it out of the table.
-    pub fn set_actual(&mut self, lrp: &ActualLrp) {
-        let Some(guid) = lrp.instance_guid() else { return };
-        let of_process = self.instances.entry(lrp.key.process_guid.clone()).or_default();
-        let known = of_process.get(guid);
-        let evacuates = known.is_some_and(|known| known.presence != lrp.presence);
-        if evacuates || known.is_none_or(|known| known.modification_tag.succeeded_by(&lrp.modification_tag)) {
-            of_process.insert(guid.into(), lrp.clone());
-            self.recompute();
-        }
-    }
-
-    /// An instance that moves to evacuating is removed as ordinary and stays reachable as evacuating.
-    pub fn remove_actual(&mut self, lrp: &ActualLrp) {
-        let Some(guid) = lrp.instance_guid() else { return };
-        let Some(of_process) = self.instances.get_mut(&lrp.key.process_guid) else { return };
-        if of_process.get(guid).is_some_and(|known| known.presence == lrp.presence) {
-            of_process.remove(guid);
-            if of_process.is_empty() {
-                self.instances.remove(&lrp.key.process_guid);
+    /// All registrations, a page at a time: those of the processes after `process_guid`, and where the next page
+    /// begins, if there is one.
+    pub fn registrations_after(&self, process_guid: Option<&str>) -> (Vec<Registration>, Option<String>) {
+        let mut page = Vec::new();
+        let from = process_guid.map_or(Bound::Unbounded, Bound::Excluded);
+        for (guid, process) in self.processes.range::<str, _>((from, Bound::Unbounded)) {
+            page.extend(process.all_offers(self.direct));
+            if page.len() >= PAGE_REGISTRATIONS {
+                return (page, Some(guid.clone()));
             }
-            self.recompute();
+        }
+        (page, None)
+    }
+
+    pub fn set_desired(&mut self, info: &RoutingInfo) -> Vec<Change> {
+        let known = self.processes.get(&info.key.process_guid).and_then(|process| process.desired.as_ref());
+        if known.is_some_and(|known| !known.tag.succeeded_by(&info.modification_tag)) {
+            return Vec::new();
+        }
+        self.change_desired(&info.key.process_guid, Some(Desired::new(info)))
+    }
+
+    pub fn remove_desired(&mut self, process_guid: &str, tag: &ModificationTag) -> Vec<Change> {
+        let known = self.processes.get(process_guid).and_then(|process| process.desired.as_ref());
+        match known {
+            Some(known) if is_not_older(&known.tag, tag) => self.change_desired(process_guid, None),
+            _ => Vec::new(),
         }
     }
 
-    /// Forgets what the BBS, read whole, does not have.
-    pub fn retain(&mut self, desired: impl Fn(&str) -> bool, instance: impl Fn(&str) -> bool) {
-        self.desired.retain(|process_guid, _| desired(process_guid));
-        self.instances.retain(|_, of_process| {
-            of_process.retain(|guid, _| instance(guid));
-            !of_process.is_empty()
-        });
-        self.recompute();
+    /// An instance that no longer runs is removed; one that is not routable stays known, so that older news of it
+    /// does not bring it back.
+    pub fn set_actual(&mut self, lrp: &ActualLrp) -> Vec<Change> {
+        let Some(instance) = Instance::new(lrp) else { return self.remove_actual(lrp) };
+        let guid = instance.guid.clone();
+        self.change_instance(&lrp.key.process_guid, &guid, |twins| {
+            let known = twins.of(lrp.presence);
+            if known.as_ref().is_none_or(|known| known.tag.succeeded_by(&instance.tag)) {
+                *known = Some(instance);
+            }
+        })
     }
 
-    fn recompute(&mut self) {
-        self.by_hostname.clear();
-        for (process_guid, desired) in &self.desired {
-            let Some(instances) = self.instances.get(process_guid) else { continue };
-            for route in &desired.routes {
-                let backends: Vec<_> =
-                    instances.values().filter_map(|lrp| backend(lrp, route.port)).collect();
-                for hostname in &route.hostnames {
-                    let hostname = hostname.to_ascii_lowercase();
-                    self.by_hostname.entry(hostname).or_default().extend(backends.iter().cloned());
+    /// One of two twins that goes takes nothing with it.
+    pub fn remove_actual(&mut self, lrp: &ActualLrp) -> Vec<Change> {
+        let Some(guid) = lrp.instance_guid() else { return Vec::new() };
+        self.change_instance(&lrp.key.process_guid, guid, |twins| {
+            twins.of(lrp.presence).take_if(|known| is_not_older(&known.tag, &lrp.modification_tag));
+        })
+    }
+
+    /// Makes the table what the BBS, read whole, says. A domain that is not fresh may lack LRPs only because nobody
+    /// told the BBS of them yet: what is known of those stays.
+    pub fn sync(
+        &mut self,
+        desired: &[RoutingInfo],
+        actual: &[ActualLrp],
+        fresh_domains: &[String],
+    ) -> Vec<Change> {
+        let mut changes: Vec<_> = desired.iter().flat_map(|info| self.set_desired(info)).collect();
+        changes.extend(actual.iter().flat_map(|lrp| self.set_actual(lrp)));
+        let processes: BTreeSet<_> = desired.iter().map(|info| info.key.process_guid.as_str()).collect();
+        let instances: BTreeSet<_> = actual.iter().filter_map(instance_key).collect();
+        let (gone_processes, gone_instances) = self.beyond(&processes, &instances, fresh_domains);
+        for (process_guid, guid, presence) in gone_instances {
+            changes.extend(self.change_instance(&process_guid, &guid, |twins| *twins.of(presence) = None));
+        }
+        changes.extend(gone_processes.iter().flat_map(|guid| self.change_desired(guid, None)));
+        changes
+    }
+
+    /// What is known here and not there.
+    fn beyond(
+        &self,
+        processes: &BTreeSet<&str>,
+        instances: &BTreeSet<(&str, bool)>,
+        fresh_domains: &[String],
+    ) -> (Vec<String>, Vec<(String, String, Presence)>) {
+        let (mut gone_processes, mut gone_instances) = (Vec::new(), Vec::new());
+        for (process_guid, process) in &self.processes {
+            let fresh = |desired: &Desired| fresh_domains.contains(&desired.domain);
+            if process.desired.as_ref().is_some_and(fresh) && !processes.contains(process_guid.as_str()) {
+                gone_processes.push(process_guid.clone());
+            }
+            for (guid, twins) in &process.instances {
+                for (twin, presence) in
+                    [(&twins.ordinary, Presence::Ordinary), (&twins.evacuating, Presence::Evacuating)]
+                {
+                    let evacuating = presence == Presence::Evacuating;
+                    if twin.is_some() && !instances.contains(&(guid.as_str(), evacuating)) {
+                        gone_instances.push((process_guid.clone(), guid.clone(), presence));
+                    }
                 }
             }
         }
+        (gone_processes, gone_instances)
+    }
+
+    fn change_desired(&mut self, process_guid: &str, desired: Option<Desired>) -> Vec<Change> {
+        let process = self.processes.entry(process_guid.into()).or_default();
+        let before = process.all_offers(self.direct);
+        process.desired = desired;
+        let after = process.all_offers(self.direct);
+        if process.is_empty() {
+            self.processes.remove(process_guid);
+        }
+        self.tell(process_guid, before, after, None)
+    }
+
+    fn change_instance(
+        &mut self,
+        process_guid: &str,
+        instance_guid: &str,
+        change: impl FnOnce(&mut Twins),
+    ) -> Vec<Change> {
+        let process = self.processes.entry(process_guid.into()).or_default();
+        let before = process.offers(instance_guid, self.direct);
+        let twins = process.instances.entry(instance_guid.into()).or_default();
+        change(twins);
+        let since_ns = twins.shown().and_then(Instance::since_ns);
+        let gone = twins.shown().is_none();
+        let after = process.offers(instance_guid, self.direct);
+        if gone {
+            process.instances.remove(instance_guid);
+        }
+        if process.is_empty() {
+            self.processes.remove(process_guid);
+        }
+        self.tell(process_guid, before, after, since_ns)
+    }
+
+    /// The difference, for routers and in the table of names. An entry that stays and says something else is told
+    /// again, not taken back; nor is one that another instance has come to stand for.
+    fn tell(
+        &mut self,
+        process_guid: &str,
+        before: Vec<Registration>,
+        after: Vec<Registration>,
+        since_ns: Option<i64>,
+    ) -> Vec<Change> {
+        let mut before: BTreeMap<Entry, Registration> =
+            before.into_iter().map(|offer| (offer.entry(), offer)).collect();
+        let mut changes = Vec::new();
+        let mut told = BTreeSet::new();
+        for mut offer in after {
+            if !told.insert(offer.entry()) {
+                continue;
+            }
+            let known = before.remove(&offer.entry());
+            if known.as_ref() == Some(&offer) {
+                continue;
+            }
+            match known {
+                Some(known) => self.replace_backend(process_guid, &known, Some(&offer)),
+                None => {
+                    self.replace_backend(process_guid, &offer, Some(&offer));
+                    offer.endpoint_updated_at_ns = since_ns;
+                }
+            }
+            changes.push(Change::Register(offer));
+        }
+        for offer in before.into_values() {
+            self.replace_backend(process_guid, &offer, None);
+            if !self.still_leads_to(&offer) {
+                changes.push(Change::Unregister(offer));
+            }
+        }
+        changes
+    }
+
+    fn replace_backend(&mut self, process_guid: &str, old: &Registration, new: Option<&Registration>) {
+        if old.audience != Audience::Router {
+            return;
+        }
+        for uri in &old.uris {
+            let hostname = uri.to_ascii_lowercase();
+            let backends = self.by_hostname.entry(hostname.clone()).or_default();
+            let old = backend(process_guid, old);
+            backends.retain(|backend| *backend != old);
+            backends.extend(new.map(|new| backend(process_guid, new)));
+            if backends.is_empty() {
+                self.by_hostname.remove(&hostname);
+            }
+        }
+    }
+
+    fn still_leads_to(&self, offer: &Registration) -> bool {
+        let same = |backend: &Backend| backend.address == offer.host && backend.port == offer.port;
+        offer.audience == Audience::Router && offer.uris.iter().all(|uri| self.backends(uri).iter().any(same))
     }
 }
 
-fn backend(lrp: &ActualLrp, container_port: u16) -> Option<Backend> {
-    let ActualLrpState::Running { instance, net_info } = &lrp.state else { return None };
-    if lrp.routable == Some(false) || lrp.presence == Presence::Suspect {
-        return None;
+/// Of removals: one with the tag that is known is no older.
+fn is_not_older(known: &ModificationTag, tag: &ModificationTag) -> bool {
+    known == tag || known.succeeded_by(tag)
+}
+
+fn instance_key(lrp: &ActualLrp) -> Option<(&str, bool)> {
+    lrp.is_running().then_some(())?;
+    Some((lrp.instance_guid()?, lrp.presence == Presence::Evacuating))
+}
+
+fn backend(process_guid: &str, offer: &Registration) -> Backend {
+    Backend {
+        address: offer.host.clone(),
+        port: offer.port,
+        process_guid: process_guid.to_owned(),
+        index: offer.private_instance_index.parse().unwrap_or_default(),
+        instance_guid: offer.private_instance_id.clone(),
     }
-    let mapped = net_info.ports.iter().find(|mapping| mapping.container_port == container_port)?;
-    Some(Backend {
-        address: net_info.address.clone(),
-        port: mapped.host_port,
-        process_guid: lrp.key.process_guid.clone(),
-        index: lrp.key.index,
-        instance_guid: instance.instance_guid.clone(),
-    })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use bbs_models::{ActualLrpInstanceKey, ActualLrpKey, ActualLrpNetInfo, PortMapping};
-
-    fn routes(hostnames: &[&str]) -> Routes {
-        let mut routes = Routes::new();
-        let hostnames = hostnames.iter().map(|name| name.to_string()).collect();
-        routes.insert(CF_ROUTER, &[HttpRoute { hostnames, port: 8080 }]).unwrap();
-        routes
-    }
-
-    fn running(guid: &str, index: u32, host_port: u16, tag: u32) -> ActualLrp {
-        let ports = vec![PortMapping { container_port: 8080, host_port, ..Default::default() }];
-        let net_info = ActualLrpNetInfo { address: "10.0.0.1".into(), ports, ..Default::default() };
-        let instance = ActualLrpInstanceKey::new(guid, "cell");
-        let mut lrp = ActualLrp::running(ActualLrpKey::new("app", index, "domain"), instance, net_info, 0);
-        lrp.modification_tag = ModificationTag::new("epoch", tag);
-        lrp
-    }
-
-    fn ports(table: &RoutingTable, hostname: &str) -> Vec<u16> {
-        table.backends(hostname).iter().map(|backend| backend.port).collect()
-    }
-
-    fn table() -> RoutingTable {
-        let mut table = RoutingTable::default();
-        table.set_desired("app", &routes(&["app.localhost", "www.localhost"]), &ModificationTag::new("e", 1));
-        table.set_actual(&running("a", 0, 61001, 1));
-        table.set_actual(&running("b", 1, 61002, 1));
-        table
-    }
-
-    #[test]
-    fn every_name_leads_to_every_running_instance() {
-        assert_eq!(ports(&table(), "app.localhost"), [61001, 61002]);
-        assert_eq!(ports(&table(), "WWW.localhost:8080"), [61001, 61002]);
-        assert_eq!(ports(&table(), "other.localhost"), Vec::<u16>::new());
-    }
-
-    #[test]
-    fn an_instance_that_is_not_routable_is_left_out() {
-        let mut table = table();
-        table.set_actual(&ActualLrp { routable: Some(false), ..running("a", 0, 61001, 2) });
-        assert_eq!(ports(&table, "app.localhost"), [61002]);
-    }
-
-    #[test]
-    fn news_that_is_old_changes_nothing() {
-        let mut table = table();
-        table.set_actual(&running("a", 0, 61009, 0));
-        table.set_desired("app", &routes(&["old.localhost"]), &ModificationTag::new("e", 0));
-        assert_eq!(ports(&table, "app.localhost"), [61001, 61002]);
-        assert_eq!(ports(&table, "old.localhost"), Vec::<u16>::new());
-    }
-
-    #[test]
-    fn an_evacuating_instance_stays_until_it_is_gone() {
-        let mut table = table();
-        let ordinary = running("a", 0, 61001, 1);
-        let evacuating = ActualLrp { presence: Presence::Evacuating, ..ordinary.clone() };
-        table.set_actual(&evacuating);
-        table.remove_actual(&ordinary);
-        assert_eq!(ports(&table, "app.localhost"), [61001, 61002]);
-        table.remove_actual(&evacuating);
-        assert_eq!(ports(&table, "app.localhost"), [61002]);
-    }
-
-    #[test]
-    fn without_its_desired_lrp_an_instance_is_not_reachable() {
-        let mut table = table();
-        table.remove_desired("app");
-        assert_eq!(ports(&table, "app.localhost"), Vec::<u16>::new());
-    }
-}
+#[path = "table_tests.rs"]
+mod tests;

@@ -12,6 +12,7 @@ mod health;
 mod locket;
 mod registry_cache;
 mod rep;
+mod route_emitter;
 mod ssh_proxy;
 
 use anyhow::Result;
@@ -37,6 +38,8 @@ pub enum Component {
     /// Make containers, behind the Garden API.
     #[command(alias = "gdn")]
     Garden(Box<garden::Flags>),
+    /// Tell routers over NATS where instances answer.
+    RouteEmitter(Box<route_emitter::Flags>),
     /// Lead ssh clients to the daemons inside instances.
     SshProxy(Box<ssh_proxy::Flags>),
     /// Serve static files.
@@ -54,6 +57,7 @@ pub async fn run(component: Component) -> Result<()> {
         Component::Auctioneer(flags) => auctioneer::run(*flags, shutdown).await,
         Component::Rep(flags) => rep::run(*flags, shutdown).await,
         Component::Garden(flags) => garden::run(*flags, shutdown).await,
+        Component::RouteEmitter(flags) => route_emitter::run(*flags, shutdown).await,
         Component::SshProxy(flags) => ssh_proxy::run(*flags, shutdown).await,
         Component::FileServer(flags) => file_server::run(*flags, shutdown).await,
         Component::RegistryCache(flags) => registry_cache::run(*flags, shutdown).await,
@@ -68,6 +72,7 @@ impl Component {
             Component::Auctioneer(flags) => &flags.log,
             Component::Rep(flags) => &flags.log,
             Component::Garden(flags) => &flags.log,
+            Component::RouteEmitter(flags) => &flags.log,
             Component::SshProxy(flags) => &flags.log,
             Component::FileServer(flags) => &flags.log,
             Component::RegistryCache(flags) => &flags.log,
