@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use garden_sys::mount::{self, Filesystem, MountAttrFlags};
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 
 use crate::digest::Digest;
 use crate::layers::ROOT;
@@ -60,9 +60,12 @@ impl View {
 
     /// One stored layer.
     pub fn layer(&self, id: &Digest) -> Result<OwnedFd, Error> {
-        let name = Path::new(id.hex()).join(ROOT);
+        self.directory(&Path::new(id.hex()).join(ROOT))
+    }
+
+    fn directory(&self, name: &Path) -> Result<OwnedFd, Error> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat(&self.tree, &name, flags, Mode::empty())
+        rustix::fs::openat(&self.tree, name, flags, Mode::empty())
             .map_err(|errno| Error::Layer { path: self.path.join(name), source: errno.into() })
     }
 
@@ -72,15 +75,16 @@ impl View {
     }
 }
 
-/// `lowers` is topmost first and not empty. `name` is what `mount` shows as the source.
-pub fn mount(name: &str, lowers: &[OwnedFd], upper: &Path, work: &Path) -> Result<OwnedFd, Error> {
+/// In a root's directory: what its container writes, and what the overlay needs beside it.
+pub const UPPER: &str = "upper";
+pub const WORK: &str = "work";
+
+/// `lowers` is topmost first and not empty; `writable` holds [`UPPER`] and [`WORK`]. `name` is what `mount` shows as the
+/// source; the paths it shows begin at `writable`, so that a container learns nothing of the host's.
+pub fn mount(name: &str, lowers: &[OwnedFd], writable: &Path) -> Result<OwnedFd, Error> {
     let failed = |source| Error::Overlay { name: name.into(), layers: lowers.len(), source };
-    let open = |path: &Path| {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat(CWD, path, flags, Mode::empty())
-            .map_err(|errno| Error::Layer { path: path.into(), source: errno.into() })
-    };
-    let (upper, work) = (open(upper)?, open(work)?);
+    let writable = View::of(writable, None)?;
+    let (upper, work) = (writable.directory(Path::new(UPPER))?, writable.directory(Path::new(WORK))?);
     let overlay = Filesystem::open("overlay").map_err(failed)?;
     overlay.set_string("source", name).map_err(failed)?;
     for lower in lowers {
@@ -99,11 +103,11 @@ pub fn mount(name: &str, lowers: &[OwnedFd], upper: &Path, work: &Path) -> Resul
 /// Tries out, below `scratch`, what [`mount`] needs of the kernel.
 pub fn probe(scratch: &Path) -> Result<(), Error> {
     let path = |name: &str| scratch.join(name);
-    for name in ["lower", "upper", "work"] {
+    for name in ["lower", UPPER, WORK] {
         std::fs::create_dir_all(path(name)).map_err(|source| Error::Layer { path: path(name), source })?;
     }
     let lower = View::of(&path("lower"), None).map_err(explain)?.whole();
-    mount("probe", &[lower], &path("upper"), &path("work")).map(drop).map_err(explain)
+    mount("probe", &[lower], scratch).map(drop).map_err(explain)
 }
 
 fn explain(error: Error) -> Error {

@@ -325,7 +325,7 @@ impl Store {
         user_namespace: Option<BorrowedFd<'_>>,
         base: BaseIds,
     ) -> Result<RootMount, Error> {
-        let (upper, work) = (path.join("upper"), path.join("work"));
+        let (upper, work) = (path.join(overlay::UPPER), path.join(overlay::WORK));
         for directory in [&upper, &work] {
             fs::create_dir(directory).map_err(disk("make", directory))?;
         }
@@ -333,7 +333,7 @@ impl Store {
         let view = View::of(self.inner.layers.directory(), user_namespace)?;
         let lowers = self.lowers(&view, &image.layers, user_namespace)?;
         dress(&upper, &lowers[0], &image.inherited, base).map_err(disk("prepare", &upper))?;
-        let fd = overlay::mount(handle, &lowers, &upper, &work)?;
+        let fd = overlay::mount(handle, &lowers, path)?;
         drop(view);
         Ok(RootMount { fd, upper, image_bytes: image.bytes() })
     }
@@ -393,7 +393,7 @@ impl Store {
     pub fn usage(&self, handle: &str) -> Result<DiskUsage, Error> {
         let unknown = || Error::UnknownHandle { handle: handle.into() };
         let record = self.roots().get(handle).map(|root| root.record.clone()).ok_or_else(unknown)?;
-        let upper = self.root_path(handle)?.join("upper");
+        let upper = self.root_path(handle)?.join(overlay::UPPER);
         let written = tree::usage(&upper).map_err(disk("measure", &upper))?;
         Ok(DiskUsage {
             exclusive_bytes: written.bytes,
