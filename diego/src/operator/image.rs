@@ -35,13 +35,20 @@ struct Resolve<'a> {
     password: &'a str,
 }
 
-/// `credentials` is `user:password`.
+/// `credentials` is `user:password`. What is on the cells already (`oci:`, `preloaded:`, a path) is taken as it is; then
+/// nothing is known of it, and `command` says whether one was given.
 pub async fn pin(
     target: &Target,
     image: &str,
     credentials: Option<&str>,
+    command: bool,
     quiet: bool,
 ) -> Result<Pinned, Failure> {
+    if is_local(image) {
+        let pinned = Pinned { image: image.into(), config: ImageConfig::default() };
+        let advice = format!("say which command to run in {image}: what is in it is not looked at");
+        return command.then_some(pinned).ok_or(Failure::Unsuccessful(advice));
+    }
     let (username, password) = credentials.and_then(|both| both.split_once(':')).unwrap_or_default();
     let url = format!("{}/v1/resolve", target.endpoints.registry_cache_url);
     let image = reference(image);
@@ -65,6 +72,10 @@ pub async fn pin(
         }
     }
     Err(anyhow!("the registry cache ended without an answer").into())
+}
+
+fn is_local(image: &str) -> bool {
+    ["oci:", "preloaded:", "/"].iter().any(|scheme| image.starts_with(scheme))
 }
 
 /// The cache's reason, which may speak of a layer only.

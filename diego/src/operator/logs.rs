@@ -1,5 +1,6 @@
 //! `diego logs`: asks every cell for what an app's instances printed, and goes on listening with `-f`.
 
+use std::io::Write;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -108,20 +109,25 @@ fn split<C: AsRef<[u8]>, E: std::error::Error + Send + Sync + 'static>(
     })
 }
 
+/// Lines of the past that are looked through for those of an instance that has just begun.
+const LINES_OF_A_BEGINNING: usize = 1000;
+
 /// Shows lines on stderr while something else is waited for.
 pub struct Follower {
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
 }
 
-pub fn follow_in_background(target: &Target, log_guid: &str) -> Follower {
+/// All that one instance says, also what it said before a cell could be asked: it may be quicker than we are.
+pub fn follow_in_background(target: &Target, log_guid: &str, instance_guid: &str) -> Follower {
     let stop = CancellationToken::new();
+    let instance_guid = instance_guid.to_owned();
     let (bbs, http, log_guid) = (target.bbs.clone(), target.http.clone(), log_guid.to_owned());
     let stopped = stop.clone();
     let task = tokio::spawn(async move {
         let Ok(cells) = bbs.cells().await else { return };
         let url = |cell: bbs_models::CellPresence| {
-            format!("{}/v1/logs/{log_guid}?lines=0&follow=true", cell.rep_url)
+            format!("{}/v1/logs/{log_guid}?lines={LINES_OF_A_BEGINNING}&follow=true", cell.rep_url)
         };
         let all = cells.into_iter().map(|cell| Box::pin(lines(http.clone(), url(cell))));
         let mut all = stream::select_all(all);
@@ -133,7 +139,12 @@ pub fn follow_in_background(target: &Target, log_guid: &str) -> Follower {
         loop {
             tokio::select! {
                 line = all.next() => match line {
-                    Some(Ok(line)) => eprintln!("{}", text(&line)),
+                    // The word of the cell about lines that were missed names no instance.
+                    Some(Ok(line)) if ["", &instance_guid].contains(&&line.instance_guid[..]) => {
+                        // Nobody needs to read it: what is waited for goes on.
+                        let _ = writeln!(std::io::stderr(), "{}", text(&line));
+                    }
+                    Some(Ok(_)) => {}
                     Some(Err(_)) | None => return,
                 },
                 () = &mut late => return,

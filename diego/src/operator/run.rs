@@ -13,7 +13,7 @@ use crate::cli::Global;
 
 #[derive(Args)]
 pub struct Flags {
-    /// An image, as `[HOST[:PORT]/]REPOSITORY[:TAG|@DIGEST]`.
+    /// An image, as `[HOST[:PORT]/]REPOSITORY[:TAG|@DIGEST]`; or one that the cells have: `preloaded:NAME`, `oci:///PATH`.
     image: String,
     #[command(flatten)]
     app: AppFlags,
@@ -98,7 +98,9 @@ pub async fn run(global: &Global, flags: Flags) -> Result<(), Failure> {
         Some(name) => name.clone(),
         None => name_of(&flags.image),
     };
-    let pinned = image::pin(&target, &flags.image, flags.credentials.as_deref(), global.json).await?;
+    let credentials = flags.credentials.as_deref();
+    let command = flags.app.command.is_some();
+    let pinned = image::pin(&target, &flags.image, credentials, command, global.json).await?;
     let app = flags.app.app(&name, &target);
     let keys = ssh_keys()?;
     let lrp =

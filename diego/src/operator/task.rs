@@ -14,7 +14,7 @@ use crate::cli::Global;
 
 #[derive(Args)]
 pub struct Flags {
-    /// An image, as for `run`; or `preloaded:NAME` for one of the cell's own root filesystems.
+    /// An image, as for `run`.
     image: String,
     /// The command and its arguments; otherwise what the image says.
     #[arg(last = true)]
@@ -37,7 +37,10 @@ pub struct Flags {
 pub async fn run(global: &Global, flags: Flags) -> Result<(), Failure> {
     let target = Target::reach(global).await?;
     let guid = format!("task-{}", Uuid::new_v4().simple());
-    let mut definition = definition(global, &target, &flags, &guid).await?;
+    let credentials = flags.credentials.as_deref();
+    let pinned =
+        image::pin(&target, &flags.image, credentials, !flags.command.is_empty(), global.json).await?;
+    let mut definition = recipe::image_task(&pinned.image, &pinned.config, &flags.command, &guid);
     definition.memory_mb = flags.memory;
     definition.disk_mb = flags.disk;
     definition.result_file = flags.result_file.clone().unwrap_or_default();
@@ -61,19 +64,6 @@ pub async fn run(global: &Global, flags: Flags) -> Result<(), Failure> {
     }
 }
 
-async fn definition(
-    global: &Global,
-    target: &Target,
-    flags: &Flags,
-    guid: &str,
-) -> Result<TaskDefinition, Failure> {
-    if flags.image.starts_with("preloaded:") {
-        return Ok(recipe::image_task(&flags.image, &Default::default(), &flags.command, guid));
-    }
-    let pinned = image::pin(target, &flags.image, flags.credentials.as_deref(), global.json).await?;
-    Ok(recipe::image_task(&pinned.image, &pinned.config, &flags.command, guid))
-}
-
 /// Desires a Task, shows what it prints, and takes its outcome away from the BBS when it is complete.
 pub async fn run_to_end(
     target: &Target,
@@ -85,9 +75,14 @@ pub async fn run_to_end(
     let events = target.bbs.subscribe_to_task_events().await.context("cannot follow the task")?;
     let desired = target.bbs.desire_task(guid, recipe::DOMAIN, definition).await;
     desired.with_context(|| format!("cannot run task {guid}"))?;
-    let shown = (!quiet).then(|| logs::follow_in_background(target, &definition.log_guid));
+    let shown = (!quiet).then(|| logs::follow_in_background(target, &definition.log_guid, guid));
+    let mut rejections = 0;
     let completed = wait::until(events, limit, async || {
         let task = target.bbs.task_by_guid(guid).await.context("cannot look up the task")?;
+        if task.rejection_count > rejections {
+            rejections = task.rejection_count;
+            eprintln!("no cell takes the task yet: {}; it is offered again", task.rejection_reason);
+        }
         Ok(completion(task).map_or(Look::Again, Look::Done))
     });
     let completed = completed.await?;
