@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use bbs_client::watch_cells;
-use bbs_models::CellPresence;
+use bbs_client::{LocketClient, watch_cells};
+use bbs_models::{CellPresence, LockKind};
 use brain_client::AuctioneerClient;
 use clap::Args;
 use diego_base::serve::Listen;
@@ -36,9 +36,9 @@ pub struct Flags {
     /// Where cells and others find the Locket inside this process.
     #[arg(long, default_value = "127.0.0.1:8891")]
     locket_listen: SocketAddr,
-    /// Where that Locket remembers its locks; otherwise they end with the process.
-    #[arg(long)]
-    locket_database: Option<PathBuf>,
+    /// Where that Locket remembers its locks.
+    #[arg(long, default_value = "/var/lib/diego/locket.sqlite")]
+    locket_database: PathBuf,
     #[command(flatten)]
     health: Health,
     #[command(flatten)]
@@ -52,7 +52,10 @@ pub async fn run(flags: Flags, shutdown: CancellationToken) -> Result<()> {
     if let Some(address) = flags.health.health_address {
         parts.start("health answer", health::run(address, parts.shutdown()));
     }
-    let cells = cells(&flags, &mut parts).await?;
+    let cells = tokio::select! {
+        cells = cells(&flags, &mut parts) => cells?,
+        () = shutdown.cancelled() => return Ok(()),
+    };
     let http = diego_base::http::client(&flags.tls.client()).context("cannot make a client for cells")?;
     let auctioneer = Arc::new(AuctioneerClient::new(http.clone(), &flags.auctioneer_url));
     let mut config = bbs::Config::new(Listen::Tcp(flags.listen), flags.database, auctioneer, cells)?;
@@ -64,12 +67,26 @@ pub async fn run(flags: Flags, shutdown: CancellationToken) -> Result<()> {
 
 /// From the Locket that was named, or from the one started here.
 async fn cells(flags: &Flags, parts: &mut Parts) -> Result<watch::Receiver<Vec<CellPresence>>> {
-    if let Some(address) = &flags.locket {
-        let client = flags::locket(address, &flags.tls.client())?;
-        let (known, cells) = watch::channel(Vec::new());
-        parts.start_endless("watch for cells", watch_cells(client, CELLS_INTERVAL, known, parts.shutdown()));
-        return Ok(cells);
+    let Some(address) = &flags.locket else { return start_locket(flags, parts).await };
+    let locket = flags::locket(address, &flags.tls.client())?;
+    let (known, cells) = watch::channel(first_cells(&locket).await);
+    parts.start_endless("watch for cells", watch_cells(locket, CELLS_INTERVAL, known, parts.shutdown()));
+    Ok(cells)
+}
+
+/// Nothing is known of the cells before Locket has answered once, and a BBS that took that for their absence would
+/// start everything they run anew.
+async fn first_cells(locket: &LocketClient) -> Vec<CellPresence> {
+    loop {
+        match locket.fetch_all(LockKind::Presence).await {
+            Ok(presences) => return presences.iter().filter_map(CellPresence::of_resource).collect(),
+            Err(error) => tracing::info!(target: "bbs", %error, "waiting for Locket"),
+        }
+        tokio::time::sleep(CELLS_INTERVAL).await;
     }
+}
+
+async fn start_locket(flags: &Flags, parts: &mut Parts) -> Result<watch::Receiver<Vec<CellPresence>>> {
     let locket = locket::Opened::open(flags.locket_database.clone()).await?;
     let cells = locket.cells();
     let config = bbs::locket::Config { listen: Listen::Tcp(flags.locket_listen), tls: flags.tls.server()? };

@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::flags::Log;
 
-/// A link's name has 15 characters, of which a container's number takes up to four.
-const TAG_CHARS_MAX: usize = 4;
+/// A link's name has 15 characters; `dgo`, a hyphen and a container's number need the others.
+const TAG_CHARS_MAX: usize = 3;
 const IDS_PER_CONTAINER: u32 = 65_536;
 
 #[derive(Args)]
@@ -38,7 +38,7 @@ pub struct Flags {
     /// Destroy all containers when told to stop.
     #[arg(long)]
     destroy_containers_on_stop: bool,
-    /// Sets this garden's names in the kernel apart from those of another on the same machine: up to four small letters
+    /// Sets this garden's names in the kernel apart from those of another on the same machine: up to three small letters
     /// or digits. Its networks, host ports and host ids must be set apart too.
     #[arg(long, value_parser = tag)]
     tag: Option<String>,
@@ -140,10 +140,10 @@ mod tests {
 
     #[test]
     fn a_tag_fits_into_the_names_it_becomes_part_of() {
-        for good in ["a", "p1", "abcd"] {
+        for good in ["a", "p1", "abc"] {
             assert_eq!(tag(good), Ok(good.into()));
         }
-        for bad in ["", "abcde", "A", "a/b", "ä"] {
+        for bad in ["", "abcd", "A", "a/b", "ä"] {
             assert!(tag(bad).is_err(), "{bad}");
         }
     }

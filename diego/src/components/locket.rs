@@ -29,7 +29,7 @@ pub struct Flags {
 
 pub async fn run(flags: Flags, shutdown: CancellationToken) -> Result<()> {
     let config = Config { listen: Listen::Tcp(flags.listen), tls: flags.tls.server()? };
-    let locket = Opened::open(Some(flags.database)).await?;
+    let locket = Opened::open(flags.database).await?;
     Ok(locket.serve(config, shutdown).await?)
 }
 
@@ -41,9 +41,9 @@ pub struct Opened {
 }
 
 impl Opened {
-    pub async fn open(database: Option<PathBuf>) -> Result<Opened, Error> {
+    pub async fn open(database: PathBuf) -> Result<Opened, Error> {
         let close = CancellationToken::new();
-        let (locket, owner) = Locket::open(database, close.clone()).await?;
+        let (locket, owner) = Locket::open(Some(database), close.clone()).await?;
         Ok(Opened { locket, owner: tokio::spawn(owner), close })
     }
 

@@ -120,8 +120,8 @@ async fn until_garden_answers(garden: &HttpGarden) -> Capacity {
     loop {
         match garden.capacity().await {
             Ok(capacity) => return capacity,
-            Err(error) if !said => tracing::info!(%error, "waiting for garden"),
-            Err(error) => tracing::debug!(%error, "waiting for garden"),
+            Err(error) if !said => tracing::info!(target: "rep", %error, "waiting for garden"),
+            Err(error) => tracing::debug!(target: "rep", %error, "waiting for garden"),
         }
         said = true;
         tokio::time::sleep(GARDEN_RETRY).await;

@@ -1,0 +1,349 @@
+//! Each component as a process of its own, started under its established name, and all of them together a Diego that is
+//! spoken to through `cfdot`.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tests::{Answer, Footprint, busybox_image, diego, require_root};
+
+const STOP_TIME: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(30);
+/// In this order they are stopped: the cell first, so that what becomes of its containers is still told.
+const NAMES: [&str; 6] = ["rep", "gdn", "auctioneer", "bbs", "locket", "file-server"];
+/// What no other Diego on this machine uses.
+const GARDEN_APART: &[&str] = &[
+    "--tag=prc",
+    "--uid-map-start=3758096384",
+    "--network-pool=10.254.240.0/24",
+    "--port-pool-start=59500",
+    "--port-pool-size=100",
+    "--external-ip=127.0.0.1",
+];
+
+/// A directory with a link under each name, an address for each, and those that run.
+struct Processes {
+    dir: tempfile::TempDir,
+    addresses: BTreeMap<&'static str, SocketAddr>,
+    running: BTreeMap<&'static str, Child>,
+}
+
+impl Processes {
+    fn new() -> Processes {
+        let dir = tempfile::tempdir().unwrap();
+        for name in NAMES.iter().chain(&["cfdot"]) {
+            symlink(diego(dir.path()).get_program(), dir.path().join(name)).unwrap();
+        }
+        let held = ["locket", "bbs", "auctioneer", "rep", "rep-admin", "file-server"]
+            .map(|name| (name, TcpListener::bind("127.0.0.1:0").unwrap()));
+        let addresses = held.iter().map(|(name, socket)| (*name, socket.local_addr().unwrap())).collect();
+        Processes { dir, addresses, running: BTreeMap::new() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn flag(&self, flag: &str, value: impl AsRef<Path>) -> String {
+        format!("--{flag}={}", value.as_ref().display())
+    }
+
+    fn address(&self, flag: &str, name: &str) -> String {
+        format!("--{flag}={}", self.addresses[name])
+    }
+
+    fn url(&self, name: &str) -> String {
+        format!("http://{}", self.addresses[name])
+    }
+
+    fn start(&mut self, name: &'static str, flags: &[String]) {
+        let log = self.path(&format!("{name}.log"));
+        let log = std::fs::File::options().create(true).append(true).open(log).unwrap();
+        let mut command = Command::new(self.path(name));
+        command.args(flags).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        self.running.insert(name, command.spawn().unwrap());
+    }
+
+    fn start_garden(&mut self) {
+        let mut flags: Vec<String> = GARDEN_APART.iter().map(|flag| (*flag).to_owned()).collect();
+        flags.push(self.flag("bind-socket", self.path("garden.sock")));
+        flags.push(self.flag("depot", self.path("garden")));
+        flags.push("--destroy-containers-on-stop".into());
+        self.start("gdn", &flags);
+    }
+
+    fn start_bbs(&mut self) {
+        let flags = [
+            self.address("listen", "bbs"),
+            self.address("locket", "locket"),
+            self.flag("database", self.path("bbs.sqlite")),
+            format!("--auctioneer-url={}", self.url("auctioneer")),
+        ];
+        self.start("bbs", &flags);
+    }
+
+    fn start_rep(&mut self, stack: &Path) {
+        let flags = [
+            "--cell-id=cell-1".into(),
+            self.address("listen", "rep"),
+            self.address("admin-listen", "rep-admin"),
+            self.address("locket", "locket"),
+            self.flag("garden", self.path("garden.sock")),
+            self.flag("state-dir", self.path("rep-state")),
+            format!("--bbs-url={}", self.url("bbs")),
+            format!("--stack=busybox={}", stack.display()),
+            "--memory-mb=512".into(),
+            "--disk-mb=1024".into(),
+        ];
+        self.start("rep", &flags);
+    }
+
+    /// The rep first: it waits for those it needs.
+    fn start_all(&mut self, stack: &Path) {
+        self.start_rep(stack);
+        self.start_garden();
+        self.start_bbs();
+        let locket = [self.address("listen", "locket"), self.flag("database", self.path("locket.sqlite"))];
+        self.start("locket", &locket);
+        let auctioneer = [
+            self.address("listen", "auctioneer"),
+            self.address("locket", "locket"),
+            format!("--bbs-url={}", self.url("bbs")),
+        ];
+        self.start("auctioneer", &auctioneer);
+        let files = [self.address("listen", "file-server"), self.flag("static-dir", self.path("static"))];
+        std::fs::create_dir(self.path("static")).unwrap();
+        self.start("file-server", &files);
+    }
+
+    fn cfdot(&self, arguments: &[&str]) -> Answer {
+        let mut command = Command::new(self.path("cfdot"));
+        command.env("BBS_URL", self.url("bbs"));
+        command.env("LOCKET_API_LOCATION", self.addresses["locket"].to_string());
+        Answer::of(command.args(arguments).stdin(Stdio::null()))
+    }
+
+    /// What a command lists, one value a line; nothing if it failed.
+    fn listed(&self, arguments: &[&str]) -> Vec<Value> {
+        let answer = self.cfdot(arguments);
+        answer.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    fn until<T>(&mut self, what: &str, mut found: impl FnMut(&Processes) -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(found) = found(self) {
+                return found;
+            }
+            let mut ended = self.running.iter_mut().map(|(name, child)| (name, child.try_wait().unwrap()));
+            let ended = ended.find(|(_, status)| status.is_some());
+            let ended = ended.map(|(name, status)| format!("{name} ended with {status:?}"));
+            assert_eq!(ended, None, "{}", self.ends_of_logs());
+            assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}\n{}", self.ends_of_logs());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// The one instance, once it runs.
+    fn running_instance(&mut self) -> Value {
+        self.until("the instance runs", |processes| {
+            let lrps = processes.listed(&["actual-lrps", "-p", "web"]);
+            lrps.into_iter().find(|lrp| lrp["state"] == "RUNNING")
+        })
+    }
+
+    fn ends_of_logs(&self) -> String {
+        let mut said = String::new();
+        for name in NAMES {
+            let log = std::fs::read_to_string(self.path(&format!("{name}.log"))).unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            said += &format!("--- {name}\n{}\n", lines[lines.len().saturating_sub(15)..].join("\n"));
+        }
+        said
+    }
+
+    fn kill(&mut self, name: &str) {
+        let mut child = self.running.remove(name).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// SIGTERM, and the exit code.
+    fn stop(&mut self, name: &str) -> Option<i32> {
+        let mut child = self.running.remove(name)?;
+        let _ = kill_process(Pid::from_child(&child), Signal::TERM);
+        let deadline = Instant::now() + STOP_TIME;
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                return status.code();
+            }
+            if Instant::now() > deadline {
+                let _ = child.kill();
+                let _ = child.wait();
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        for name in NAMES {
+            self.stop(name);
+        }
+    }
+}
+
+/// A root filesystem as a cell has it on its disk: a tar.
+fn busybox_stack(dir: &Path) -> PathBuf {
+    let image = busybox_image(&[]);
+    let mut tar = Vec::new();
+    flate2::read::GzDecoder::new(&image.layer[..]).read_to_end(&mut tar).unwrap();
+    let path = dir.join("busybox.tar");
+    std::fs::write(&path, tar).unwrap();
+    path
+}
+
+fn web() -> Value {
+    let serve = "echo hello > /tmp/index.html; exec httpd -f -p 8080 -h /tmp";
+    json!({
+        "process_guid": "web", "domain": "stories", "log_guid": "web", "log_source": "WEB",
+        "rootfs": "preloaded:busybox", "instances": 1, "memory_mb": 64, "disk_mb": 64, "ports": [8080],
+        "env": [{ "name": "PATH", "value": "/bin" }],
+        "action": { "run": { "path": "/bin/sh", "args": ["-c", serve], "user": "root" } },
+        "unknown_field": "is nobody's business",
+    })
+}
+
+/// What a server answers, however long it takes to come up.
+fn get(address: SocketAddr, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}
+
+fn answers(processes: &mut Processes, instance: &Value) {
+    let port = instance["ports"][0]["host_port"].as_u64().unwrap();
+    let address = SocketAddr::from(([127, 0, 0, 1], u16::try_from(port).unwrap()));
+    processes.until("the instance answers", |_| get(address, "/").filter(|answer| answer.contains("hello")));
+}
+
+#[test]
+fn six_processes_are_a_diego() {
+    if !require_root("six_processes_are_a_diego") {
+        return;
+    }
+    let before = Footprint::take();
+    let mut processes = Processes::new();
+    let stack = busybox_stack(processes.dir.path());
+    processes.start_all(&stack);
+    processes.until("the cell is there", |processes| processes.listed(&["cells"]).pop());
+    std::fs::write(processes.path("web.json"), web().to_string()).unwrap();
+    let spec = format!("@{}", processes.path("web.json").display());
+    processes.cfdot(&["set-domain", "stories", "--ttl", "1h"]).worked();
+    processes.cfdot(&["create-desired-lrp", &spec]).worked();
+    let instance = processes.running_instance();
+    answers(&mut processes, &instance);
+    what_operators_ask_is_answered(&mut processes);
+
+    processes.kill("bbs");
+    processes.start_bbs();
+    let after = processes.running_instance();
+    assert_eq!(after["instance_guid"], instance["instance_guid"], "it is the same container");
+    answers(&mut processes, &after);
+    let desired = processes.cfdot(&["desired-lrp", "web"]).worked();
+    assert_eq!(serde_json::from_str::<Value>(&desired.stdout).unwrap()["process_guid"], "web");
+
+    for name in NAMES {
+        assert_eq!(processes.stop(name), Some(0), "{name}\n{}", processes.ends_of_logs());
+    }
+    assert_eq!(Footprint::take(), before);
+}
+
+fn what_operators_ask_is_answered(processes: &mut Processes) {
+    assert_eq!(processes.listed(&["domains"]), [json!("stories")]);
+    assert_eq!(processes.listed(&["cell", "cell-1"])[0]["zone"], "z1");
+    let state = &processes.listed(&["cell-states"])[0];
+    assert_eq!(state["LRPs"][0]["process_guid"], "web", "{state}");
+    assert_eq!(processes.listed(&["presences"])[0]["key"], "cell-1");
+    assert_eq!(processes.listed(&["locks"])[0]["key"], "auctioneer");
+    assert_eq!(processes.listed(&["desired-lrp-scheduling-infos"])[0]["instances"], 1);
+    processes.cfdot(&["claim-lock", "-k", "mine", "-o", "me", "-v", "x", "-t", "60"]).worked();
+    processes.cfdot(&["claim-lock", "-k", "mine", "-o", "other", "-t", "60"]).refused(4, &["mine"]);
+    processes.cfdot(&["release-lock", "-k", "mine", "-o", "me"]).worked();
+    processes.cfdot(&["create-desired-lrp", &web().to_string()]).refused(4, &["Message: "]);
+    processes.cfdot(&["task", "nothing"]).refused(4, &["Message: "]);
+    a_task_runs(processes);
+    std::fs::write(processes.path("static/file"), "of the file server").unwrap();
+    let file = get(processes.addresses["file-server"], "/v1/static/file").unwrap();
+    assert!(file.ends_with("of the file server"), "{file}");
+}
+
+fn a_task_runs(processes: &mut Processes) {
+    let task = json!({
+        "task_guid": "once", "domain": "stories", "rootfs": "preloaded:busybox", "log_guid": "once",
+        "memory_mb": 64, "disk_mb": 64, "result_file": "/tmp/result",
+        "action": { "run": { "path": "/bin/sh", "args": ["-c", "echo done > /tmp/result"], "user": "root" } },
+    });
+    processes.cfdot(&["create-task", &task.to_string()]).worked();
+    let ended = processes.until("the Task is completed", |processes| {
+        processes.listed(&["tasks", "-d", "stories"]).into_iter().find(|task| task["state"] == "Completed")
+    });
+    assert_eq!((&ended["failed"], &ended["result"]), (&json!(false), &json!("done\n")), "{ended}");
+    processes.cfdot(&["delete-task", "once"]).worked();
+    assert_eq!(processes.listed(&["tasks"]), Vec::<Value>::new());
+}
+
+#[test]
+fn a_process_that_cannot_start_says_why_in_one_line() {
+    if !require_root("a_process_that_cannot_start_says_why_in_one_line") {
+        return;
+    }
+    let processes = Processes::new();
+    let refused = |name: &str, flags: &[&str], says: &[&str]| {
+        let answer = Answer::of(Command::new(processes.path(name)).args(flags).stdin(Stdio::null()));
+        answer.refused(1, &[&format!("{name}: ")]);
+        answer.refused(1, says);
+        assert_eq!(answer.stderr.lines().count(), 1, "{answer:?}");
+    };
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = format!("--listen={}", taken.local_addr().unwrap());
+    let database = processes.flag("database", processes.path("locket.sqlite"));
+    refused("locket", &[&taken, &database], &["another process listens there"]);
+    refused("locket", &["--listen=127.0.0.1:0", "--database=/proc/nowhere/x"], &["/proc/nowhere/x"]);
+    refused("auctioneer", &["--listen=127.0.0.1:0", "--bbs-url=nowhere"], &["http://"]);
+    let pair = ["--cert-file=/nowhere/cert", "--key-file=/nowhere/key"];
+    refused("auctioneer", &pair, &["/nowhere/"]);
+    refused("file-server", &["--static-dir=/nowhere"], &["/nowhere"]);
+}
+
+#[test]
+fn cfdot_ends_with_the_codes_that_scripts_know() {
+    if !require_root("cfdot_ends_with_the_codes_that_scripts_know") {
+        return;
+    }
+    let processes = Processes::new();
+    let plain = |arguments: &[&str]| {
+        Answer::of(Command::new(processes.path("cfdot")).args(arguments).env_remove("BBS_URL"))
+    };
+    plain(&["cells"]).refused(3, &["BBS URL not set", "--bbsURL", "BBS_URL"]);
+    plain(&["locks"]).refused(3, &["Locket API Location not set"]);
+    plain(&["cells", "--bbsURL", "bbs:8889"]).refused(3, &["'bbs:8889' is not a valid BBS URL"]);
+    plain(&["cells", "--bbsURL", "https://bbs:8889"]).refused(3, &["--caCertFile must be specified"]);
+    plain(&["create-desired-lrp", "{", "--bbsURL", "http://bbs:8889"]).refused(3, &["Invalid JSON"]);
+    assert_eq!(plain(&["no-such-command"]).code, 3);
+    assert_eq!(plain(&["cell"]).code, 3);
+    assert_eq!(plain(&["--help"]).worked().stderr, "");
+    processes.cfdot(&["cells"]).refused(5, &["cannot reach the BBS"]);
+    processes.cfdot(&["locks"]).refused(4, &["cannot reach Locket"]);
+}
