@@ -15,8 +15,10 @@ use tokio::sync::watch;
 
 use super::watched::watched;
 
-/// What is read at once; the capacity of a pipe.
-const CHUNK_BYTES: usize = 64 * 1024;
+/// What is read at once, and given to the listeners without a pause for others.
+const CHUNK_BYTES: usize = 16 * 1024;
+/// What a pipe holds at most, whatever its owner makes of it (`fs.pipe-max-size`).
+const PIPE_BYTES_MAX: usize = 1 << 20;
 
 /// One output of a process.
 #[derive(Clone)]
@@ -60,20 +62,32 @@ struct Pump {
     ended: watch::Receiver<Option<i32>>,
 }
 
+enum Carried {
+    /// All there was; more may come.
+    Everything,
+    /// As much as the pipe could hold when this began; there may be more already.
+    PipeFull,
+    End,
+}
+
 impl Pump {
     async fn run(mut self, drained: watch::Sender<bool>) {
-        while self.carry_what_is_there().await {
-            if self.ended.borrow().is_some() {
-                if !*drained.borrow() && self.carry_what_is_there().await {
-                    drained.send_replace(true);
-                }
-                wait_readable(&self.source).await;
-            } else {
-                tokio::select! {
+        loop {
+            // Asked before the pipe is read: what was written before the end is then in it.
+            let ended = self.ended.borrow().is_some();
+            let carried = self.carry().await;
+            if ended && !*drained.borrow() {
+                drained.send_replace(true);
+            }
+            match carried {
+                Carried::PipeFull => {}
+                Carried::End => break,
+                Carried::Everything if ended => wait_readable(&self.source).await,
+                Carried::Everything => tokio::select! {
                     () = wait_readable(&self.source) => {}
                     // An owner that is gone will never say when it ends; bytes still will.
                     Ok(_) = self.ended.changed() => {}
-                }
+                },
             }
         }
         self.adopt();
@@ -83,19 +97,25 @@ impl Pump {
         }
     }
 
-    /// Until the pipe is empty (`true`) or at its end (`false`).
-    async fn carry_what_is_there(&mut self) -> bool {
+    /// Others get their turn after each chunk: a process may write faster than its listeners take, for ever.
+    async fn carry(&mut self) -> Carried {
         let mut chunk = vec![0; CHUNK_BYTES];
-        loop {
+        let mut total = 0;
+        while total < PIPE_BYTES_MAX {
             match rustix::io::read(self.source.get_ref(), &mut chunk) {
-                Ok(0) => return false,
-                Ok(length) => self.give(&chunk[..length]).await,
+                Ok(0) => return Carried::End,
+                Ok(length) => {
+                    total += length;
+                    self.give(&chunk[..length]).await;
+                    tokio::task::yield_now().await;
+                }
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return true,
+                Err(Errno::AGAIN) => return Carried::Everything,
                 // EIO is how a terminal says that nobody has its other end open.
-                Err(_) => return false,
+                Err(_) => return Carried::End,
             }
         }
+        Carried::PipeFull
     }
 
     fn adopt(&mut self) {
@@ -158,6 +178,8 @@ pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
     use std::time::Duration;
 
     async fn collect(mut reader: impl tokio::io::AsyncRead + Unpin) -> Vec<u8> {
@@ -186,6 +208,41 @@ mod tests {
         rustix::io::write(&write, b"!").unwrap();
         drop(write);
         assert_eq!(collect(ours).await, b"!");
+    }
+
+    /// Takes all at once, as logs do, but more slowly than a pipe is filled.
+    struct Slow;
+
+    impl tokio::io::AsyncWrite for Slow {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            std::thread::sleep(Duration::from_millis(1));
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// Writes as fast as the pipe takes it, until its reader is gone.
+    fn flood(write: OwnedFd) {
+        std::thread::spawn(move || while rustix::io::write(&write, &[b'y'; 4096]).is_ok() {});
+    }
+
+    #[tokio::test]
+    async fn a_flood_leaves_time_for_others_and_does_not_hide_the_end() {
+        let (read, write) = pipe().unwrap();
+        let (exit, ended) = watch::channel(None);
+        let output = Output::start(read, Some(Box::new(Slow)), ended).unwrap();
+        flood(write);
+        // On the one thread that the flood is carried on.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        exit.send_replace(Some(0));
+        tokio::time::timeout(Duration::from_secs(5), output.drained()).await.unwrap();
     }
 
     #[tokio::test]
