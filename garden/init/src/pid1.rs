@@ -57,8 +57,11 @@ impl Pid1 {
         let door = self.agent.as_ref().or(self.container.listener.as_ref());
         let mut fds = vec![PollFd::new(children, PollFlags::IN)];
         fds.extend(door.map(|fd| PollFd::new(fd, PollFlags::IN)));
-        if poll(&mut fds, None).is_err() {
-            return; // interrupted
+        match poll(&mut fds, None) {
+            Ok(_) => {}
+            Err(Errno::INTR) => return,
+            // It would hear of nothing any more: the end of the container tells of it, turning in circles would not.
+            Err(_) => std::process::exit(1),
         }
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         if ready[0] {
