@@ -142,3 +142,35 @@ async fn links_in_an_image_lead_no_mount_out_of_it() {
         }
     }
 }
+
+/// As images made from whole machines have them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_to_nothing_is_followed_inside_to_where_the_mount_belongs() {
+    let world = world!("a_link_to_nothing_is_followed_inside_to_where_the_mount_belongs");
+    let hosts = world.outside.join("hosts");
+    std::fs::write(&hosts, "bound\n").unwrap();
+    for (place, target, real) in [
+        ("etc/one", "/run/names/one", "run/names/one"),
+        ("etc/two", "../run/names/two", "run/names/two"),
+        ("etc/three", "../../../../../etc/elsewhere", "etc/elsewhere"),
+    ] {
+        std::os::unix::fs::symlink(target, world.root.join(place)).unwrap();
+        let mut spec = world.spec();
+        spec.bind_mounts = vec![bind(hosts.to_str().unwrap(), &format!("/{place}"))];
+        let container = world.start(spec).await;
+        assert_eq!(
+            world.output(&container, &format!("cat /{place} /{real}")).await,
+            "bound\nbound\n",
+            "{place}"
+        );
+        assert!(world.root.join(real).exists(), "made inside");
+        world.end(container).await;
+    }
+    let outside = world.outside.join("made");
+    std::os::unix::fs::symlink(&outside, world.root.join("etc/four")).unwrap();
+    let mut spec = world.spec();
+    spec.bind_mounts = vec![bind(hosts.to_str().unwrap(), "/etc/four")];
+    let container = world.start(spec).await;
+    assert!(!outside.exists(), "a path of the host is only a path of the container");
+    world.end(container).await;
+}

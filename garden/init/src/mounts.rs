@@ -87,11 +87,23 @@ fn place_at_depth(root: &OwnedFd, path: &str, kind: Kind, depth: usize) -> Resul
     if name.is_empty() || name == ".." || name == "." {
         return Err(Failure::new(format!("make a place for a mount at {path}"), Errno::INVAL));
     }
-    let parent = place_at_depth(root, parent, Kind::Directory, depth + 1)?;
-    make(&parent, name, kind).act(format!("make {path} for a mount"))?;
-    // A dangling link of that name fails here: it is not followed to make what it names.
-    openat(&parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+    let directory = place_at_depth(root, parent, Kind::Directory, depth + 1)?;
+    match make(&directory, name, kind) {
+        // A link to what is missing: that is made, where the container itself would look for it.
+        Err(Errno::EXIST) => {
+            let target = target_of_link(&directory, name).act(format!("make {path} for a mount"))?;
+            let target = if target.starts_with('/') { target } else { format!("{parent}/{target}") };
+            return place_at_depth(root, target.trim_end_matches('/'), kind, depth + 1);
+        }
+        made => made.act(format!("make {path} for a mount"))?,
+    }
+    openat(&directory, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
         .act(format!("open {path} for a mount"))
+}
+
+fn target_of_link(directory: &OwnedFd, name: &str) -> rustix::io::Result<String> {
+    let target = rustix::fs::readlinkat(directory, name, Vec::new())?;
+    target.into_string().map_err(|_| Errno::ILSEQ)
 }
 
 pub fn make(parent: &OwnedFd, name: &str, kind: Kind) -> rustix::io::Result<()> {
