@@ -1,12 +1,12 @@
 //! The command line: what was asked, and under which exit code the answer leaves.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
-use crate::operator::{self, Failure};
+use crate::operator::{self, Failure, Global};
 use crate::{cfdot, components, dev};
 
 #[derive(Parser)]
@@ -20,16 +20,6 @@ struct Cli {
     global: Global,
     #[command(subcommand)]
     command: Command,
-}
-
-#[derive(Args, Clone)]
-pub struct Global {
-    /// Where the Diego of this machine keeps what it knows.
-    #[arg(long, global = true, env = "DIEGO_STATE", default_value = "/var/lib/diego")]
-    pub state: PathBuf,
-    /// Print JSON for machines instead of text for people.
-    #[arg(long, global = true)]
-    pub json: bool,
 }
 
 #[derive(Subcommand)]
@@ -143,6 +133,7 @@ fn arguments(mut arguments: Vec<OsString>) -> Vec<OsString> {
         arguments.remove(1);
     }
     if let Some((_, subcommand)) = ESTABLISHED_NAMES.iter().find(|(established, _)| *established == name) {
+        arguments[0] = "diego".into();
         arguments.insert(1, (*subcommand).into());
     }
     arguments
@@ -161,9 +152,9 @@ mod tests {
     #[test]
     fn an_established_name_is_its_component() {
         let given = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
-        assert_eq!(arguments(given("/usr/bin/gdn --depot /d")), given("/usr/bin/gdn garden --depot /d"));
-        assert_eq!(arguments(given("gdn server --depot /d")), given("gdn garden --depot /d"));
-        assert_eq!(arguments(given("cfdot cells")), given("cfdot cfdot cells"));
+        assert_eq!(arguments(given("/usr/bin/gdn --depot /d")), given("diego garden --depot /d"));
+        assert_eq!(arguments(given("gdn server --depot /d")), given("diego garden --depot /d"));
+        assert_eq!(arguments(given("cfdot cells")), given("diego cfdot cells"));
         assert_eq!(arguments(given("diego ps")), given("diego ps"));
     }
 }

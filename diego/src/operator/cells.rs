@@ -5,9 +5,9 @@ use futures_util::future::join_all;
 use serde::Serialize;
 
 use super::Failure;
+use super::Global;
 use super::output::{self, Row};
 use super::target::Target;
-use crate::cli::Global;
 
 #[derive(Serialize)]
 struct Cell {

@@ -6,9 +6,9 @@ use clap::Args;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 
+use super::Global;
 use super::target::Target;
 use super::{Failure, output};
-use crate::cli::Global;
 
 #[derive(Args)]
 pub struct Flags {

@@ -9,9 +9,9 @@ use futures_util::{Stream, StreamExt, stream};
 use rep_client::LogLine;
 use tokio_util::sync::CancellationToken;
 
+use super::Global;
 use super::target::Target;
 use super::{Failure, output};
-use crate::cli::Global;
 
 /// Bytes of one line that a cell sends.
 const LINE_BYTES_MAX: usize = 1 << 20;

@@ -17,6 +17,20 @@ mod target;
 pub mod task;
 mod wait;
 
+use std::path::PathBuf;
+
+use clap::Args;
 pub use failure::Failure;
 pub use output::print;
 pub use target::{ENDPOINTS_FILE, Endpoints};
+
+/// What every command may be told.
+#[derive(Args, Clone)]
+pub struct Global {
+    /// Where the Diego of this machine keeps what it knows.
+    #[arg(long, global = true, env = "DIEGO_STATE", default_value = "/var/lib/diego")]
+    pub state: PathBuf,
+    /// Print JSON for machines instead of text for people.
+    #[arg(long, global = true)]
+    pub json: bool,
+}

@@ -6,10 +6,10 @@ use clap::Args;
 use diego_base::clock::{Clock, SystemClock};
 use serde::Serialize;
 
+use super::Global;
 use super::output::{self, Row};
 use super::target::Target;
 use super::{Failure, recipe};
-use crate::cli::Global;
 
 #[derive(Args)]
 pub struct Flags {

@@ -13,11 +13,11 @@ use serde::Deserialize;
 use tokio_util::io::ReaderStream;
 use uuid::Uuid;
 
+use super::Global;
 use super::recipe::{self, Staging};
 use super::run::{self, AppFlags};
 use super::target::Target;
 use super::{Failure, output, task};
-use crate::cli::Global;
 
 #[derive(Args)]
 pub struct Flags {

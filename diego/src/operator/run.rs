@@ -6,10 +6,10 @@ use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
 
+use super::Global;
 use super::recipe::{self, App, HealthCheck, SshKeys};
 use super::target::Target;
 use super::{Failure, image, output, wait};
-use crate::cli::Global;
 
 #[derive(Args)]
 pub struct Flags {

@@ -6,10 +6,10 @@ use anyhow::Context;
 use bbs_models::DesiredLrpUpdate;
 use clap::Args;
 
+use super::Global;
 use super::target::Target;
 use super::wait::{self, Look};
 use super::{Failure, output};
-use crate::cli::Global;
 
 /// A stop takes as long as an instance's grace time, and a little.
 const STOP_TIME: Duration = Duration::from_secs(60);

@@ -10,8 +10,8 @@ use anyhow::{Context, anyhow};
 use clap::Args;
 
 use super::Failure;
+use super::Global;
 use super::target::Target;
-use crate::cli::Global;
 
 /// When set, the program is OpenSSH's askpass and prints it.
 pub const ASKPASS_ENV: &str = "DIEGO_SSH_ASKPASS";

@@ -8,7 +8,7 @@ use bbs_models::{ActualLrp, ActualLrpFilter, DesiredLrp};
 use serde::{Deserialize, Serialize};
 
 use super::Failure;
-use crate::cli::Global;
+use super::Global;
 
 pub const ENDPOINTS_FILE: &str = "endpoints.json";
 

@@ -7,10 +7,10 @@ use bbs_models::{Task, TaskCompletion, TaskDefinition, TaskOutcome, TaskState};
 use clap::Args;
 use uuid::Uuid;
 
+use super::Global;
 use super::target::Target;
 use super::wait::{self, Look};
 use super::{Failure, image, logs, output, recipe};
-use crate::cli::Global;
 
 #[derive(Args)]
 pub struct Flags {
