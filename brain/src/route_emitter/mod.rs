@@ -153,7 +153,8 @@ async fn connect(config: &Config) -> Connection {
             }
             Err(error) => tracing::warn!(%error, "cannot reach NATS"),
         }
-        tokio::time::sleep(pause.mul_f64(rand::rng().random_range(0.5..1.0))).await;
+        let chance = rand::rng().random_range(0.5..1.0);
+        tokio::time::sleep(pause.mul_f64(chance)).await;
         pause = (pause * 2).min(RETRY_PAUSE_MAX);
         turn += 1;
     }
