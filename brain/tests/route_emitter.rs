@@ -20,6 +20,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 const NATS_SERVER: &str = "/usr/sbin/nats-server";
@@ -149,13 +150,8 @@ struct World {
     nats: Nats,
     router: Router,
     stop: CancellationToken,
+    runs: JoinSet<()>,
     _state: tempfile::TempDir,
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
 }
 
 /// An emitter that never repeats itself unasked, unless `change` makes it.
@@ -164,7 +160,7 @@ async fn world(test: &str, change: impl FnOnce(&mut Config)) -> Option<World> {
         println!("SKIPPED {test}: there is no {NATS_SERVER}; run: tests/tools");
         return None;
     }
-    let stop = CancellationToken::new();
+    let (stop, mut runs) = (CancellationToken::new(), JoinSet::new());
     let state = tempfile::tempdir().unwrap();
     let (listen, address) = Listen::loopback().unwrap();
     let http = diego_base::http::client(&Default::default()).unwrap();
@@ -172,7 +168,8 @@ async fn world(test: &str, change: impl FnOnce(&mut Config)) -> Option<World> {
     let auctioneer = Arc::new(AuctioneerClient::new(http, "http://127.0.0.1:1"));
     let cells = watch::channel(Vec::new()).1;
     let config = bbs::Config::new(listen, state.path().join("bbs.sqlite"), auctioneer, cells).unwrap();
-    tokio::spawn(bbs::run(config, stop.clone()));
+    let running = bbs::run(config, stop.clone());
+    runs.spawn(async { running.await.unwrap() });
     let bbs = BbsClient::new(&format!("http://{address}"), &Default::default()).unwrap();
     until(|| async { bbs.ping().await.ok() }).await;
     bbs.upsert_domain("domain", None).await.unwrap();
@@ -185,8 +182,9 @@ async fn world(test: &str, change: impl FnOnce(&mut Config)) -> Option<World> {
     config.unregistration_interval = NEVER;
     config.jitter_factor = 0.0;
     change(&mut config);
-    tokio::spawn(route_emitter::run(config, stop.clone()));
-    Some(World { bbs, nats, router, stop, _state: state })
+    let running = route_emitter::run(config, stop.clone());
+    runs.spawn(async { running.await.unwrap() });
+    Some(World { bbs, nats, router, stop, runs, _state: state })
 }
 
 fn routes(hostnames: &[&str]) -> Routes {
@@ -222,6 +220,12 @@ impl World {
         let started =
             StartedLrp { net_info, routable: true, availability_zone: "z1".into(), ..StartedLrp::default() };
         self.bbs.start_actual_lrp(&key, &instance, &started).await.unwrap();
+    }
+
+    /// Both must end well when told to.
+    async fn end(self) {
+        self.stop.cancel();
+        self.runs.join_all().await;
     }
 
     async fn crash(&self, app: &str, cell: &str) {
@@ -264,6 +268,7 @@ async fn routers_hear_of_instances_as_they_come_and_go() {
     let gone = world.router.hears("router.unregister", "new.example.com").await;
     assert_eq!((&gone["host"], &gone["port"]), (&json!("10.0.0.1"), &json!(61001)));
     world.router.hears("service-discovery.unregister", "app.internal").await;
+    world.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -276,6 +281,7 @@ async fn scaling_to_nothing_unregisters_before_the_instance_stops() {
     world.bbs.update_desired_lrp("app", &update).await.unwrap();
     world.router.hears("router.unregister", "app.example.com").await;
     assert!(world.bbs.actual_lrps(&Default::default()).await.unwrap().iter().any(|lrp| lrp.is_running()));
+    world.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -288,16 +294,18 @@ async fn a_router_sets_the_pace_and_one_that_starts_is_told_everything() {
     world.router.say("router.start", start).await;
     world.router.hears("router.register", "app.example.com").await;
     // Said to the emitter's inbox, as the answer to a greeting is.
-    let Some(mut slower) = self::world("a_router_sets_the_pace", |_| ()).await else { return };
-    let inbox = slower.router.greeted().await;
-    slower.router.say("router.start", json!("nonsense")).await;
+    let Some(mut paced) = self::world("a_router_sets_the_pace", |_| ()).await else { return };
+    let inbox = paced.router.greeted().await;
+    paced.router.say("router.start", json!("nonsense")).await;
     let answer = json!({ "minimumRegisterIntervalInSeconds": 1, "pruneThresholdInSeconds": 120 });
-    slower.router.say(&inbox, answer).await;
-    slower.desire("app", &["app.example.com"]).await;
-    slower.start("app", "cell").await;
+    paced.router.say(&inbox, answer).await;
+    paced.desire("app", &["app.example.com"]).await;
+    paced.start("app", "cell").await;
     for _ in 0..3 {
-        slower.router.hears("router.register", "app.example.com").await;
+        paced.router.hears("router.register", "app.example.com").await;
     }
+    paced.end().await;
+    world.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -326,6 +334,7 @@ async fn when_nats_comes_back_everything_is_told_and_what_went_is_taken_back() {
         assert!(heard.subject != "router.register" || heard.message["uris"][0] != "goes");
         awaited.retain(|(subject, uri)| heard.subject != *subject || heard.message["uris"][0] != *uri);
     }
+    world.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -343,4 +352,5 @@ async fn a_cells_own_emitter_tells_of_that_cell_only() {
             break;
         }
     }
+    world.end().await;
 }
