@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bbs_client::{BbsClient, LocketClient};
 use clap::Args;
-use clap::builder::BoolishValueParser;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use diego_base::http::ClientConfig;
 use diego_base::tls::Files;
 
@@ -32,7 +32,8 @@ pub struct Connection {
         env = "CA_CERT_FILE",
         global = true,
         hide_env_values = true,
-        value_name = "FILE"
+        value_name = "FILE",
+        value_parser = OsStringValueParser::new().map(PathBuf::from)
     )]
     ca_cert_file: Option<PathBuf>,
     /// Path to the TLS client certificate to use during mutual-auth TLS.
@@ -41,7 +42,8 @@ pub struct Connection {
         env = "CLIENT_CERT_FILE",
         global = true,
         hide_env_values = true,
-        value_name = "FILE"
+        value_name = "FILE",
+        value_parser = OsStringValueParser::new().map(PathBuf::from)
     )]
     client_cert_file: Option<PathBuf>,
     /// Path to the TLS client private key file to use during mutual-auth TLS.
@@ -50,7 +52,8 @@ pub struct Connection {
         env = "CLIENT_KEY_FILE",
         global = true,
         hide_env_values = true,
-        value_name = "FILE"
+        value_name = "FILE",
+        value_parser = OsStringValueParser::new().map(PathBuf::from)
     )]
     client_key_file: Option<PathBuf>,
     /// Skip all verification of certificates of HTTPS servers; Locket's is always verified.
@@ -59,7 +62,7 @@ pub struct Connection {
         env = "SKIP_CERT_VERIFY",
         global = true,
         hide_env_values = true,
-        value_parser = BoolishValueParser::new()
+        value_parser = boolean
     )]
     skip_cert_verify: bool,
     /// Timeout for BBS requests in seconds; 0 is none.
@@ -68,7 +71,8 @@ pub struct Connection {
         env = "CFDOT_TIMEOUT",
         global = true,
         hide_env_values = true,
-        default_value_t = 0,
+        default_value = "0",
+        value_parser = seconds,
         value_name = "SECONDS"
     )]
     timeout: u64,
@@ -99,7 +103,7 @@ impl Connection {
         let Some(address) = self.locket_api_location.as_deref().filter(|address| !address.is_empty()) else {
             return Err(missing("Locket API Location", "locketAPILocation", "LOCKET_API_LOCATION"));
         };
-        let over_tls = self.client_cert_file.is_some() || self.ca_cert_file.is_some();
+        let over_tls = given(&self.client_cert_file).is_some() || given(&self.ca_cert_file).is_some();
         if over_tls && self.skip_cert_verify {
             return Err(Failure::Usage(
                 "Locket's certificate is always verified; leave --skipCertVerify out".into(),
@@ -116,7 +120,7 @@ impl Connection {
     }
 
     fn files(&self) -> Result<Files, Failure> {
-        let ca = match (&self.ca_cert_file, self.skip_cert_verify) {
+        let ca = match (given(&self.ca_cert_file), self.skip_cert_verify) {
             (_, true) => None,
             (Some(ca), false) => Some(readable(ca, "CA cert")?),
             (None, false) => {
@@ -125,13 +129,30 @@ impl Connection {
                 ));
             }
         };
-        let (Some(cert), Some(key)) = (&self.client_cert_file, &self.client_key_file) else {
+        let (Some(cert), Some(key)) = (given(&self.client_cert_file), given(&self.client_key_file)) else {
             return Err(Failure::Usage(
                 "--clientCertFile and --clientKeyFile must both be specified for TLS connections.".into(),
             ));
         };
         Ok(Files { key: readable(key, "key")?, cert: readable(cert, "cert")?, ca })
     }
+}
+
+/// A variable that is set to nothing is not set.
+fn given(path: &Option<PathBuf>) -> Option<&PathBuf> {
+    path.as_ref().filter(|path| !path.as_os_str().is_empty())
+}
+
+fn boolean(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "TRUE" | "true" | "True" => Ok(true),
+        "" | "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(false),
+        _ => Err("it must be 1, t, T, TRUE, true, True, 0, f, F, FALSE, false or False".into()),
+    }
+}
+
+fn seconds(text: &str) -> Result<u64, String> {
+    if text.is_empty() { Ok(0) } else { text.parse().map_err(|_| "it must be a number of seconds".into()) }
 }
 
 fn missing(what: &str, flag: &str, variable: &str) -> Failure {
@@ -147,5 +168,24 @@ fn readable(path: &Path, what: &str) -> Result<PathBuf, Failure> {
             "{what} file '{}' doesn't exist or is not readable: {error}",
             path.display()
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_set_to_nothing_is_not_set() {
+        assert_eq!(boolean(""), Ok(false));
+        assert_eq!(seconds(""), Ok(0));
+        assert_eq!(given(&Some(PathBuf::new())), None);
+    }
+
+    #[test]
+    fn a_truth_is_told_in_many_ways() {
+        assert_eq!((boolean("T"), boolean("False")), (Ok(true), Ok(false)));
+        assert!(boolean("maybe").is_err());
+        assert!(seconds("soon").is_err());
     }
 }
