@@ -7,8 +7,10 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tests::{Answer, Footprint, busybox_image, diego, require_root};
@@ -27,14 +29,26 @@ const GARDEN_APART: &[&str] = &[
     "--external-ip=127.0.0.1",
 ];
 
+/// Two stories at once would find one another's traces.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
 /// A directory with a link under each name, an address for each, and those that run.
 struct Processes {
     dir: tempfile::TempDir,
     addresses: BTreeMap<&'static str, SocketAddr>,
     running: BTreeMap<&'static str, Child>,
+    /// All but garden and the file server, which know none, speak TLS and believe only certificates of one authority.
+    tls: bool,
 }
 
 impl Processes {
+    fn over_tls() -> Processes {
+        let mut processes = Processes::new();
+        processes.tls = true;
+        certify(processes.dir.path());
+        processes
+    }
+
     fn new() -> Processes {
         let dir = tempfile::tempdir().unwrap();
         for name in NAMES.iter().chain(&["cfdot"]) {
@@ -43,7 +57,7 @@ impl Processes {
         let held = ["locket", "bbs", "auctioneer", "rep", "rep-admin", "file-server"]
             .map(|name| (name, TcpListener::bind("127.0.0.1:0").unwrap()));
         let addresses = held.iter().map(|(name, socket)| (*name, socket.local_addr().unwrap())).collect();
-        Processes { dir, addresses, running: BTreeMap::new() }
+        Processes { dir, addresses, running: BTreeMap::new(), tls: false }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -59,13 +73,18 @@ impl Processes {
     }
 
     fn url(&self, name: &str) -> String {
-        format!("http://{}", self.addresses[name])
+        format!("{}://{}", if self.tls { "https" } else { "http" }, self.addresses[name])
     }
 
     fn start(&mut self, name: &'static str, flags: &[String]) {
         let log = self.path(&format!("{name}.log"));
         let log = std::fs::File::options().create(true).append(true).open(log).unwrap();
         let mut command = Command::new(self.path(name));
+        if self.tls && !["gdn", "file-server"].contains(&name) {
+            command.args(
+                ["cert", "key", "ca-cert"].map(|what| self.flag(&format!("{what}-file"), self.path(what))),
+            );
+        }
         command.args(flags).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         self.running.insert(name, command.spawn().unwrap());
     }
@@ -126,6 +145,10 @@ impl Processes {
         let mut command = Command::new(self.path("cfdot"));
         command.env("BBS_URL", self.url("bbs"));
         command.env("LOCKET_API_LOCATION", self.addresses["locket"].to_string());
+        if self.tls {
+            command.env("CLIENT_CERT_FILE", self.path("cert")).env("CLIENT_KEY_FILE", self.path("key"));
+            command.env("CA_CERT_FILE", self.path("ca-cert"));
+        }
         Answer::of(command.args(arguments).stdin(Stdio::null()))
     }
 
@@ -201,6 +224,20 @@ impl Drop for Processes {
     }
 }
 
+/// An authority, and one certificate of it for every client and server of 127.0.0.1.
+fn certify(dir: &Path) {
+    let authority_key = KeyPair::generate().unwrap();
+    let mut authority = CertificateParams::default();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    std::fs::write(dir.join("ca-cert"), authority.self_signed(&authority_key).unwrap().pem()).unwrap();
+    let issuer = Issuer::new(authority, authority_key);
+    let key = KeyPair::generate().unwrap();
+    let mut all = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+    all.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    std::fs::write(dir.join("cert"), all.signed_by(&key, &issuer).unwrap().pem()).unwrap();
+    std::fs::write(dir.join("key"), key.serialize_pem()).unwrap();
+}
+
 /// A root filesystem as a cell has it on its disk: a tar.
 fn busybox_stack(dir: &Path) -> PathBuf {
     let image = busybox_image(&[]);
@@ -238,36 +275,74 @@ fn answers(processes: &mut Processes, instance: &Value) {
     processes.until("the instance answers", |_| get(address, "/").filter(|answer| answer.contains("hello")));
 }
 
-#[test]
-fn six_processes_are_a_diego() {
-    if !require_root("six_processes_are_a_diego") {
+/// A whole Diego and an instance in it that answers; after the story nothing is left of it.
+fn in_six_processes(test: &str, processes: fn() -> Processes, story: impl FnOnce(&mut Processes, &Value)) {
+    if !require_root(test) {
         return;
     }
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let before = Footprint::take();
-    let mut processes = Processes::new();
+    let mut processes = processes();
     let stack = busybox_stack(processes.dir.path());
     processes.start_all(&stack);
     processes.until("the cell is there", |processes| processes.listed(&["cells"]).pop());
+    // It tries again to get its lock after some seconds; what it was not there to hear comes with convergence only.
+    processes.until("the auctioneer listens", |processes| {
+        TcpStream::connect(processes.addresses["auctioneer"]).ok()
+    });
     std::fs::write(processes.path("web.json"), web().to_string()).unwrap();
     let spec = format!("@{}", processes.path("web.json").display());
     processes.cfdot(&["set-domain", "stories", "--ttl", "1h"]).worked();
     processes.cfdot(&["create-desired-lrp", &spec]).worked();
     let instance = processes.running_instance();
     answers(&mut processes, &instance);
-    what_operators_ask_is_answered(&mut processes);
-
-    processes.kill("bbs");
-    processes.start_bbs();
-    let after = processes.running_instance();
-    assert_eq!(after["instance_guid"], instance["instance_guid"], "it is the same container");
-    answers(&mut processes, &after);
-    let desired = processes.cfdot(&["desired-lrp", "web"]).worked();
-    assert_eq!(serde_json::from_str::<Value>(&desired.stdout).unwrap()["process_guid"], "web");
-
+    story(&mut processes, &instance);
     for name in NAMES {
         assert_eq!(processes.stop(name), Some(0), "{name}\n{}", processes.ends_of_logs());
     }
-    assert_eq!(Footprint::take(), before);
+    assert_eq!(Footprint::take(), before, "{test} left something");
+}
+
+#[test]
+fn six_processes_are_a_diego() {
+    in_six_processes("six_processes_are_a_diego", Processes::new, |processes, _| {
+        what_operators_ask_is_answered(processes);
+    });
+}
+
+#[test]
+fn a_killed_bbs_comes_back_to_what_it_knew() {
+    in_six_processes("a_killed_bbs_comes_back_to_what_it_knew", Processes::new, |processes, instance| {
+        processes.kill("bbs");
+        processes.start_bbs();
+        let after = processes.running_instance();
+        assert_eq!(after["instance_guid"], instance["instance_guid"], "it is the same container");
+        answers(processes, &after);
+        let desired = processes.cfdot(&["desired-lrp", "web"]).worked();
+        assert_eq!(serde_json::from_str::<Value>(&desired.stdout).unwrap()["process_guid"], "web");
+    });
+}
+
+#[test]
+fn processes_with_certificates_believe_no_others() {
+    in_six_processes("processes_with_certificates_believe_no_others", Processes::over_tls, |processes, _| {
+        assert_eq!(processes.listed(&["cell-states"])[0]["LRPs"][0]["process_guid"], "web");
+        assert_eq!(processes.listed(&["presences"])[0]["key"], "cell-1");
+        let strangers = tempfile::tempdir().unwrap();
+        certify(strangers.path());
+        let stranger = |what: &str| strangers.path().join(what).display().to_string();
+        let (cert, key) = (stranger("cert"), stranger("key"));
+        let as_stranger = ["cells", "--clientCertFile", &cert, "--clientKeyFile", &key];
+        assert_ne!(processes.cfdot(&as_stranger).code, 0, "a client with another authority's certificate");
+        let authority = stranger("ca-cert");
+        let of_stranger = ["cells", "--caCertFile", &authority];
+        assert_ne!(processes.cfdot(&of_stranger).code, 0, "a server with another authority's certificate");
+        processes.cfdot(&[&of_stranger[..], &["--skipCertVerify"]].concat()).worked();
+        processes.cfdot(&["delete-desired-lrp", "web"]).worked();
+        processes.until("the instance is gone", |processes| {
+            processes.listed(&["actual-lrps"]).is_empty().then_some(())
+        });
+    });
 }
 
 fn what_operators_ask_is_answered(processes: &mut Processes) {
