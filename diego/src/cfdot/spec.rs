@@ -47,6 +47,6 @@ mod tests {
     #[test]
     fn an_invalid_lrp_is_refused_as_the_bbs_would() {
         let error = refused(r#"{"process_guid": "p", "domain": "d", "rootfs": "preloaded:x"}"#);
-        assert_eq!(error, "BBS error\nType 4: InvalidRequest\nMessage: Invalid field: action");
+        assert_eq!(error, "BBS error\nType 4: InvalidRequest\nMessage: invalid action type");
     }
 }
