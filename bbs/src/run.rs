@@ -111,5 +111,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         None => writer.await,
     };
     tracing::info!("bbs.exited");
-    ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())).map_err(Error::Database)
+    match ended {
+        Ok(ended) => ended.map_err(Error::Database),
+        Err(lost) if lost.is_panic() => std::panic::resume_unwind(lost.into_panic()),
+        // The runtime ends around us.
+        Err(_) => Ok(()),
+    }
 }
