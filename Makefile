@@ -12,24 +12,30 @@ TARGET ?= $(shell uname -m)-unknown-linux-musl
 export CARGO_BUILD_TARGET := $(TARGET)
 
 built := target/$(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+# Cargo does not strip programs of packages that have a profile of their own.
+strip := $(if $(filter release,$(PROFILE)),-s)
 programs := diego garden-init builder launcher healthcheck diego-sshd
 names := bbs locket auctioneer rep gdn route-emitter ssh-proxy file-server cfdot
 
-.PHONY: build demo test lint bench-dev tools clean
+.PHONY: build gather demo test lint bench-dev tools clean
 
 build: tools
 	cargo build --locked --profile $(PROFILE) $(addprefix --bin ,$(programs))
+	$(MAKE) gather
+
+gather:
 	mkdir -p dist/bin
-	for program in $(programs); do install -m 0755 $(built)/$$program dist/bin/; done
+	for program in $(programs); do install $(strip) -m 0755 $(built)/$$program dist/bin/; done
 	for name in $(names); do ln -sf diego dist/bin/$$name; done
 
 demo: build
 	tests/demo/run dist/bin
 
-# The tests' programs are built with the tests' profile, so that one build serves both.
+# The programs are built with the tests, in one go: features that only tests need would otherwise build everything twice.
 test: tools
 	tests/tools
-	$(MAKE) build PROFILE=dev
+	cargo build --locked --workspace --all-targets
+	$(MAKE) gather PROFILE=dev
 	DIEGO_BIN=$(CURDIR)/dist/bin cargo test --locked --workspace --no-fail-fast
 	tests/demo/run dist/bin
 

@@ -12,7 +12,7 @@ mod sockets;
 mod state;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +29,7 @@ use diego_base::clock::SystemClock;
 use diego_base::telemetry;
 use executor::{CellResources, Executor};
 use garden::Gardener;
+use garden::networker::Network;
 use rootfs::registry::cache;
 use sockets::{Addresses, Socket, Sockets};
 use state::StateDir;
@@ -39,6 +40,8 @@ use crate::operator::Endpoints;
 
 const CELL_ID: &str = "cell-dev";
 const ZONE: &str = "z1";
+/// Where clouds answer with a machine's own credentials: no container has business there.
+const LINK_LOCAL: Network = Network::new(Ipv4Addr::new(169, 254, 0, 0), 16);
 /// Until the cell is among those that take work.
 const READY_TIME: Duration = Duration::from_secs(20);
 
@@ -164,6 +167,7 @@ async fn gardener(state: &StateDir, flags: &Flags, cluster: &Parts) -> Result<Ga
     let mut config = garden::gardener::Config::new(state.dir("garden")?);
     config.containerizer.init = lifecycle::beside("garden-init")?;
     config.networker.external_ip = Some(flags.external_ip);
+    config.networker.deny_networks = vec![LINK_LOCAL];
     config.max_containers = flags.max_containers;
     config.destroy_containers_on_stop = true;
     slot::apply(flags.slot, &mut config.containerizer, &mut config.networker);
