@@ -1,6 +1,7 @@
 //! Each thing a person can get wrong, or that can go wrong around them, ends in one clear error at the place where they
 //! look, and leaves nothing behind.
 
+use std::io::BufRead;
 use std::os::unix::process::CommandExt;
 use std::time::Duration;
 
@@ -163,4 +164,28 @@ fn a_state_directory_serves_one_diego_at_a_time() {
     in_a_world("a_state_directory_serves_one_diego_at_a_time", |world| {
         dev_refused(&world.state(), &["--any-port"], &["another diego runs with the state directory"]);
     });
+}
+
+#[test]
+fn a_database_that_another_bbs_holds_is_named() {
+    let Some(machine) = Machine::claim("a_database_that_another_bbs_holds_is_named") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    std::fs::create_dir_all(&state).unwrap();
+    let mut bbs = diego(&state)
+        .args(["bbs", "--listen", "127.0.0.1:0", "--locket-listen", "127.0.0.1:0"])
+        .arg("--database")
+        .arg(state.join("bbs.sqlite"))
+        .arg("--locket-database")
+        .arg(state.join("locket.sqlite"))
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufReader::new(bbs.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("bbs.started")), "the BBS did not start");
+    dev_refused(&state, &["--any-port", "--slot", "1"], &["bbs.sqlite"]);
+    rustix::process::kill_process(rustix::process::Pid::from_child(&bbs), rustix::process::Signal::TERM)
+        .unwrap();
+    bbs.wait().unwrap();
+    machine.has_nothing_left();
 }
