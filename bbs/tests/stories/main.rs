@@ -4,5 +4,4 @@ mod api;
 mod durability;
 mod lrps;
 mod tasks;
-mod throughput;
 mod world;

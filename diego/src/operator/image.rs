@@ -101,6 +101,15 @@ struct Bars {
     by_layer: BTreeMap<String, ProgressBar>,
 }
 
+impl Drop for Bars {
+    /// What is said next begins on a line of its own.
+    fn drop(&mut self) {
+        if let Some(all) = &self.all {
+            let _ = all.clear();
+        }
+    }
+}
+
 impl Bars {
     fn new(quiet: bool) -> Bars {
         Bars { all: (!quiet).then(MultiProgress::new), by_layer: BTreeMap::new() }
