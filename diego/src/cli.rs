@@ -60,18 +60,27 @@ const ESTABLISHED_NAMES: [(&str, &str); 9] = [
     ("locket", "locket"),
     ("auctioneer", "auctioneer"),
     ("rep", "rep"),
-    ("gdn", "garden"),
+    ("gdn", GDN),
     ("route-emitter", "route-emitter"),
     ("ssh-proxy", "ssh-proxy"),
     ("file-server", "file-server"),
     ("cfdot", CFDOT),
 ];
 const CFDOT: &str = "cfdot";
+const GDN: &str = "gdn";
+/// What existing scripts know of a `gdn` that was told nonsense.
+const GDN_USAGE: u8 = 1;
 
 pub async fn run() -> ExitCode {
     let given: Vec<OsString> = std::env::args_os().collect();
     let name = established_name(&given).unwrap_or("diego");
-    let arguments = arguments(given);
+    let arguments = match arguments(given) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            eprintln!("{name}: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(error) => return misused(&arguments, &error),
@@ -89,12 +98,13 @@ pub async fn run() -> ExitCode {
 fn misused(arguments: &[OsString], error: &clap::Error) -> ExitCode {
     // Nobody is left to tell if this cannot be printed.
     let _ = error.print();
-    let for_cfdot = arguments.get(1).is_some_and(|subcommand| subcommand == CFDOT);
-    match u8::try_from(error.exit_code()) {
-        Ok(0) => ExitCode::SUCCESS,
-        _ if for_cfdot => ExitCode::from(cfdot::USAGE),
-        Ok(code) => ExitCode::from(code),
-        Err(_) => ExitCode::FAILURE,
+    let subcommand = arguments.get(1).and_then(|subcommand| subcommand.to_str());
+    match (u8::try_from(error.exit_code()), subcommand) {
+        (Ok(0), _) => ExitCode::SUCCESS,
+        (_, Some(CFDOT)) => ExitCode::from(cfdot::USAGE),
+        (_, Some(GDN)) => ExitCode::from(GDN_USAGE),
+        (Ok(code), _) => ExitCode::from(code),
+        (Err(_), _) => ExitCode::FAILURE,
     }
 }
 
@@ -125,18 +135,19 @@ fn established_name(arguments: &[OsString]) -> Option<&'static str> {
     ESTABLISHED_NAMES.iter().map(|(established, _)| *established).find(|established| name == *established)
 }
 
-/// `bbs --flag` is `diego bbs --flag`.
-fn arguments(mut arguments: Vec<OsString>) -> Vec<OsString> {
-    let Some(name) = established_name(&arguments) else { return arguments };
-    // As existing supervisors start it: `gdn server --flag`.
-    if name == "gdn" && arguments.get(1).is_some_and(|first| first == "server") {
-        arguments.remove(1);
-    }
-    if let Some((_, subcommand)) = ESTABLISHED_NAMES.iter().find(|(established, _)| *established == name) {
+/// `bbs --flag` is `diego bbs --flag`; what `gdn` is told in a file is added.
+fn arguments(mut arguments: Vec<OsString>) -> anyhow::Result<Vec<OsString>> {
+    if let Some(name) = established_name(&arguments)
+        && let Some((_, subcommand)) = ESTABLISHED_NAMES.iter().find(|(established, _)| *established == name)
+    {
         arguments[0] = "diego".into();
         arguments.insert(1, (*subcommand).into());
     }
-    arguments
+    if arguments.get(1).is_some_and(|subcommand| subcommand == GDN) {
+        let told = arguments.split_off(2);
+        arguments.extend(components::gdn::expand(&told)?);
+    }
+    Ok(arguments)
 }
 
 #[cfg(test)]
@@ -152,8 +163,9 @@ mod tests {
     #[test]
     fn an_established_name_is_its_component() {
         let given = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
-        assert_eq!(arguments(given("/usr/bin/gdn --depot /d")), given("diego garden --depot /d"));
-        assert_eq!(arguments(given("gdn server --depot /d")), given("diego garden --depot /d"));
+        let arguments = |given| arguments(given).unwrap();
+        assert_eq!(arguments(given("/usr/bin/gdn --depot /d")), given("diego gdn server --depot /d"));
+        assert_eq!(arguments(given("gdn server --depot /d")), given("diego gdn server --depot /d"));
         assert_eq!(arguments(given("cfdot cells")), given("diego cfdot cells"));
         assert_eq!(arguments(given("diego ps")), given("diego ps"));
     }

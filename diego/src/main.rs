@@ -6,6 +6,7 @@ mod cfdot;
 mod cli;
 mod components;
 mod dev;
+mod duration;
 mod operator;
 
 use std::process::ExitCode;

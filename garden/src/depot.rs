@@ -102,6 +102,11 @@ impl Depot {
         remove(&found.directory)
     }
 
+    /// How many directories there are.
+    pub fn count(&self) -> Result<usize> {
+        Ok(fs::read_dir(&self.root).map_err(failed("list", &self.root))?.count())
+    }
+
     pub fn found(&self) -> Result<Vec<Found>> {
         let list = || -> io::Result<Vec<PathBuf>> {
             fs::read_dir(&self.root)?.map(|entry| entry.map(|entry| entry.path())).collect()

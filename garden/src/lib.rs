@@ -5,6 +5,7 @@
 
 mod capacity;
 pub mod containerizer;
+pub mod debug;
 pub mod depot;
 pub mod gardener;
 pub mod http;
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug)]
 pub struct Config {
     pub listen: Listen,
+    pub debug: Option<debug::Config>,
     pub gardener: gardener::Config,
 }
 
@@ -32,19 +34,39 @@ pub enum Error {
     Start(#[from] StartError),
     #[error(transparent)]
     Listen(#[from] serve::Error),
+    #[error("{0} containers could not be destroyed")]
+    Left(i64),
 }
 
 /// A garden behind its API, until `shutdown`. It listens only once what an earlier one left is gone.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
     let gardener = Gardener::start(config.gardener, Arc::new(SystemClock), shutdown.clone()).await?;
     let listener = Listener::bind(config.listen).await?;
-    if let Listener::Unix(_, path) = &listener {
-        open_to_all(path);
+    if let Some(debug) = config.debug {
+        debug::serve(debug, gardener.clone(), shutdown.clone()).await;
     }
-    tracing::info!("started");
+    let (network, address) = match &listener {
+        Listener::Unix(_, path) => {
+            open_to_all(path);
+            ("unix", path.display().to_string())
+        }
+        Listener::Tcp(tcp) => ("tcp", tcp.local_addr().map(|addr| addr.to_string()).unwrap_or_default()),
+    };
+    tracing::info!(network, addr = address, "started");
     http::serve(listener, Arc::new(gardener.clone()), shutdown).await;
     gardener.shut_down().await;
     Ok(())
+}
+
+/// Destroys every container that an earlier garden with the same configuration has left, and what it holds of the host.
+pub async fn clean_up(config: gardener::Config, shutdown: CancellationToken) -> Result<(), Error> {
+    let config = gardener::Config { destroy_containers_on_stop: true, ..config };
+    let gardener = Gardener::start(config, Arc::new(SystemClock), shutdown).await?;
+    gardener.shut_down().await;
+    match gardener.counts() {
+        (0, _) => Ok(()),
+        (left, _) => Err(Error::Left(left)),
+    }
 }
 
 /// Garden and its clients are different users in existing deployments; who may reach the directory may reach garden.

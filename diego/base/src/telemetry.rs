@@ -8,30 +8,71 @@ use std::sync::Mutex;
 
 use serde_json::{Map, Value, json};
 use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, SubscriberExt};
-use tracing_subscriber::{Layer, filter::Targets, registry::LookupSpan};
+use tracing_subscriber::registry::{LookupSpan, Registry};
+use tracing_subscriber::{Layer, filter::Targets, reload};
 
 /// Bytes of one value of `data`; what is longer is cut.
 pub const DATA_STRING_BYTES_MAX: usize = 4 * 1024;
 
+/// How lines look where it is not as usual.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Style {
+    /// The source `.0` is called `.1`: a component that goes by its established name.
+    pub renamed: Option<(&'static str, &'static str)>,
+    pub timestamps: Timestamps,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Timestamps {
+    /// `"timestamp":"2026-11-22T…Z"` with `"level":"info"`.
+    #[default]
+    Rfc3339,
+    /// `"timestamp":"1700000000.123456789"` with `"log_level":1`.
+    UnixEpoch,
+}
+
+/// Changes from what level on this process logs, while it runs.
+#[derive(Debug, Clone)]
+pub struct LevelSwitch(reload::Handle<Targets, Registry>);
+
+impl LevelSwitch {
+    /// Every source alike. Without effect where this process's logs go elsewhere.
+    pub fn set(&self, level: LevelFilter) {
+        if self.0.reload(Targets::new().with_default(level)).is_err() {
+            tracing::warn!("cannot change the level of the log");
+        }
+    }
+}
+
 /// Sends this process's logs to `output`. `filter` is a level (`info`) or directives (`info,garden=debug`).
 /// Only the first call of a process has an effect.
-pub fn init(filter: &str, output: Box<dyn Write + Send>) {
+pub fn init(filter: &str, output: Box<dyn Write + Send>) -> LevelSwitch {
+    init_styled(filter, output, Style::default())
+}
+
+pub fn init_styled(filter: &str, output: Box<dyn Write + Send>, style: Style) -> LevelSwitch {
     let filter: Targets = filter.parse().unwrap_or_else(|_| Targets::new().with_default(Level::INFO));
-    let lines = Lines { output: Mutex::new(output) }.with_filter(filter);
+    let (filter, switch) = reload::Layer::new(filter);
+    let lines = Lines { output: Mutex::new(output), style }.with_filter(filter);
     let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(lines));
+    LevelSwitch(switch)
 }
 
 struct Lines {
     output: Mutex<Box<dyn Write + Send>>,
+    style: Style,
 }
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut fields = Fields::default();
         event.record(&mut fields);
-        let mut line = line(event.metadata().target(), *event.metadata().level(), fields).to_string();
+        let metadata = event.metadata();
+        let now = jiff::Timestamp::now();
+        let mut line = line(&self.style, metadata.target(), *metadata.level(), fields, now).to_string();
         line.push('\n');
         // A log that cannot be written must not stop the work it tells of.
         if let Ok(mut output) = self.output.lock() {
@@ -40,19 +81,37 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
     }
 }
 
-fn line(target: &str, level: Level, fields: Fields) -> Value {
-    let source = source(target);
+fn line(style: &Style, target: &str, level: Level, fields: Fields, now: jiff::Timestamp) -> Value {
+    let own = source(target);
+    let source = match style.renamed {
+        Some((from, to)) if own == from => to.to_owned(),
+        _ => own,
+    };
     let message = fields.message.unwrap_or_default();
     // `started` of the bbs is `bbs.started`, which tools wait for; a sentence stays a sentence.
     let whole = message.contains(' ') || message.starts_with(&format!("{source}."));
     let message = if whole { message } else { format!("{source}.{message}") };
-    json!({
-        "timestamp": jiff::Timestamp::now().to_string(),
-        "level": match level { Level::ERROR => "error", Level::WARN | Level::INFO => "info", _ => "debug" },
-        "source": source,
-        "message": message,
-        "data": fields.data,
-    })
+    let (name, number) = match level {
+        Level::ERROR => ("error", 2),
+        Level::WARN | Level::INFO => ("info", 1),
+        _ => ("debug", 0),
+    };
+    match style.timestamps {
+        Timestamps::Rfc3339 => json!({
+            "timestamp": now.to_string(),
+            "level": name,
+            "source": source,
+            "message": message,
+            "data": fields.data,
+        }),
+        Timestamps::UnixEpoch => json!({
+            "timestamp": format!("{}.{:09}", now.as_second(), now.subsec_nanosecond()),
+            "log_level": number,
+            "source": source,
+            "message": message,
+            "data": fields.data,
+        }),
+    }
 }
 
 /// The component a module path belongs to: `brain::ssh_proxy::session` is the ssh-proxy.
@@ -140,10 +199,26 @@ mod tests {
     fn a_word_becomes_the_message_tools_wait_for_and_a_sentence_stays() {
         let said = |message: &str| {
             let fields = Fields { message: Some(message.into()), ..Fields::default() };
-            line("bbs", Level::INFO, fields)["message"].as_str().unwrap().to_owned()
+            let line = line(&Style::default(), "bbs", Level::INFO, fields, jiff::Timestamp::now());
+            line["message"].as_str().unwrap().to_owned()
         };
         assert_eq!(said("started"), "bbs.started");
         assert_eq!(said("bbs.started"), "bbs.started");
         assert_eq!(said("cannot accept a connection"), "cannot accept a connection");
+    }
+
+    #[test]
+    fn a_component_may_go_by_another_name_and_count_seconds() {
+        let style = Style { renamed: Some(("garden", "guardian")), timestamps: Timestamps::UnixEpoch };
+        let fields = Fields { message: Some("started".into()), ..Fields::default() };
+        let now = jiff::Timestamp::new(1_700_000_000, 12).unwrap();
+        let line = line(&style, "garden::http", Level::WARN, fields, now);
+        assert_eq!(
+            line,
+            json!({
+                "timestamp": "1700000000.000000012", "log_level": 1, "source": "guardian",
+                "message": "guardian.started", "data": {},
+            })
+        );
     }
 }

@@ -7,7 +7,7 @@ mod auctioneer;
 mod bbs;
 mod file_server;
 mod flags;
-mod garden;
+pub mod gdn;
 mod health;
 mod locket;
 mod registry_cache;
@@ -36,8 +36,10 @@ pub enum Component {
     /// Speak for a cell: take work, run it in garden's containers, tell the BBS what became of it.
     Rep(Box<rep::Flags>),
     /// Make containers, behind the Garden API.
-    #[command(alias = "gdn")]
-    Garden(Box<garden::Flags>),
+    Garden(Box<gdn::ServerFlags>),
+    /// The same under its established name.
+    #[command(hide = true)]
+    Gdn(Box<gdn::Flags>),
     /// Tell routers over NATS where instances answer.
     RouteEmitter(Box<route_emitter::Flags>),
     /// Lead ssh clients to the daemons inside instances.
@@ -50,13 +52,18 @@ pub enum Component {
 
 /// Until SIGTERM or SIGINT, or until the component cannot go on.
 pub async fn run(component: Component) -> Result<()> {
-    let shutdown = begin(component.log())?;
+    // Garden's log has forms of its own.
+    let shutdown = match component.log() {
+        Some(log) => begin(log)?,
+        None => CancellationToken::new(),
+    };
     match component {
         Component::Bbs(flags) => bbs::run(*flags, shutdown).await,
         Component::Locket(flags) => locket::run(*flags, shutdown).await,
         Component::Auctioneer(flags) => auctioneer::run(*flags, shutdown).await,
         Component::Rep(flags) => rep::run(*flags, shutdown).await,
-        Component::Garden(flags) => garden::run(*flags, shutdown).await,
+        Component::Garden(flags) => gdn::run(gdn::Name::Garden, *flags).await,
+        Component::Gdn(flags) => gdn::run_gdn(*flags).await,
         Component::RouteEmitter(flags) => route_emitter::run(*flags, shutdown).await,
         Component::SshProxy(flags) => ssh_proxy::run(*flags, shutdown).await,
         Component::FileServer(flags) => file_server::run(*flags, shutdown).await,
@@ -65,24 +72,28 @@ pub async fn run(component: Component) -> Result<()> {
 }
 
 impl Component {
-    fn log(&self) -> &Log {
-        match self {
+    fn log(&self) -> Option<&Log> {
+        Some(match self {
             Component::Bbs(flags) => &flags.log,
             Component::Locket(flags) => &flags.log,
             Component::Auctioneer(flags) => &flags.log,
             Component::Rep(flags) => &flags.log,
-            Component::Garden(flags) => &flags.log,
+            Component::Garden(_) | Component::Gdn(_) => return None,
             Component::RouteEmitter(flags) => &flags.log,
             Component::SshProxy(flags) => &flags.log,
             Component::FileServer(flags) => &flags.log,
             Component::RegistryCache(flags) => &flags.log,
-        }
+        })
     }
 }
 
 /// Logs go to stdout, as the process supervisors of existing deployments expect.
 fn begin(log: &Log) -> Result<CancellationToken> {
     telemetry::init(&log.log_level, Box::new(std::io::stdout()));
+    until_told_to_stop()
+}
+
+fn until_told_to_stop() -> Result<CancellationToken> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let shutdown = CancellationToken::new();
     let told = shutdown.clone();

@@ -104,6 +104,10 @@ impl Entry {
         *lock(&self.stage) = Stage::Broken(container);
     }
 
+    pub fn is_broken(&self) -> bool {
+        matches!(&*lock(&self.stage), Stage::Broken(_))
+    }
+
     /// From here on only the caller deals with it.
     pub fn begin_destruction(&self) -> Result<Option<Arc<Container>>> {
         let mut stage = lock(&self.stage);

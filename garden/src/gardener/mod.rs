@@ -172,6 +172,12 @@ impl Gardener {
         self.0.networker.external_ip()
     }
 
+    /// Directories in the depot (-1: it cannot be read), and containers that could not be destroyed. Blocking.
+    pub(crate) fn counts(&self) -> (i64, usize) {
+        let directories = self.0.depot.count().map_or(-1, |count| count as i64);
+        (directories, self.entries().values().filter(|entry| entry.is_broken()).count())
+    }
+
     fn entries(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Entry>>> {
         self.0.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,0 +1,361 @@
+//! From flags to garden's configuration: each flag is effective, or told of as one that is not, or refused.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use diego_base::serve::Listen;
+use diego_base::telemetry::{Style, Timestamps};
+use garden::containerizer::IdPool;
+use garden::gardener;
+use garden::networker::Network;
+
+use super::flags::{
+    Containers, Limits, LogFlags, Networks, Runtime, Server, ServerFlags, Sysctls, TimeFormat,
+};
+
+const IDS_PER_CONTAINER: u32 = 65_536;
+const PORTS: u32 = 1 << 16;
+const BLOCK_IO_WEIGHTS: std::ops::RangeInclusive<u16> = 10..=1000;
+
+/// What differs by the name under which garden is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Name {
+    Garden,
+    /// The established one.
+    Gdn,
+}
+
+impl Name {
+    fn socket(self) -> &'static str {
+        match self {
+            Name::Garden => "/run/diego/garden.sock",
+            Name::Gdn => "/tmp/garden.sock",
+        }
+    }
+
+    fn depot(self) -> &'static str {
+        match self {
+            Name::Garden => "/var/lib/diego/garden",
+            Name::Gdn => "/var/run/gdn/depot",
+        }
+    }
+
+    fn network_pool(self) -> Network {
+        let prefix_bits = match self {
+            Name::Garden => 18,
+            Name::Gdn => 22,
+        };
+        Network::new([10, 254, 0, 0].into(), prefix_bits)
+    }
+}
+
+/// A flag without effect, and why it has none.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Note {
+    pub flag: &'static str,
+    pub why: String,
+}
+
+pub struct Settings {
+    pub gardener: gardener::Config,
+    pub notes: Vec<Note>,
+}
+
+pub fn style(name: Name, log: &LogFlags) -> Style {
+    let timestamps = match log.time_format {
+        TimeFormat::Rfc3339 => Timestamps::Rfc3339,
+        TimeFormat::UnixEpoch => Timestamps::UnixEpoch,
+    };
+    let renamed = (name == Name::Gdn).then_some(("garden", "guardian"));
+    Style { renamed, timestamps }
+}
+
+/// `fatal` is a level nothing of this program has.
+pub fn log_filter(log: &LogFlags) -> &str {
+    if log.log_level == "fatal" { "off" } else { &log.log_level }
+}
+
+pub fn listen(name: Name, server: &Server) -> Result<Listen> {
+    if let Some(ip) = server.bind_ip {
+        let port = server.bind_port.context("--bind-ip needs --bind-port")?;
+        return Ok(Listen::Tcp(SocketAddr::new(ip, port)));
+    }
+    ensure!(server.bind_port.is_none(), "--bind-port needs --bind-ip");
+    let socket = server.bind_socket.clone().unwrap_or_else(|| name.socket().into());
+    if let Some(dir) = socket.parent() {
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    }
+    Ok(Listen::Unix(socket))
+}
+
+pub fn debug_address(server: &Server) -> Option<SocketAddr> {
+    server.debug_bind_ip.map(|ip| SocketAddr::new(ip, server.debug_bind_port))
+}
+
+pub fn settings(name: Name, flags: ServerFlags, init: PathBuf) -> Result<Settings> {
+    let mut notes: Vec<Note> =
+        flags.unused.given().into_iter().map(|(flag, why)| Note { flag, why: why.into() }).collect();
+    let depot = flags.containers.depot.clone().unwrap_or_else(|| name.depot().into());
+    let mut config = gardener::Config::new(depot);
+    config.containerizer.init = init;
+    containers(flags.containers, &mut config, &mut notes)?;
+    runtime(&flags.runtime, &mut notes)?;
+    networks(name, flags.network, &mut config)?;
+    limits(&flags.limits, &mut config, &mut notes)?;
+    config.containerizer.sysctls = sysctls(&flags.sysctls);
+    let registries = &mut config.rootfs.registries;
+    if let Some(registry) = flags.image.docker_registry {
+        registries.default_registry = registry;
+    }
+    registries.insecure = flags.image.insecure_docker_registries;
+    ensure!(
+        flags.image.no_image_plugin
+            || (flags.image.image_plugin.is_none() && flags.image.privileged_image_plugin.is_none()),
+        "--image-plugin is not supported yet: --no-image-plugin uses the built-in store"
+    );
+    if let Some(tag) = flags.server.tag {
+        config.containerizer.cgroup_parent = format!("diego-{tag}");
+        config.networker.table = format!("diego-{tag}");
+        config.networker.link_prefix = format!("dgo{tag}-");
+    }
+    Ok(Settings { gardener: config, notes })
+}
+
+fn containers(flags: Containers, config: &mut gardener::Config, notes: &mut Vec<Note>) -> Result<()> {
+    config.default_rootfs = flags.default_rootfs.clone();
+    config.default_grace_time = flags.default_grace_time;
+    config.destroy_containers_on_stop = flags.destroy_containers_on_stop;
+    config.allow_privileged = !flags.disable_privileged_containers;
+    config.containerizer.no_new_privileges = flags.no_new_privileges;
+    config.containerizer.ids = ids(&flags)?;
+    ensure!(
+        flags.device_cgroup_rules.is_empty(),
+        "--device-cgroup-rule is refused: which devices containers may use cannot be changed"
+    );
+    if flags.apparmor.is_some_and(|profile| !profile.is_empty()) {
+        let why = "AppArmor profiles are not set yet".into();
+        notes.push(Note { flag: "apparmor", why });
+    }
+    Ok(())
+}
+
+/// A range of its own for each container, all of them within what is permitted. Deployments permit everything from 1 on:
+/// then the ranges stay clear of the host's users.
+fn ids(flags: &Containers) -> Result<IdPool> {
+    for (one, other, what) in [
+        (flags.uid_map_start, flags.gid_map_start, "start"),
+        (flags.uid_map_length, flags.gid_map_length, "length"),
+    ] {
+        let same = one == other || one.is_none() || other.is_none();
+        ensure!(same, "--uid-map-{what} and --gid-map-{what} must be the same: users and groups share ids");
+    }
+    let default = IdPool::default();
+    let (Some(start), IdPool::Own { base, .. }) = (flags.uid_map_start.or(flags.gid_map_start), &default)
+    else {
+        return Ok(default);
+    };
+    let length = flags.uid_map_length.or(flags.gid_map_length).filter(|length| *length > 0);
+    let end = length.map_or(u32::MAX, |length| start.saturating_add(length));
+    let base = if start < IDS_PER_CONTAINER { *base } else { start };
+    let containers_max = end.saturating_sub(base) / IDS_PER_CONTAINER;
+    ensure!(
+        containers_max > 0,
+        "host ids from {start} to {end} leave no room for the {IDS_PER_CONTAINER} ids of a container from {base} on"
+    );
+    Ok(IdPool::Own { base, ids_per_container: IDS_PER_CONTAINER, containers_max })
+}
+
+fn runtime(flags: &Runtime, notes: &mut Vec<Note>) -> Result<()> {
+    let Some(plugin) = &flags.runtime_plugin else { return Ok(()) };
+    let program = std::path::Path::new(plugin).file_name().unwrap_or_default();
+    ensure!(program == "runc", "--runtime-plugin={plugin} is not supported yet");
+    let why = "this program stands in for runc".into();
+    notes.push(Note { flag: "runtime-plugin", why });
+    if !flags.runtime_plugin_extra_args.is_empty() {
+        let why = "no runtime plugin is used".into();
+        notes.push(Note { flag: "runtime-plugin-extra-arg", why });
+    }
+    Ok(())
+}
+
+fn networks(name: Name, flags: Networks, config: &mut gardener::Config) -> Result<()> {
+    ensure!(flags.network_plugin.is_none(), "--network-plugin is not supported yet");
+    let last = u32::from(flags.port_pool_start) + u32::from(flags.port_pool_size);
+    ensure!(
+        last <= PORTS,
+        "the {} ports from {} on are not all ports",
+        flags.port_pool_size,
+        flags.port_pool_start
+    );
+    let networker = &mut config.networker;
+    networker.pool = flags.network_pool.unwrap_or(name.network_pool());
+    networker.port_pool_start = flags.port_pool_start;
+    networker.port_pool_size = flags.port_pool_size;
+    networker.external_ip = flags.external_ip;
+    networker.deny_networks = flags.deny_networks;
+    networker.allow_host_access = flags.allow_host_access;
+    networker.dns_servers = flags.dns_servers;
+    networker.additional_dns_servers = flags.additional_dns_servers;
+    networker.additional_host_entries = flags.additional_host_entries;
+    networker.mtu = Some(flags.mtu).filter(|mtu| *mtu > 0);
+    Ok(())
+}
+
+fn limits(flags: &Limits, config: &mut gardener::Config, notes: &mut Vec<Note>) -> Result<()> {
+    config.max_containers = flags.max_containers;
+    config.containerizer.cpu_quota_per_share_us = flags.cpu_quota_per_share;
+    config.containerizer.swap_limited = !flags.disable_swap_limit;
+    let entitlement = flags.cpu_entitlement_per_share;
+    ensure!(
+        entitlement >= 0.0 && entitlement.is_finite(),
+        "--cpu-entitlement-per-share={entitlement} is no share"
+    );
+    config.cpu_entitlement_per_share = Some(entitlement).filter(|percent| *percent > 0.0);
+    let weight = flags.default_container_blockio_weight;
+    ensure!(
+        weight == 0 || BLOCK_IO_WEIGHTS.contains(&weight),
+        "--default-container-blockio-weight={weight} is neither 0 nor from 10 to 1000"
+    );
+    if weight > 0 {
+        notes.push(Note { flag: "default-container-blockio-weight", why: "weights are not set yet".into() });
+    }
+    if flags.enable_cpu_throttling {
+        notes.push(Note { flag: "enable-cpu-throttling", why: "CPU is not throttled yet".into() });
+    }
+    for (value, flag) in [
+        (flags.container_io_max_read_bps, "container-io-max-read-bps"),
+        (flags.container_io_max_write_bps, "container-io-max-write-bps"),
+        (flags.container_io_max_read_iops, "container-io-max-read-iops"),
+        (flags.container_io_max_write_iops, "container-io-max-write-iops"),
+    ] {
+        ensure!(value == 0, "--{flag} is not supported yet");
+    }
+    Ok(())
+}
+
+fn sysctls(flags: &Sysctls) -> Vec<(String, String)> {
+    let all = [
+        ("net.ipv4.tcp_keepalive_time", flags.tcp_keepalive_time),
+        ("net.ipv4.tcp_keepalive_intvl", flags.tcp_keepalive_interval),
+        ("net.ipv4.tcp_keepalive_probes", flags.tcp_keepalive_probes),
+        ("net.ipv4.tcp_retries1", flags.tcp_retries1),
+        ("net.ipv4.tcp_retries2", flags.tcp_retries2),
+    ];
+    // 0 is "leave it", as for the established server.
+    let given = all.into_iter().filter_map(|(name, value)| Some((name, value.filter(|value| *value > 0)?)));
+    given.map(|(name, value)| (name.to_owned(), value.to_string())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{Args, FromArgMatches};
+
+    /// Every flag of the established server.
+    const ESTABLISHED: &str = "bind-ip bind-port bind-socket debug-bind-ip debug-bind-port tag skip-setup \
+        read-header-timeout depot properties-path console-sockets-path cleanup-process-dirs-on-wait \
+        disable-privileged-containers device-cgroup-rule uid-map-start uid-map-length gid-map-start gid-map-length \
+        default-rootfs default-grace-time destroy-containers-on-startup apparmor no-new-privileges assets-dir dadoo-bin \
+        nstar-bin tar-bin iptables-bin iptables-restore-bin init-bin runtime-plugin runtime-plugin-extra-arg \
+        no-image-plugin image-plugin image-plugin-extra-arg privileged-image-plugin privileged-image-plugin-extra-arg \
+        docker-registry insecure-docker-registry network-pool allow-host-access deny-network dns-server \
+        additional-dns-server additional-host-entry external-ip port-pool-start port-pool-size \
+        port-pool-properties-path mtu network-plugin network-plugin-extra-arg enable-container-network-metrics \
+        cpu-quota-per-share default-container-blockio-weight container-io-max-read-bps container-io-max-write-bps \
+        container-io-max-read-iops container-io-max-write-iops max-containers disable-swap-limit \
+        metrics-emission-interval dropsonde-origin dropsonde-destination cpu-entitlement-per-share containerd-socket \
+        use-containerd-for-processes enable-cpu-throttling cpu-throttling-check-interval tcp-keepalive-time \
+        tcp-keepalive-interval tcp-keepalive-probes tcp-retries1 tcp-retries2 log-level time-format";
+
+    fn command() -> clap::Command {
+        ServerFlags::augment_args(clap::Command::new("gdn").no_binary_name(true))
+    }
+
+    fn flags(line: &str) -> ServerFlags {
+        let matches = command().try_get_matches_from(line.split_whitespace()).unwrap();
+        ServerFlags::from_arg_matches(&matches).unwrap()
+    }
+
+    fn of(line: &str) -> Result<Settings> {
+        settings(Name::Gdn, flags(line), "/init".into())
+    }
+
+    #[test]
+    fn every_flag_of_the_established_server_is_known() {
+        let command = command();
+        for flag in ESTABLISHED.split_whitespace() {
+            assert!(command.get_arguments().any(|argument| argument.get_long() == Some(flag)), "{flag}");
+        }
+    }
+
+    #[test]
+    fn a_flag_without_effect_is_told_of() {
+        let notes = of("--skip-setup --dadoo-bin=/x --containerd-socket=/c --iptables-bin=/i").unwrap().notes;
+        let flags: Vec<&str> = notes.iter().map(|note| note.flag).collect();
+        assert_eq!(flags, ["skip-setup", "dadoo-bin", "iptables-bin", "containerd-socket"]);
+        assert_eq!(of("").unwrap().notes, []);
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        for (line, part) in [
+            ("--port-pool-start=65000 --port-pool-size=1000", "are not all ports"),
+            ("--default-container-blockio-weight=5", "neither 0 nor from 10 to 1000"),
+            ("--uid-map-start=70000 --uid-map-length=10", "leave no room"),
+            ("--uid-map-start=1 --gid-map-start=2", "must be the same"),
+            ("--cpu-entitlement-per-share=-1", "is no share"),
+        ] {
+            let line = line.replace("share=-1", "share=inf");
+            let error = of(&line).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(error.contains(part), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn host_ids_stay_clear_of_the_hosts_users() {
+        let check = |line: &str, expected: (u32, u32)| {
+            let IdPool::Own { base, containers_max, .. } = of(line).unwrap().gardener.containerizer.ids
+            else {
+                panic!("{line}")
+            };
+            assert_eq!((base, containers_max), expected, "{line}");
+        };
+        check("", (0x2000_0000, 16_384));
+        check("--uid-map-start=1 --uid-map-length=4294967293", (0x2000_0000, 0xdfff));
+        check("--uid-map-start=1 --uid-map-length=0", (0x2000_0000, 0xdfff));
+        check("--uid-map-start=1000000 --uid-map-length=131072 --gid-map-start=1000000", (1_000_000, 2));
+    }
+
+    #[test]
+    fn the_established_name_has_its_own_defaults() {
+        let garden = settings(Name::Garden, flags(""), "/init".into()).unwrap().gardener;
+        let gdn = of("").unwrap().gardener;
+        assert_eq!(garden.networker.pool.to_string(), "10.254.0.0/18");
+        assert_eq!(gdn.networker.pool.to_string(), "10.254.0.0/22");
+        assert_eq!(gdn.directory.to_str(), Some("/var/run/gdn/depot"));
+        let style = style(Name::Gdn, &flags("--time-format=unix-epoch").log);
+        assert_eq!((style.renamed, style.timestamps), (Some(("garden", "guardian")), Timestamps::UnixEpoch));
+    }
+
+    #[test]
+    fn settings_arrive() {
+        let config = of(
+            "--default-grace-time=5m --max-containers=7 --disable-swap-limit --cpu-quota-per-share=10 --tag=ab \
+             --tcp-keepalive-time=60 --tcp-retries2=0 --dns-server=1.1.1.1 --additional-dns-server=2.2.2.2 --mtu=1400 \
+             --insecure-docker-registry=r:1 --cpu-entitlement-per-share=0.5 --disable-privileged-containers \
+             --no-new-privileges",
+        )
+        .unwrap()
+        .gardener;
+        assert_eq!(config.default_grace_time.as_secs(), 300);
+        assert_eq!((config.max_containers, config.allow_privileged), (7, false));
+        assert_eq!(config.cpu_entitlement_per_share, Some(0.5));
+        assert_eq!(config.containerizer.cgroup_parent, "diego-ab");
+        assert!(!config.containerizer.swap_limited && config.containerizer.no_new_privileges);
+        assert_eq!(config.containerizer.cpu_quota_per_share_us, 10);
+        assert_eq!(config.containerizer.sysctls, [("net.ipv4.tcp_keepalive_time".into(), "60".into())]);
+        assert_eq!((config.networker.mtu, config.networker.dns_servers.len()), (Some(1400), 1));
+        assert_eq!(config.rootfs.registries.insecure, ["r:1"]);
+    }
+}

@@ -1,0 +1,155 @@
+//! What operators look at and turn while garden runs, under the names the established server gave it: `/debug/vars`,
+//! counts as one JSON value, and `/log-level`, which takes a level by POST.
+//!
+//! Who reaches the address may do both, so it is for the machine itself or a network of operators. Profiles of a Go
+//! program, which the established server serves beside these, there are none.
+
+use std::net::SocketAddr;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
+use diego_base::serve::{self, Listen, Listener};
+use diego_base::telemetry::LevelSwitch;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use tracing::level_filters::LevelFilter;
+
+use crate::gardener::Gardener;
+
+#[derive(Debug)]
+pub struct Config {
+    pub address: SocketAddr,
+    pub levels: LevelSwitch,
+}
+
+#[derive(Clone)]
+struct Debug {
+    gardener: Gardener,
+    levels: LevelSwitch,
+}
+
+/// Serves until `shutdown`. Garden goes on without it when the address cannot be had.
+pub async fn serve(config: Config, gardener: Gardener, shutdown: CancellationToken) {
+    let listener = match Listener::bind(Listen::Tcp(config.address)).await {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, "cannot serve /debug/vars"),
+    };
+    tokio::spawn(serve::serve(listener, router(gardener, config.levels), None, shutdown));
+}
+
+fn router(gardener: Gardener, levels: LevelSwitch) -> Router {
+    Router::new()
+        .route("/debug/vars", get(vars))
+        .route("/log-level", post(set_level).fallback(only_post))
+        .with_state(Debug { gardener, levels })
+}
+
+async fn vars(State(debug): State<Debug>) -> impl IntoResponse {
+    let counted = tokio::task::spawn_blocking(move || {
+        let (depot_dirs, unkillable) = debug.gardener.counts();
+        (depot_dirs, unkillable, memory(&std::fs::read_to_string("/proc/self/status").unwrap_or_default()))
+    });
+    let (depot_dirs, unkillable, memory) = counted.await.unwrap_or((-1, 0, Memory::default()));
+    let text = variables(depot_dirs, unkillable, memory).to_string();
+    ([("content-type", "application/json; charset=utf-8")], text)
+}
+
+/// There are no goroutines; what answers to them are the runtime's tasks. Loop devices and backing stores are counted
+/// no more by anybody, their names are still asked for.
+fn variables(depot_dirs: i64, unkillable: usize, memory: Memory) -> Value {
+    json!({
+        "cmdline": std::env::args_os().map(|part| part.to_string_lossy().into_owned()).collect::<Vec<_>>(),
+        "memstats": {
+            "Alloc": memory.anonymous,
+            "HeapAlloc": memory.anonymous,
+            "HeapInuse": memory.anonymous,
+            "Sys": memory.resident,
+        },
+        "numCPUS": std::thread::available_parallelism().map_or(1, |cpus| cpus.get()),
+        "numGoRoutines": tokio::runtime::Handle::current().metrics().num_alive_tasks(),
+        "loopDevices": 0,
+        "backingStores": 0,
+        "depotDirs": depot_dirs,
+        "DepotDirs": depot_dirs,
+        "UnkillableContainers": unkillable,
+    })
+}
+
+/// Of this process, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Memory {
+    resident: u64,
+    /// Without the program's own pages.
+    anonymous: u64,
+}
+
+fn memory(status: &str) -> Memory {
+    let bytes = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+        kib.unwrap_or(0) * 1024
+    };
+    Memory { resident: bytes("VmRSS"), anonymous: bytes("RssAnon") }
+}
+
+async fn set_level(State(debug): State<Debug>, body: String) -> (StatusCode, String) {
+    match level(&body) {
+        Ok((name, filter)) => {
+            debug.levels.set(filter);
+            (StatusCode::OK, format!("/log-level was invoked with Level: {name}\n"))
+        }
+        Err(why) => (StatusCode::BAD_REQUEST, format!("{why}\n")),
+    }
+}
+
+async fn only_post() -> (StatusCode, &'static str) {
+    (StatusCode::BAD_REQUEST, "method not allowed, use POST\n")
+}
+
+/// Nothing here is ever worse than an error, so that `fatal` silences everything.
+fn level(text: &str) -> Result<(&'static str, LevelFilter), String> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "" => Err("log level cannot be empty".into()),
+        "0" | "d" | "debug" => Ok(("debug", LevelFilter::DEBUG)),
+        "1" | "i" | "info" => Ok(("info", LevelFilter::INFO)),
+        "2" | "w" | "warn" => Ok(("warn", LevelFilter::WARN)),
+        "3" | "e" | "error" => Ok(("error", LevelFilter::ERROR)),
+        "4" | "f" | "fatal" => Ok(("fatal", LevelFilter::OFF)),
+        other => Err(format!("invalid log level: {}", other.chars().take(40).collect::<String>())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_has_a_name_a_letter_and_a_number() {
+        for (text, expected) in
+            [("0", "debug"), ("D", "debug"), (" info\n", "info"), ("e", "error"), ("FATAL", "fatal")]
+        {
+            assert_eq!(level(text).unwrap().0, expected, "{text}");
+        }
+        assert_eq!(level(" "), Err("log level cannot be empty".into()));
+        assert_eq!(level("loud"), Err("invalid log level: loud".into()));
+    }
+
+    #[test]
+    fn memory_is_read_in_bytes() {
+        let status = "VmPeak:\t  99 kB\nVmRSS:\t    8 kB\nRssAnon:\t    4 kB\n";
+        assert_eq!(memory(status), Memory { resident: 8192, anonymous: 4096 });
+        assert_eq!(memory(""), Memory::default());
+    }
+
+    #[tokio::test]
+    async fn the_variables_are_those_that_are_asked_for() {
+        let variables = variables(3, 1, Memory { resident: 2, anonymous: 1 });
+        for name in ["numCPUS", "numGoRoutines", "loopDevices", "backingStores", "depotDirs", "memstats"] {
+            assert!(!variables[name].is_null(), "{name}");
+        }
+        assert_eq!((&variables["depotDirs"], &variables["UnkillableContainers"]), (&json!(3), &json!(1)));
+    }
+}
