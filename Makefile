@@ -17,7 +17,7 @@ strip := $(if $(filter release,$(PROFILE)),-s)
 programs := diego garden-init builder launcher healthcheck diego-sshd
 names := bbs locket auctioneer rep gdn route-emitter ssh-proxy file-server cfdot
 
-.PHONY: build gather demo test lint bench-dev tools clean
+.PHONY: build gather demo test lint bench-dev bench-garden tools clean
 
 build: tools
 	cargo build --locked --profile $(PROFILE) $(addprefix --bin ,$(programs))
@@ -42,6 +42,12 @@ test: tools
 # What a user of one machine feels; figures on the last lines.
 bench-dev: build
 	tests/bench/dev dist/bin
+
+# Containers beside those of crun, runc and containerd; figures on the last lines. ROUNDS, CONTAINERS and IDLE set its length.
+bench-garden: build
+	tests/packages busybox-static crun runc containerd
+	cargo build --locked --release -p tests --bin bench-garden
+	target/$(TARGET)/release/bench-garden dist/bin
 
 lint:
 	cargo fmt --all --check

@@ -11,6 +11,7 @@ use rootfs::registry::Credentials;
 use rootfs::store::{BaseIds, DiskLimit, DiskScope, Image};
 
 use super::entry::{Entry, Stage};
+use super::warm::Place;
 use super::{Gardener, blocking, chain};
 use crate::containerizer::{self, Blank, Container};
 use crate::depot::{HANDLE_BYTES_MAX, Record};
@@ -25,7 +26,6 @@ const WRITABLE: u8 = 1;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     Recorded,
-    Prepared,
     RootMounted,
     Connected,
     Started,
@@ -33,8 +33,7 @@ pub enum Step {
 
 impl Step {
     #[cfg(test)]
-    pub const ALL: [Step; 5] =
-        [Step::Recorded, Step::Prepared, Step::RootMounted, Step::Connected, Step::Started];
+    pub const ALL: [Step; 4] = [Step::Recorded, Step::RootMounted, Step::Connected, Step::Started];
 }
 
 impl Gardener {
@@ -98,11 +97,17 @@ impl Gardener {
     }
 
     async fn take_steps(&self, entry: &Arc<Entry>, spec: ContainerSpec) -> Result<()> {
-        self.reserve_and_record(entry, &spec).await?;
+        let (place, image) = tokio::join!(self.place(spec.privileged), self.pull(&spec));
+        let (place, image) = match (place, image) {
+            (Ok(place), Ok(image)) => (place, image),
+            (Ok(place), Err(error)) => {
+                place.give_back(&self.0.networker);
+                return Err(error);
+            }
+            (Err(error), _) => return Err(error),
+        };
+        let blank = self.record(entry, &spec, place).await?;
         self.checkpoint(Step::Recorded)?;
-        let (blank, image) = tokio::join!(self.0.containerizer.blank(spec.privileged), self.pull(&spec));
-        let (blank, image) = (Arc::new(blank?), image?);
-        self.checkpoint(Step::Prepared)?;
         let root = self.mount(&spec, &blank, &image).await?;
         self.checkpoint(Step::RootMounted)?;
         let files = self.connect(entry, &blank).await?;
@@ -117,16 +122,23 @@ impl Gardener {
         Ok(())
     }
 
-    async fn reserve_and_record(&self, entry: &Arc<Entry>, spec: &ContainerSpec) -> Result<()> {
-        let (gardener, net_in, net_out) = (self.clone(), spec.net_in.clone(), spec.net_out.clone());
-        let reserved = blocking(move || gardener.0.networker.reserve(&net_in, &net_out)).await?;
-        let connection = reserved.clone();
-        let recorded = self.change(entry.clone(), move |record| record.connection = Some(connection)).await;
-        if recorded.is_err() {
-            // Not in the record, so nobody else would.
-            self.0.networker.disconnect(reserved);
-        }
-        recorded
+    /// Before anything exists that would outlive garden.
+    async fn record(&self, entry: &Arc<Entry>, spec: &ContainerSpec, place: Place) -> Result<Arc<Blank>> {
+        let Place { blank, mut connection } = place;
+        let (gardener, entry, net_in) = (self.clone(), entry.clone(), spec.net_in.clone());
+        connection.net_out = spec.net_out.clone();
+        blocking(move || {
+            let mut reserve_and_save = || {
+                gardener.0.networker.reserve_ports(&mut connection, &net_in)?;
+                let recorded = connection.clone();
+                Ok(entry.change(&gardener.0.depot, |record| record.connection = Some(recorded))?)
+            };
+            // Not in the record, so nobody else would give it back.
+            reserve_and_save()
+                .inspect_err(|_: &RecordError| gardener.0.networker.disconnect(connection.clone()))
+        })
+        .await?;
+        Ok(Arc::new(blank))
     }
 
     async fn pull(&self, spec: &ContainerSpec) -> Result<Image> {
@@ -160,7 +172,7 @@ impl Gardener {
             return Ok(Vec::new());
         };
         blocking(move || {
-            gardener.0.networker.connect(&entry.handle, &connection, blank.network_namespace())?;
+            gardener.0.networker.open_firewall(&entry.handle, &connection)?;
             let directory = gardener.0.depot.directory(&entry.handle);
             let owner = blank.ids().map_or(0, |ids| ids.base);
             let hosts = gardener.0.networker.hosts(&connection, &entry.handle);
@@ -223,6 +235,14 @@ impl Gardener {
     fn checkpoint(&self, _: Step) -> Result<()> {
         Ok(())
     }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum RecordError {
+    #[error(transparent)]
+    Networker(#[from] crate::networker::Error),
+    #[error(transparent)]
+    Depot(#[from] crate::depot::Error),
 }
 
 #[derive(Debug, thiserror::Error)]

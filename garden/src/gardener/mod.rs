@@ -2,7 +2,7 @@
 //! depot. It knows in which order they do their work and how it is undone; how, they know.
 //!
 //! ```text
-//! create   handle ─▶ network reserved ─▶ recorded ─▶ image + blank ─▶ root ─▶ network ─▶ recorded ─▶ pid 1
+//! create   handle ─▶ image + place (blank, link) ─▶ ports reserved ─▶ recorded ─▶ root ─▶ firewall ─▶ recorded ─▶ pid 1
 //! destroy  pid 1 ─▶ network, root ─▶ record          every step, whatever the others said; again if one failed
 //! ```
 //! Containers do not wait for one another: there is a map of them, locked for look-ups only, and each is in one
@@ -16,6 +16,7 @@ mod measure;
 mod reaper;
 #[cfg(test)]
 mod tests;
+mod warm;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -34,9 +35,13 @@ use crate::depot::{self, Depot};
 use crate::networker::{self, Networker};
 use crate::{capacity, properties, restore};
 use entry::{Entry, InUse};
+use warm::Warm;
 
 /// Of a clean stop, when it is to take containers with it.
 const LAST_DESTRUCTIONS_AT_ONCE: usize = 16;
+
+/// As many as clients usually ask for at once.
+pub const WARM_PLACES: usize = 4;
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -54,6 +59,8 @@ pub struct Config {
     pub default_rootfs: String,
     /// Percent of a CPU that one share entitles to; `None`: all CPUs spread over all memory, in MiB.
     pub cpu_entitlement_per_share: Option<f64>,
+    /// Places for containers that are made ahead: namespaces with their link. A few hundred KiB each.
+    pub warm_places: usize,
     /// A clean stop takes containers with it, so that nothing is left on the host.
     pub destroy_containers_on_stop: bool,
 }
@@ -70,6 +77,7 @@ impl Config {
             allow_privileged: true,
             default_rootfs: String::new(),
             cpu_entitlement_per_share: None,
+            warm_places: WARM_PLACES,
             destroy_containers_on_stop: false,
         }
     }
@@ -104,6 +112,7 @@ struct Inner {
     containerizer: Containerizer,
     total_memory_bytes: u64,
     cpu_entitlement_per_share: f64,
+    warm: Warm,
     entries: Mutex<BTreeMap<String, Arc<Entry>>>,
     #[cfg(test)]
     fail_after: Mutex<Option<create::Step>>,
@@ -126,12 +135,14 @@ impl Gardener {
         let inner = opening.await.map_err(|_| StartError::Interrupted)??;
         let gardener = Gardener(Arc::new(inner));
         restore::take_away_leftovers(&gardener).await?;
-        tokio::spawn(reaper::reap(gardener.clone(), shutdown));
+        tokio::spawn(reaper::reap(gardener.clone(), shutdown.clone()));
+        tokio::spawn(warm::keep_warm(gardener.clone(), shutdown));
         Ok(gardener)
     }
 
     /// The last thing: with no container left, nothing of garden is left on the host either.
     pub async fn shut_down(&self) {
+        self.0.warm.close(&self.0.networker);
         if self.0.config.destroy_containers_on_stop {
             let handles: Vec<String> = self.entries().keys().cloned().collect();
             let destroying = handles.into_iter().map(|handle| async move {
@@ -215,6 +226,7 @@ impl Inner {
                 .cpu_entitlement_per_share
                 .unwrap_or_else(|| measure::default_entitlement_per_share(total_memory_bytes)),
             total_memory_bytes,
+            warm: Warm::new(config.warm_places),
             config,
             clock,
             depot,

@@ -76,6 +76,8 @@ impl World {
         let mut config = Config::new(directory.path().join("garden"));
         config.containerizer.init = init.to_owned();
         config.containerizer.cgroup_parent = cgroup_parent.clone();
+        // What is ready for later would change what is counted.
+        config.warm_places = 0;
         config.default_rootfs = format!("preloaded:{}", directory.path().join("rootfs").display());
         let shutdown = CancellationToken::new();
         let gardener = start(&config, &shutdown).await;
@@ -167,9 +169,10 @@ impl World {
 /// On a directory of its own; only there to be replaced.
 async fn placeholder(config: &Config) -> Gardener {
     let mut config = config.clone();
-    config.directory = config.directory.join("placeholder");
-    config.networker.table = "placeholder".into();
-    config.networker.link_prefix = "place-".into();
+    config.directory = config.directory.join(format!("placeholder-{}", uuid::Uuid::new_v4()));
+    config.networker.table = format!("placeholder-{}", WORLDS.fetch_add(1, Ordering::Relaxed));
+    config.networker.link_prefix = format!("p{}-", WORLDS.fetch_add(1, Ordering::Relaxed));
+    config.warm_places = 0;
     let gardener = start(&config, &CancellationToken::new()).await;
     gardener.0.networker.remove_table().unwrap();
     gardener
@@ -317,6 +320,39 @@ fn a_container_is_made_used_and_gone() {
         garden.destroy("h").await.unwrap();
         assert_eq!(garden.destroy("h").await, Err(Error::ContainerNotFound { handle: "h".into() }));
         world.assert_nothing_left();
+        world
+    });
+}
+
+#[test]
+fn a_container_moves_into_a_place_that_was_ready() {
+    in_a_world("a_container_moves_into_a_place_that_was_ready", async |mut world| {
+        let links = || Route::open().unwrap().links().unwrap().into_iter().map(|link| link.name);
+        let ready = async |links_wanted: usize| {
+            eventually("places", async || (links().count() == 1 + links_wanted).then_some(())).await;
+        };
+        world.config.warm_places = 2;
+        world.kill_and_start_again().await;
+        ready(2).await;
+        let waiting: Vec<String> = links().collect();
+        world
+            .create(ContainerSpec {
+                net_in: vec![NetIn { host_port: 0, container_port: 8080 }],
+                ..named("h")
+            })
+            .await;
+        let connection =
+            world.gardener.entries()["h"].with_record(|record| record.connection.clone()).unwrap();
+        assert!(waiting.contains(&connection.host_link), "{waiting:?}");
+        ready(3).await;
+        let port = world.gardener.info("h").await.unwrap().mapped_ports[0].host_port as u16;
+        a_server_answers_by_its_port(&world, port).await;
+
+        // A killed garden leaves no place behind, and neither does one that is told to stop.
+        world.kill_and_start_again().await;
+        ready(2).await;
+        world.gardener.shut_down().await;
+        eventually("no links", async || (links().count() == 1).then_some(())).await;
         world
     });
 }

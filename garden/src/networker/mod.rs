@@ -174,20 +174,43 @@ impl Networker {
     /// Reserves everything the container will use; nothing in the kernel changes yet. Ended by
     /// [`Networker::disconnect`].
     pub fn reserve(&self, net_in: &[NetIn], net_out: &[NetOutRule]) -> Result<Connection> {
+        let mut connection = self.reserve_addresses()?;
+        match self.reserve_ports(&mut connection, net_in) {
+            Ok(()) => connection.net_out = net_out.to_vec(),
+            Err(error) => {
+                self.reservations.release(&connection);
+                return Err(error);
+            }
+        }
+        Ok(connection)
+    }
+
+    /// The addresses of a container to come.
+    pub fn reserve_addresses(&self) -> Result<Connection> {
         let subnet =
             lock(&self.reservations.subnets).acquire().ok_or(Error::SubnetsUsedUp(self.config.pool))?;
-        let mut connection = Connection::new(self.config.pool, subnet, &self.config.link_prefix);
-        connection.net_out = net_out.to_vec();
+        Ok(Connection::new(self.config.pool, subnet, &self.config.link_prefix))
+    }
+
+    /// Adds ports to a connection: all that are asked for, or none.
+    pub fn reserve_ports(&self, connection: &mut Connection, net_in: &[NetIn]) -> Result<()> {
+        let had = connection.mapped_ports.len();
         for port in net_in {
             match self.reserve_port(port.host_port, port.container_port) {
                 Ok(mapped) => connection.mapped_ports.push(mapped),
                 Err(error) => {
-                    self.reservations.release(&connection);
+                    let mut ports = lock(&self.reservations.ports);
+                    connection.mapped_ports.drain(had..).for_each(|port| ports.release(port.host_port));
                     return Err(error);
                 }
             }
         }
-        Ok(connection)
+        Ok(())
+    }
+
+    /// How many more containers there are addresses for.
+    pub fn free_addresses(&self) -> u64 {
+        lock(&self.reservations.subnets).free()
     }
 
     fn reserve_port(&self, host_port: u32, container_port: u32) -> Result<MappedPort> {
@@ -210,7 +233,12 @@ impl Networker {
 
     /// Makes what [`Networker::reserve`] reserved. At an error, [`Networker::disconnect`] takes away what exists.
     pub fn connect(&self, handle: &str, connection: &Connection, namespace: BorrowedFd<'_>) -> Result<()> {
-        self.open_firewall(handle, connection)?;
+        self.link(connection, namespace)?;
+        self.open_firewall(handle, connection)
+    }
+
+    /// Links a namespace with the host. Until [`Networker::open_firewall`], nothing that comes from it is let through.
+    pub fn link(&self, connection: &Connection, namespace: BorrowedFd<'_>) -> Result<()> {
         let host = Route::open().map_err(Error::netlink("reach the host's links"))?;
         self.make_links(&host, connection, namespace).map_err(Error::netlink("make a container's links"))?;
         configure_link(&connection.host_link)?;
@@ -223,7 +251,8 @@ impl Networker {
         container_side(connection, namespace).map_err(Error::netlink("set up a container's side of a link"))
     }
 
-    fn open_firewall(&self, handle: &str, connection: &Connection) -> Result<()> {
+    /// Lets through what the container may send and receive: its address, its ports, its egress rules.
+    pub fn open_firewall(&self, handle: &str, connection: &Connection) -> Result<()> {
         rules::attached(&self.config.table, handle, connection)?
             .commit("add a container to the firewall")
             .map_err(Error::netlink("open the firewall"))

@@ -133,6 +133,10 @@ impl Pool {
         u64::from(self.numbers.end - self.numbers.start)
     }
 
+    pub fn free(&self) -> u64 {
+        self.free.len() as u64
+    }
+
     pub fn acquire(&mut self) -> Option<u32> {
         let number = self.free.pop_front()?;
         self.used.insert(number);

@@ -1,0 +1,144 @@
+//! Namespaces with their network, made before anybody asks for a container.
+//!
+//! A [`Place`] belongs to no container and stands in no record: its child waits for a plan and ends when garden does,
+//! and with it go its namespaces and its link. So a garden that is killed leaves none behind, and creating a container
+//! begins with what already exists.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use garden_client::{Error, Result};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::{Gardener, blocking, chain};
+use crate::containerizer::Blank;
+use crate::networker::{Connection, Networker};
+
+/// After a failure: what one create is told of need not fill the log.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
+
+/// Where a container can be: namespaces, with a link to the host that the firewall does not open yet.
+pub struct Place {
+    pub blank: Blank,
+    pub connection: Connection,
+}
+
+#[derive(Default)]
+struct Ready {
+    places: VecDeque<Place>,
+    closed: bool,
+}
+
+pub struct Warm {
+    size: usize,
+    ready: Mutex<Ready>,
+    taken: Notify,
+}
+
+impl Warm {
+    pub fn new(size: usize) -> Self {
+        Self { size, ready: Mutex::default(), taken: Notify::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Ready> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) -> Option<Place> {
+        let place = self.lock().places.pop_front();
+        self.taken.notify_one();
+        place
+    }
+
+    /// Gives the place back if nobody wants it any more.
+    fn add(&self, place: Place) -> Option<Place> {
+        let mut ready = self.lock();
+        if ready.closed {
+            return Some(place);
+        }
+        ready.places.push_back(place);
+        None
+    }
+
+    fn lacks(&self) -> bool {
+        let ready = self.lock();
+        !ready.closed && ready.places.len() < self.size
+    }
+
+    /// Nothing is kept any more.
+    pub fn close(&self, networker: &Networker) {
+        let places = {
+            let mut ready = self.lock();
+            ready.closed = true;
+            std::mem::take(&mut ready.places)
+        };
+        places.into_iter().for_each(|place| place.give_back(networker));
+    }
+}
+
+impl Place {
+    /// Its child ends at once, its network goes behind that.
+    pub fn give_back(self, networker: &Networker) {
+        drop(self.blank);
+        networker.disconnect(self.connection);
+    }
+}
+
+impl Gardener {
+    /// One that is ready, or a new one.
+    pub(super) async fn place(&self, privileged: bool) -> Result<Place> {
+        if !privileged && let Some(place) = self.0.warm.take() {
+            return Ok(place);
+        }
+        self.make_place(privileged).await
+    }
+
+    async fn make_place(&self, privileged: bool) -> Result<Place> {
+        let connection = self.0.networker.reserve_addresses().map_err(|error| Error::Other(chain(&error)))?;
+        let blank = match self.0.containerizer.blank(privileged).await {
+            Ok(blank) => Arc::new(blank),
+            Err(error) => {
+                self.0.networker.disconnect(connection);
+                return Err(error.into());
+            }
+        };
+        let (gardener, namespaces, wanted) = (self.clone(), blank.clone(), connection.clone());
+        let linked =
+            blocking(move || gardener.0.networker.link(&wanted, namespaces.network_namespace())).await;
+        match (linked, Arc::into_inner(blank)) {
+            (Ok(()), Some(blank)) => Ok(Place { blank, connection }),
+            (linked, _) => {
+                self.0.networker.disconnect(connection);
+                linked.and(Err(Error::Other("the blank is still in use".into())))
+            }
+        }
+    }
+}
+
+/// Keeps as many places ready as are wished for, but never the last addresses.
+pub async fn keep_warm(gardener: Gardener, shutdown: CancellationToken) {
+    let warm = &gardener.0.warm;
+    loop {
+        while warm.lacks() && gardener.0.networker.free_addresses() > warm.size as u64 {
+            let Some(made) = shutdown.run_until_cancelled(gardener.make_place(false)).await else { return };
+            match made {
+                Ok(place) => {
+                    if let Some(unwanted) = warm.add(place) {
+                        unwanted.give_back(&gardener.0.networker);
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot make a place for a container ahead");
+                    if shutdown.run_until_cancelled(tokio::time::sleep(TRY_AGAIN)).await.is_none() {
+                        return;
+                    }
+                }
+            }
+        }
+        if shutdown.run_until_cancelled(warm.taken.notified()).await.is_none() {
+            return;
+        }
+    }
+}
