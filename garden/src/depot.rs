@@ -48,6 +48,9 @@ pub struct Record {
     pub properties: Properties,
     pub grace_time_ns: u64,
     pub connection: Option<Connection>,
+    /// A plugin was, or is about to be, asked for its network, and has not yet taken it away.
+    #[serde(default)]
+    pub plugged: bool,
     /// Once it has a pid 1.
     pub container: Option<containerizer::Record>,
 }
@@ -165,6 +168,7 @@ mod tests {
             properties: Properties::new(),
             grace_time_ns: 0,
             connection: None,
+            plugged: false,
             container: None,
         }
     }

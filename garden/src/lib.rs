@@ -10,6 +10,7 @@ pub mod depot;
 pub mod gardener;
 pub mod http;
 pub mod networker;
+pub mod plugins;
 mod properties;
 mod restore;
 

@@ -81,6 +81,7 @@ impl Gardener {
             spec: recorded,
             grace_time_ns,
             connection: None,
+            plugged: false,
             container: None,
         };
         let mut entries = self.entries();
@@ -110,7 +111,7 @@ impl Gardener {
         self.checkpoint(Step::Recorded)?;
         let root = self.mount(&spec, &blank, &image).await?;
         self.checkpoint(Step::RootMounted)?;
-        let files = self.connect(entry, &blank).await?;
+        let files = self.connect(entry, &spec, &blank).await?;
         self.checkpoint(Step::Connected)?;
         let container = self.start_pid_1(entry, spec, blank, &image, root, files).await?;
         let container = Arc::new(container);
@@ -124,7 +125,11 @@ impl Gardener {
 
     /// Before anything exists that would outlive garden.
     async fn record(&self, entry: &Arc<Entry>, spec: &ContainerSpec, place: Place) -> Result<Arc<Blank>> {
-        let Place { blank, mut connection } = place;
+        let Place { blank, connection } = place;
+        let Some(mut connection) = connection else {
+            self.change(entry.clone(), |record| record.plugged = true).await?;
+            return Ok(Arc::new(blank));
+        };
         let (gardener, entry, net_in) = (self.clone(), entry.clone(), spec.net_in.clone());
         connection.net_out = spec.net_out.clone();
         blocking(move || {
@@ -163,27 +168,6 @@ impl Gardener {
             (self.clone(), spec.handle.clone(), blank.clone(), image.clone());
         let mount = move || gardener.0.store.mount(&handle, &image, blank.user_namespace(), base, limit);
         Ok(blocking(mount).await?.fd)
-    }
-
-    /// Gives it its network, and the files that say so, to be bound over the image's.
-    async fn connect(&self, entry: &Arc<Entry>, blank: &Arc<Blank>) -> Result<Vec<BindMount>> {
-        let (gardener, entry, blank) = (self.clone(), entry.clone(), blank.clone());
-        let Some(connection) = entry.with_record(|record| record.connection.clone()) else {
-            return Ok(Vec::new());
-        };
-        blocking(move || {
-            gardener.0.networker.open_firewall(&entry.handle, &connection)?;
-            let directory = gardener.0.depot.directory(&entry.handle);
-            let owner = blank.ids().map_or(0, |ids| ids.base);
-            let hosts = gardener.0.networker.hosts(&connection, &entry.handle);
-            let resolv_conf = gardener.0.networker.resolv_conf(&connection);
-            let files = [
-                etc_file(&directory, "hosts", &hosts, owner)?,
-                etc_file(&directory, "resolv.conf", &resolv_conf, owner)?,
-            ];
-            Ok::<_, ConnectError>(files.to_vec())
-        })
-        .await
     }
 
     async fn start_pid_1(
@@ -246,11 +230,22 @@ enum RecordError {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum ConnectError {
+pub(super) enum ConnectError {
     #[error(transparent)]
     Networker(#[from] crate::networker::Error),
     #[error("cannot write {}", path.display())]
     File { path: PathBuf, source: std::io::Error },
+}
+
+pub(super) fn etc_files(
+    directory: &Path,
+    hosts: &str,
+    resolv_conf: &str,
+    blank: &Blank,
+) -> std::result::Result<Vec<BindMount>, ConnectError> {
+    let owner = blank.ids().map_or(0, |ids| ids.base);
+    let files = [("hosts", hosts), ("resolv.conf", resolv_conf)];
+    files.into_iter().map(|(name, text)| etc_file(directory, name, text, owner)).collect()
 }
 
 /// Belongs to the container's root, who may change it as in a machine of its own.

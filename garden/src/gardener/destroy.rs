@@ -20,9 +20,10 @@ impl Gardener {
         let started = std::time::Instant::now();
         // Processes first: they hold the root and the network.
         let ended = self.end_processes(&entry, container.as_deref()).await;
-        self.disconnect(&entry);
+        let disconnected = self.disconnect(&entry).await;
         let unmounted = self.unmount(&entry).await;
-        let mut failures: Vec<Error> = [ended, unmounted].into_iter().filter_map(Result::err).collect();
+        let mut failures: Vec<Error> =
+            [ended, disconnected, unmounted].into_iter().filter_map(Result::err).collect();
         if failures.is_empty() {
             failures.extend(self.forget(&entry).await.err());
         }
@@ -46,13 +47,6 @@ impl Gardener {
             Some(record) => blocking(move || containerizer::clean_up(&record)).await,
             // It never had a pid 1.
             None => Ok(()),
-        }
-    }
-
-    /// Once: the reservations go to others.
-    fn disconnect(&self, entry: &Entry) {
-        if let Some(connection) = entry.take_connection() {
-            self.0.networker.disconnect(connection);
         }
     }
 

@@ -6,6 +6,7 @@ use garden_client::{ContainerInfo, DiskStat, Error, Metrics, NetworkStat, Result
 
 use super::entry::Entry;
 use super::{Gardener, chain};
+use crate::plugins::network;
 
 const MIB: u64 = 1 << 20;
 const PERCENT: f64 = 100.0;
@@ -40,14 +41,18 @@ impl Gardener {
             Some(connection) => {
                 (connection.host_ip.to_string(), connection.container_ip.to_string(), connection.mapped_ports)
             }
-            None => Default::default(),
+            None => {
+                let known = |name: &str| record.properties.get(name).cloned().unwrap_or_default();
+                let ports = network::mapped_ports(&record.properties);
+                (known(network::HOST_IP), known(network::CONTAINER_IP), ports)
+            }
         };
         Ok(ContainerInfo {
             state: if running { "active" } else { "stopped" }.into(),
             events: if out_of_memory { vec!["oom".into()] } else { Vec::new() },
             host_ip,
             container_ip,
-            container_ipv6: String::new(),
+            container_ipv6: record.properties.get(network::CONTAINER_IPV6).cloned().unwrap_or_default(),
             external_ip: self.external_ip().to_string(),
             container_path: self.0.depot.directory(&entry.handle).to_string_lossy().into_owned(),
             process_ids: container.map(|container| container.process_ids()).unwrap_or_default(),
@@ -88,7 +93,10 @@ impl Gardener {
                 exclusive_bytes_used: disk.exclusive_bytes,
                 exclusive_inodes_used: disk.exclusive_inodes,
             },
-            network: link.and_then(|link| traffic.get(&link).copied()),
+            network: match link {
+                Some(link) => traffic.get(&link).copied(),
+                None => self.plugged_traffic(entry),
+            },
             age,
             cpu_entitlement: entitlement_ns(shares, self.0.cpu_entitlement_per_share, age),
         })

@@ -13,6 +13,7 @@ mod create;
 mod destroy;
 mod entry;
 mod measure;
+mod network;
 mod reaper;
 #[cfg(test)]
 mod tests;
@@ -25,7 +26,7 @@ use std::time::Duration;
 
 use diego_base::clock::Clock;
 use garden_client::{
-    Capacity, ContainerInfo, ContainerSpec, Error, Garden, Limits, MappedPort, Metrics, NetOutRule, Process,
+    Capacity, ContainerInfo, ContainerSpec, Error, Garden, Limits, Metrics, NetIn, NetOutRule, Process,
     ProcessIo, ProcessSpec, Properties, Reader, Result, Signal, WindowSize,
 };
 use tokio_util::sync::CancellationToken;
@@ -33,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use crate::containerizer::{self, Containerizer};
 use crate::depot::{self, Depot};
 use crate::networker::{self, Networker};
+use crate::plugins::network::NetworkPlugin;
 use crate::{capacity, properties, restore};
 use entry::{Entry, InUse};
 use warm::Warm;
@@ -49,6 +51,8 @@ pub struct Config {
     pub directory: PathBuf,
     pub containerizer: containerizer::Config,
     pub networker: networker::Config,
+    /// Makes the networks instead.
+    pub network_plugin: Option<NetworkPlugin>,
     pub rootfs: rootfs::store::Config,
     /// For containers whose creator gives none. Zero: they are never reaped.
     pub default_grace_time: Duration,
@@ -71,6 +75,7 @@ impl Config {
             directory,
             containerizer: containerizer::Config::default(),
             networker: networker::Config::default(),
+            network_plugin: None,
             rootfs: rootfs::store::Config::default(),
             default_grace_time: Duration::ZERO,
             max_containers: 0,
@@ -219,7 +224,8 @@ impl Inner {
         let depot = Depot::open(config.directory.join("depot"))?;
         let store = rootfs::store::Store::open(&config.directory.join("store"), config.rootfs.clone())?;
         let containerizer = Containerizer::new(config.containerizer.clone())?;
-        let networker = Networker::start(config.networker.clone())?;
+        let idle = config.network_plugin.is_some();
+        let networker = Networker::start(networker::Config { idle, ..config.networker.clone() })?;
         let total_memory_bytes = capacity::total_memory().map_err(StartError::Capacity)?;
         Ok(Self {
             cpu_entitlement_per_share: config
@@ -275,7 +281,10 @@ impl Garden for Gardener {
     async fn capacity(&self) -> Result<Capacity> {
         let directory = self.0.config.directory.clone();
         let disk = blocking(move || capacity::total_disk(&directory)).await?;
-        let networks = self.0.networker.capacity();
+        let networks = match self.0.config.network_plugin {
+            Some(_) => u64::MAX,
+            None => self.0.networker.capacity(),
+        };
         let limit = self.0.config.max_containers;
         Ok(Capacity {
             memory_in_bytes: self.0.total_memory_bytes,
@@ -364,15 +373,13 @@ impl Garden for Gardener {
 
     async fn net_in(&self, handle: &str, host_port: u32, container_port: u32) -> Result<(u32, u32)> {
         let (_container, _in_use) = self.used(handle)?;
-        let (gardener, entry) = (self.clone(), self.entry(handle)?);
-        let mapped = blocking(move || gardener.map_port(&entry, host_port, container_port)).await?;
+        let mapped = self.map_port(self.entry(handle)?, NetIn { host_port, container_port }).await?;
         Ok((mapped.host_port, mapped.container_port))
     }
 
     async fn bulk_net_out(&self, handle: &str, rules: &[NetOutRule]) -> Result<()> {
         let (_container, _in_use) = self.used(handle)?;
-        let (gardener, entry, rules) = (self.clone(), self.entry(handle)?, rules.to_vec());
-        blocking(move || gardener.open_egress(&entry, rules)).await
+        self.open_egress(self.entry(handle)?, rules.to_vec()).await
     }
 
     async fn set_grace_time(&self, handle: &str, grace_time: Duration) -> Result<()> {
@@ -413,48 +420,6 @@ impl Garden for Gardener {
 
 fn one<T>(mut all: BTreeMap<String, Result<T>>, handle: &str) -> Result<T> {
     all.remove(handle).unwrap_or_else(|| Err(Error::ContainerNotFound { handle: handle.into() }))
-}
-
-/// Both halves of a change to a container's network: the kernel's and the record's.
-#[derive(Debug, thiserror::Error)]
-enum NetworkChange {
-    #[error("container '{0}' has no network")]
-    NoNetwork(String),
-    #[error(transparent)]
-    Networker(#[from] networker::Error),
-    #[error(transparent)]
-    Depot(#[from] depot::Error),
-}
-
-impl Gardener {
-    fn map_port(
-        &self,
-        entry: &Entry,
-        host_port: u32,
-        container_port: u32,
-    ) -> std::result::Result<MappedPort, NetworkChange> {
-        let connection = entry.with_record(|record| record.connection.clone());
-        let connection = connection.ok_or_else(|| NetworkChange::NoNetwork(entry.handle.clone()))?;
-        let mapped = self.0.networker.net_in(&connection, host_port, container_port)?;
-        entry.change(&self.0.depot, |record| {
-            if let Some(connection) = &mut record.connection {
-                connection.mapped_ports.push(mapped);
-            }
-        })?;
-        Ok(mapped)
-    }
-
-    fn open_egress(&self, entry: &Entry, rules: Vec<NetOutRule>) -> std::result::Result<(), NetworkChange> {
-        let connection = entry.with_record(|record| record.connection.clone());
-        let connection = connection.ok_or_else(|| NetworkChange::NoNetwork(entry.handle.clone()))?;
-        self.0.networker.bulk_net_out(&entry.handle, &connection, &rules)?;
-        entry.change(&self.0.depot, |record| {
-            if let Some(connection) = &mut record.connection {
-                connection.net_out.extend(rules);
-            }
-        })?;
-        Ok(())
-    }
 }
 
 /// A process whose container is in use as long as somebody follows it.

@@ -16,6 +16,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 
+mod plugins;
+
 const PATIENCE: Duration = Duration::from_secs(20);
 static WORLDS: AtomicUsize = AtomicUsize::new(0);
 
@@ -32,6 +34,17 @@ struct World {
 /// Runs `story` with every thread of its runtime in a network namespace of its own.
 fn in_a_world<F>(name: &str, story: impl FnOnce(World) -> F + Send)
 where
+    F: Future<Output = World>,
+{
+    in_a_world_of(name, |_, _| {}, story);
+}
+
+/// The same with a garden that is not as usual; what it is made of may lie in the directory.
+fn in_a_world_of<F>(
+    name: &str,
+    configure: impl FnOnce(&mut Config, &Path) + Send,
+    story: impl FnOnce(World) -> F + Send,
+) where
     F: Future<Output = World>,
 {
     if !rustix::process::geteuid().is_root() {
@@ -51,7 +64,7 @@ where
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(async {
-            let world = World::new(&init).await;
+            let world = World::new(&init, configure).await;
             let world = story(world).await;
             world.end().await;
         });
@@ -68,7 +81,7 @@ fn init() -> Option<PathBuf> {
 }
 
 impl World {
-    async fn new(init: &Path) -> Self {
+    async fn new(init: &Path, configure: impl FnOnce(&mut Config, &Path)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let number = WORLDS.fetch_add(1, Ordering::Relaxed);
         let cgroup_parent = format!("diego-test-garden-{}-{number}", std::process::id());
@@ -79,6 +92,7 @@ impl World {
         // What is ready for later would change what is counted.
         config.warm_places = 0;
         config.default_rootfs = format!("preloaded:{}", directory.path().join("rootfs").display());
+        configure(&mut config, directory.path());
         let shutdown = CancellationToken::new();
         let gardener = start(&config, &shutdown).await;
         let mut world = Self { directory, cgroup_parent, config, gardener, shutdown, clean: BTreeMap::new() };

@@ -22,7 +22,8 @@ const TRY_AGAIN: Duration = Duration::from_secs(5);
 /// Where a container can be: namespaces, with a link to the host that the firewall does not open yet.
 pub struct Place {
     pub blank: Blank,
-    pub connection: Connection,
+    /// `None`: a plugin will make the network.
+    pub connection: Option<Connection>,
 }
 
 #[derive(Default)]
@@ -82,7 +83,9 @@ impl Place {
     /// Its child ends at once, its network goes behind that.
     pub fn give_back(self, networker: &Networker) {
         drop(self.blank);
-        networker.disconnect(self.connection);
+        if let Some(connection) = self.connection {
+            networker.disconnect(connection);
+        }
     }
 }
 
@@ -96,6 +99,9 @@ impl Gardener {
     }
 
     async fn make_place(&self, privileged: bool) -> Result<Place> {
+        if self.plugin().is_some() {
+            return Ok(Place { blank: self.0.containerizer.blank(privileged).await?, connection: None });
+        }
         let connection = self.0.networker.reserve_addresses().map_err(|error| Error::Other(chain(&error)))?;
         let blank = match self.0.containerizer.blank(privileged).await {
             Ok(blank) => Arc::new(blank),
@@ -108,7 +114,7 @@ impl Gardener {
         let linked =
             blocking(move || gardener.0.networker.link(&wanted, namespaces.network_namespace())).await;
         match (linked, Arc::into_inner(blank)) {
-            (Ok(()), Some(blank)) => Ok(Place { blank, connection }),
+            (Ok(()), Some(blank)) => Ok(Place { blank, connection: Some(connection) }),
             (linked, _) => {
                 self.0.networker.disconnect(connection);
                 linked.and(Err(Error::Other("the blank is still in use".into())))

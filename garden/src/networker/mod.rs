@@ -28,6 +28,8 @@ use garden_sys::netlink::route::{LINK_NAME_BYTES_MAX, Route, Veth};
 use plan::{CONTAINER_LINK, Pool, SUBNET_PREFIX_BITS};
 pub use plan::{Connection, Network};
 
+use crate::plugins::network::{self, Connected};
+
 const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const DEFAULT_MTU: u32 = 1500;
@@ -53,6 +55,8 @@ pub struct Config {
     pub additional_host_entries: Vec<String>,
     /// `None`: that of the host's way to the internet.
     pub external_ip: Option<IpAddr>,
+    /// Networks are made by somebody else: the host's firewall and settings are left alone.
+    pub idle: bool,
 }
 
 impl Default for Config {
@@ -70,6 +74,7 @@ impl Default for Config {
             additional_dns_servers: Vec::new(),
             additional_host_entries: Vec::new(),
             external_ip: None,
+            idle: false,
         }
     }
 }
@@ -141,10 +146,12 @@ impl Networker {
             dns_servers: dns_servers.filter_map(ipv4).collect(),
             host_answers_dns: resolv::asks_the_host(&host_resolv_conf, &config.dns_servers),
         };
-        rules::base(&config.table, &policy)
-            .commit("change the firewall (is nftables in this kernel?)")
-            .map_err(|source| Error::Table { table: config.table.clone(), source })?;
-        forward_packets()?;
+        if !config.idle {
+            rules::base(&config.table, &policy)
+                .commit("change the firewall (is nftables in this kernel?)")
+                .map_err(|source| Error::Table { table: config.table.clone(), source })?;
+            forward_packets()?;
+        }
         let reservations = Arc::new(Reservations {
             table: config.table.clone(),
             subnets: Mutex::new(Pool::subnets(config.pool)),
@@ -348,6 +355,9 @@ impl Networker {
 
     /// When no container is left: no trace in the firewall. (Forwarding stays on: others may have come to rely on it.)
     pub fn remove_table(&self) -> Result<()> {
+        if self.config.idle {
+            return Ok(());
+        }
         rules::removed(&self.config.table)
             .commit("remove the firewall's table")
             .map_err(Error::netlink("remove the firewall"))
@@ -358,8 +368,20 @@ impl Networker {
         resolv::resolv_conf(&self.host_resolv_conf, connection.host_ip, dns_servers, additional_dns_servers)
     }
 
-    pub fn hosts(&self, connection: &Connection, hostname: &str) -> String {
-        resolv::hosts(connection, hostname, &self.config.additional_host_entries)
+    pub fn hosts(&self, container_ip: Option<IpAddr>, hostname: &str) -> String {
+        resolv::hosts(container_ip, hostname, &self.config.additional_host_entries)
+    }
+
+    /// For a container whose network a plugin has made.
+    pub fn plugin_resolv_conf(&self, connected: &Connected, container_ip: Option<IpAddr>) -> String {
+        let Config { dns_servers, additional_dns_servers, .. } = &self.config;
+        network::resolv_conf(
+            &self.host_resolv_conf,
+            connected,
+            dns_servers,
+            additional_dns_servers,
+            container_ip,
+        )
     }
 }
 

@@ -2,8 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::plan::Connection;
-
 /// Name servers of the operator replace the host's; without any, a name server of the host that listens on a loopback
 /// address is reached by the host's side of the container's link.
 pub fn resolv_conf(host: &str, host_ip: Ipv4Addr, operator: &[IpAddr], additional: &[IpAddr]) -> String {
@@ -41,8 +39,11 @@ pub fn asks_the_host(host: &str, operator: &[IpAddr]) -> bool {
 }
 
 /// Additional entries are whole lines, given by the operator.
-pub fn hosts(connection: &Connection, hostname: &str, additional: &[String]) -> String {
-    let mut text = format!("127.0.0.1 localhost\n{} {hostname}\n", connection.container_ip);
+pub fn hosts(container_ip: Option<IpAddr>, hostname: &str, additional: &[String]) -> String {
+    let mut text = String::from("127.0.0.1 localhost\n");
+    if let Some(address) = container_ip {
+        text += &format!("{address} {hostname}\n");
+    }
     for entry in additional {
         text.push_str(entry);
         text.push('\n');
@@ -89,8 +90,9 @@ mod tests {
 
     #[test]
     fn a_container_knows_itself_by_name() {
-        let connection = Connection::new("10.254.0.0/18".parse().unwrap(), 0, "diego-");
-        let text = hosts(&connection, "web", &["10.0.0.1 db".to_owned()]);
+        let address = "10.254.0.2".parse().ok();
+        let text = hosts(address, "web", &["10.0.0.1 db".to_owned()]);
         assert_eq!(text, "127.0.0.1 localhost\n10.254.0.2 web\n10.0.0.1 db\n");
+        assert_eq!(hosts(None, "web", &[]), "127.0.0.1 localhost\n");
     }
 }

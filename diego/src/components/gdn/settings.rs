@@ -9,6 +9,8 @@ use diego_base::telemetry::{Style, Timestamps};
 use garden::containerizer::IdPool;
 use garden::gardener;
 use garden::networker::Network;
+use garden::plugins::Program;
+use garden::plugins::network::NetworkPlugin;
 
 use super::flags::{
     Containers, Limits, LogFlags, Networks, Runtime, Server, ServerFlags, Sysctls, TimeFormat,
@@ -179,8 +181,24 @@ fn runtime(flags: &Runtime, notes: &mut Vec<Note>) -> Result<()> {
     Ok(())
 }
 
+/// A plugin that is not there is told of at the start, not by the first container.
+fn program(flag: &str, path: &std::path::Path) -> Result<()> {
+    let found = std::fs::metadata(path).with_context(|| format!("cannot use --{flag}={}", path.display()))?;
+    ensure!(found.is_file(), "--{flag}={} is no file", path.display());
+    Ok(())
+}
+
 fn networks(name: Name, flags: Networks, config: &mut gardener::Config) -> Result<()> {
-    ensure!(flags.network_plugin.is_none(), "--network-plugin is not supported yet");
+    if let Some(path) = &flags.network_plugin {
+        program("network-plugin", path)?;
+    }
+    config.network_plugin = flags.network_plugin.map(|path| NetworkPlugin {
+        program: Program {
+            path,
+            extra_args: flags.network_plugin_extra_args,
+            deadline: garden::plugins::network::DEADLINE,
+        },
+    });
     let last = u32::from(flags.port_pool_start) + u32::from(flags.port_pool_size);
     ensure!(
         last <= PORTS,
@@ -305,6 +323,8 @@ mod tests {
             ("--uid-map-start=70000 --uid-map-length=10", "leave no room"),
             ("--uid-map-start=1 --gid-map-start=2", "must be the same"),
             ("--cpu-entitlement-per-share=-1", "is no share"),
+            ("--network-plugin=/no/such", "cannot use --network-plugin=/no/such"),
+            ("--network-plugin=/", "is no file"),
         ] {
             let line = line.replace("share=-1", "share=inf");
             let error = of(&line).err().map(|error| error.to_string()).unwrap_or_default();
@@ -344,7 +364,8 @@ mod tests {
             "--default-grace-time=5m --max-containers=7 --disable-swap-limit --cpu-quota-per-share=10 --tag=ab \
              --tcp-keepalive-time=60 --tcp-retries2=0 --dns-server=1.1.1.1 --additional-dns-server=2.2.2.2 --mtu=1400 \
              --insecure-docker-registry=r:1 --cpu-entitlement-per-share=0.5 --disable-privileged-containers \
-             --no-new-privileges",
+             --no-new-privileges --network-plugin=/proc/self/exe --network-plugin-extra-arg=--config \
+             --network-plugin-extra-arg=/c",
         )
         .unwrap()
         .gardener;
@@ -357,5 +378,10 @@ mod tests {
         assert_eq!(config.containerizer.sysctls, [("net.ipv4.tcp_keepalive_time".into(), "60".into())]);
         assert_eq!((config.networker.mtu, config.networker.dns_servers.len()), (Some(1400), 1));
         assert_eq!(config.rootfs.registries.insecure, ["r:1"]);
+        let plugin = config.network_plugin.unwrap().program;
+        assert_eq!(
+            (plugin.path.to_str(), &plugin.extra_args[..]),
+            (Some("/proc/self/exe"), &["--config".into(), "/c".into()][..])
+        );
     }
 }

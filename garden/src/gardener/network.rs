@@ -1,0 +1,175 @@
+//! A container's network as the gardener deals with it: made by the networker, or by a plugin where there is one, and
+//! noted down in the record either way.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use garden_client::{
+    BindMount, ContainerSpec, Error, MappedPort, NetIn, NetOutRule, NetworkStat, Properties, Result,
+};
+
+use super::create::etc_files;
+use super::entry::Entry;
+use super::{Gardener, blocking, chain};
+use crate::containerizer::Blank;
+use crate::plugins::network::{self, NetworkPlugin};
+use crate::{depot, networker};
+
+/// Both halves of a change to a container's network: the kernel's and the record's.
+#[derive(Debug, thiserror::Error)]
+enum NetworkChange {
+    #[error("container '{0}' has no network")]
+    NoNetwork(String),
+    #[error(transparent)]
+    Networker(#[from] networker::Error),
+    #[error(transparent)]
+    Depot(#[from] depot::Error),
+}
+
+fn failed(error: network::Error) -> Error {
+    Error::Other(chain(&error))
+}
+
+impl Gardener {
+    pub(super) fn plugin(&self) -> Option<&NetworkPlugin> {
+        self.0.config.network_plugin.as_ref()
+    }
+
+    /// Gives it its network, and the files that say so, to be bound over the image's.
+    pub(super) async fn connect(
+        &self,
+        entry: &Arc<Entry>,
+        spec: &ContainerSpec,
+        blank: &Arc<Blank>,
+    ) -> Result<Vec<BindMount>> {
+        if self.plugin().is_some() {
+            return self.plug_in(entry, spec, blank).await;
+        }
+        let (gardener, entry, blank) = (self.clone(), entry.clone(), blank.clone());
+        let Some(connection) = entry.with_record(|record| record.connection.clone()) else {
+            return Ok(Vec::new());
+        };
+        blocking(move || {
+            let networker = &gardener.0.networker;
+            networker.open_firewall(&entry.handle, &connection)?;
+            let hosts = networker.hosts(Some(connection.container_ip.into()), &entry.handle);
+            etc_files(
+                &gardener.0.depot.directory(&entry.handle),
+                &hosts,
+                &networker.resolv_conf(&connection),
+                &blank,
+            )
+        })
+        .await
+    }
+
+    async fn plug_in(
+        &self,
+        entry: &Arc<Entry>,
+        spec: &ContainerSpec,
+        blank: &Arc<Blank>,
+    ) -> Result<Vec<BindMount>> {
+        let Some(plugin) = self.plugin() else { return Ok(Vec::new()) };
+        let ContainerSpec { properties, net_in, net_out, .. } = spec;
+        let connected =
+            plugin.up(&entry.handle, blank.pid(), properties, net_in, net_out).await.map_err(failed)?;
+        let mut known = Properties::from([(network::EXTERNAL_IP.to_owned(), self.external_ip().to_string())]);
+        known.extend(connected.properties.clone().unwrap_or_default());
+        let container_ip = known.get(network::CONTAINER_IP).and_then(|text| text.parse::<IpAddr>().ok());
+        self.change(entry.clone(), move |record| record.properties.extend(known)).await?;
+        let (gardener, entry, blank) = (self.clone(), entry.clone(), blank.clone());
+        blocking(move || {
+            let networker = &gardener.0.networker;
+            let hosts = networker.hosts(container_ip, &entry.handle);
+            let resolv_conf = networker.plugin_resolv_conf(&connected, container_ip);
+            etc_files(&gardener.0.depot.directory(&entry.handle), &hosts, &resolv_conf, &blank)
+        })
+        .await
+    }
+
+    /// Safe to call again. What the networker had goes to others at once; what a plugin gave must be gone first.
+    pub(super) async fn disconnect(&self, entry: &Arc<Entry>) -> Result<()> {
+        if let Some(connection) = entry.take_connection() {
+            self.0.networker.disconnect(connection);
+        }
+        if !entry.with_record(|record| record.plugged) {
+            return Ok(());
+        }
+        let plugin = self.plugin().ok_or_else(|| {
+            Error::Other("its network was made by a plugin, and this garden has none to take it away".into())
+        })?;
+        plugin.down(&entry.handle).await.map_err(failed)?;
+        self.change(entry.clone(), |record| record.plugged = false).await
+    }
+
+    pub(super) async fn map_port(&self, entry: Arc<Entry>, port: NetIn) -> Result<MappedPort> {
+        if let Some(plugin) = self.plugin() {
+            let known = entry.with_record(|record| record.properties.clone());
+            let mapped = plugin.net_in(&entry.handle, &known, port).await.map_err(failed)?;
+            let add =
+                move |record: &mut depot::Record| network::add_mapped_port(&mut record.properties, mapped);
+            self.change(entry, add).await?;
+            return Ok(mapped);
+        }
+        let gardener = self.clone();
+        blocking(move || {
+            let connection = entry.with_record(|record| record.connection.clone());
+            let connection = connection.ok_or_else(|| NetworkChange::NoNetwork(entry.handle.clone()))?;
+            let mapped = gardener.0.networker.net_in(&connection, port.host_port, port.container_port)?;
+            entry.change(&gardener.0.depot, |record| {
+                if let Some(connection) = &mut record.connection {
+                    connection.mapped_ports.push(mapped);
+                }
+            })?;
+            Ok::<_, NetworkChange>(mapped)
+        })
+        .await
+    }
+
+    pub(super) async fn open_egress(&self, entry: Arc<Entry>, rules: Vec<NetOutRule>) -> Result<()> {
+        if let Some(plugin) = self.plugin() {
+            let known = entry.with_record(|record| record.properties.clone());
+            return plugin.bulk_net_out(&entry.handle, &known, &rules).await.map_err(failed);
+        }
+        let gardener = self.clone();
+        blocking(move || {
+            let connection = entry.with_record(|record| record.connection.clone());
+            let connection = connection.ok_or_else(|| NetworkChange::NoNetwork(entry.handle.clone()))?;
+            gardener.0.networker.bulk_net_out(&entry.handle, &connection, &rules)?;
+            entry.change(&gardener.0.depot, |record| {
+                if let Some(connection) = &mut record.connection {
+                    connection.net_out.extend(rules);
+                }
+            })?;
+            Ok::<_, NetworkChange>(())
+        })
+        .await
+    }
+
+    /// Of a link that a plugin has made, as the kernel counts it in the container's network namespace.
+    pub(super) fn plugged_traffic(&self, entry: &Entry) -> Option<NetworkStat> {
+        let pid = entry.known_container()?.pid();
+        let table = std::fs::read_to_string(format!("/proc/{pid}/net/dev")).ok()?;
+        entry.with_record(|record| traffic(&table, network::interface(&record.properties)))
+    }
+}
+
+/// Of one link in the kernel's table: received bytes are the first number, sent bytes the ninth.
+fn traffic(table: &str, interface: &str) -> Option<NetworkStat> {
+    let line = table.lines().find_map(|line| line.trim().strip_prefix(interface)?.strip_prefix(':'))?;
+    let mut numbers = line.split_whitespace().map(|number| number.parse().ok());
+    Some(NetworkStat { rx_bytes: numbers.next()??, tx_bytes: numbers.nth(7)?? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn traffic_is_read_from_the_kernels_table() {
+        let table =
+            "Inter-|   Receive\n face |bytes\n    lo: 1 2 3 4 5 6 7 8 9 10\n  eth0: 11 2 3 4 5 6 7 8 19 10\n";
+        assert_eq!(traffic(table, "eth0"), Some(NetworkStat { rx_bytes: 11, tx_bytes: 19 }));
+        assert_eq!(traffic(table, "eth"), None);
+    }
+}
