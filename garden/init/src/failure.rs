@@ -13,10 +13,18 @@ impl Failure {
     pub fn new(act: impl Into<String>, cause: impl Into<io::Error>) -> Failure {
         Failure { act: act.into(), cause: cause.into() }
     }
+
+    /// One that another process has already put into words.
+    pub fn told(message: String) -> Failure {
+        Failure { act: String::new(), cause: io::Error::other(message) }
+    }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.act.is_empty() {
+            return write!(f, "{}", self.cause);
+        }
         write!(f, "cannot {}: {}", self.act, self.cause)
     }
 }

@@ -11,6 +11,7 @@
 
 mod credentials;
 mod failure;
+mod join;
 mod mounts;
 mod nursery;
 mod pid1;

@@ -1,4 +1,5 @@
-//! The nursery: on request makes a *blank*, a child in new namespaces that waits for its plan.
+//! The nursery: on request makes a *blank*, a child in new namespaces, or in those of a container, that waits for its
+//! plan.
 //!
 //! It is the parent of every pid 1, lets the kernel reap them, and ends when garden does; blanks that never got a plan
 //! then see the end of their own socket and end too, containers live on as children of the machine's init.
@@ -7,13 +8,13 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use garden_init::{Birth, BirthResult, IdRange, REQUEST_BYTES_MAX};
+use garden_init::{BIRTH_FDS_MAX, Birth, BirthResult, IdRange, REQUEST_BYTES_MAX};
 use garden_sys::packets::{self, Assembler};
 use garden_sys::process::{self, Forked, namespaces};
 use rustix::process::Pid;
 
 use crate::failure::{Context, Failure, Result};
-use crate::setup;
+use crate::{join, setup};
 
 /// Wished for as the hard limit of open files of every container; what is allowed is taken.
 const OPEN_FILES_MAX: u64 = 1_048_576;
@@ -26,14 +27,11 @@ pub fn run() -> Result<()> {
     process::never_wait_for_children();
     let garden = take_stdin()?;
     raise_open_files();
-    let mut assembler = Assembler::new(REQUEST_BYTES_MAX, 1);
+    let mut assembler = Assembler::new(REQUEST_BYTES_MAX, BIRTH_FDS_MAX);
     while let Some(message) = assembler.receive_message(&garden).act("hear from garden")? {
         let birth: Birth =
             serde_json::from_slice(&message.bytes).map_err(io::Error::from).act("understand garden")?;
-        let Some(socket) = message.fds.into_iter().next() else {
-            return Err(Failure::new("bear a blank without a socket", io::ErrorKind::InvalidData));
-        };
-        let (result, fds) = match bear(&birth, &garden, socket) {
+        let (result, fds) = match bear(&birth, &garden, message.fds) {
             Ok((pid, fds)) => (BirthResult::Born { pid: pid.as_raw_nonzero().get() }, fds),
             Err(failure) => (BirthResult::Failed { message: failure.to_string() }, Vec::new()),
         };
@@ -67,8 +65,20 @@ fn raise_open_files() {
     }
 }
 
-fn bear(birth: &Birth, garden: &OwnedFd, socket: OwnedFd) -> Result<(Pid, Vec<OwnedFd>)> {
-    let user = if birth.ids.is_some() { namespaces::USER } else { 0 };
+fn bear(birth: &Birth, garden: &OwnedFd, fds: Vec<OwnedFd>) -> Result<(Pid, Vec<OwnedFd>)> {
+    let mut fds = fds.into_iter();
+    let mut next = |what| fds.next().ok_or_else(|| Failure::new(what, io::ErrorKind::InvalidData));
+    let socket = next("bear a blank without a socket")?;
+    match birth {
+        Birth::Container { ids } => bear_container(ids.as_ref(), garden, socket),
+        Birth::Pea { privileged } => {
+            join::bear(*privileged, next("bear a pea without its container")?, garden, socket)
+        }
+    }
+}
+
+fn bear_container(ids: Option<&IdRange>, garden: &OwnedFd, socket: OwnedFd) -> Result<(Pid, Vec<OwnedFd>)> {
+    let user = if ids.is_some() { namespaces::USER } else { 0 };
     // SAFETY: this program never starts a thread.
     let (child, pidfd) = match unsafe { process::fork_into(NEW | user) }.act("make new namespaces")? {
         Forked::Parent { child, pidfd } => (child, pidfd),
@@ -79,7 +89,7 @@ fn bear(birth: &Birth, garden: &OwnedFd, socket: OwnedFd) -> Result<(Pid, Vec<Ow
         }
     };
     drop(socket);
-    match introduce(birth, child) {
+    match introduce(ids, child) {
         Ok(namespaces) => Ok((child, std::iter::once(pidfd).chain(namespaces).collect())),
         Err(failure) => {
             // The blank would end by itself once garden lets go of its socket; this is sooner.
@@ -89,10 +99,10 @@ fn bear(birth: &Birth, garden: &OwnedFd, socket: OwnedFd) -> Result<(Pid, Vec<Ow
     }
 }
 
-fn introduce(birth: &Birth, child: Pid) -> Result<Vec<OwnedFd>> {
+fn introduce(ids: Option<&IdRange>, child: Pid) -> Result<Vec<OwnedFd>> {
     let directory = format!("/proc/{}", child.as_raw_nonzero());
     let mut fds = vec![open(&format!("{directory}/ns/net"))?];
-    if let Some(ids) = &birth.ids {
+    if let Some(ids) = ids {
         map_ids(&directory, ids)?;
         fds.push(open(&format!("{directory}/ns/user"))?);
     }
@@ -108,6 +118,6 @@ fn map_ids(directory: &str, ids: &IdRange) -> Result<()> {
     Ok(())
 }
 
-fn open(path: &str) -> Result<OwnedFd> {
+pub fn open(path: &str) -> Result<OwnedFd> {
     fs::File::open(path).map(OwnedFd::from).act(format!("open {path}"))
 }

@@ -40,19 +40,30 @@ struct Pid1 {
     assembler: Assembler,
     processes: Vec<Process>,
     tar_streams: Vec<TarStream>,
+    /// Only of interest to a pea: its process has been started, refused, or will never come.
+    begun: bool,
 }
 
 pub fn live(container: Container, agent: OwnedFd, assembler: Assembler) -> ! {
     let Ok(children) = process::child_signals() else { std::process::exit(1) };
-    let mut pid1 =
-        Pid1 { container, agent: Some(agent), assembler, processes: Vec::new(), tar_streams: Vec::new() };
+    let (processes, tar_streams) = (Vec::new(), Vec::new());
+    let mut pid1 = Pid1 { container, agent: Some(agent), assembler, processes, tar_streams, begun: false };
     pid1.tell(&Event::Ready, &[]);
-    loop {
+    while !pid1.is_done() {
         pid1.turn(&children);
     }
+    std::process::exit(0)
 }
 
 impl Pid1 {
+    /// Pid 1 of a container never is: its end is the container's.
+    fn is_done(&self) -> bool {
+        let nobody_will_ask = self.agent.is_none() && self.container.listener.is_none();
+        let nothing_to_tell =
+            self.processes.iter().all(|process| nobody_will_ask && process.status.is_some());
+        self.container.is_pea && (self.begun || self.agent.is_none()) && nothing_to_tell
+    }
+
     fn turn(&mut self, children: &OwnedFd) {
         let door = self.agent.as_ref().or(self.container.listener.as_ref());
         let mut fds = vec![PollFd::new(children, PollFlags::IN)];
@@ -141,6 +152,7 @@ impl Pid1 {
     }
 
     fn spawn(&mut self, request: u64, spec: &garden_init::SpawnSpec, fds: Vec<OwnedFd>) {
+        self.begun = true;
         let outcome = if self.find(&spec.process).is_some() {
             let message = format!("process ID '{}' already in use", spec.process);
             Err(Refused { reason: Refusal::ProcessExists, message })

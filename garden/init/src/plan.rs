@@ -8,7 +8,7 @@ pub type Descriptor = usize;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
-    pub hostname: String,
+    pub role: Role,
     /// No user namespace: root inside is root of the host.
     pub privileged: bool,
     /// The detached mount that becomes `/`.
@@ -23,8 +23,6 @@ pub struct Plan {
     /// Covered so that they can be neither read nor listed.
     pub masked_paths: Vec<String>,
     pub read_only_paths: Vec<String>,
-    /// `net.ipv4.tcp_keepalive_time` and such, with their values.
-    pub sysctls: Vec<(String, String)>,
     /// The most any process may ever have; bit n is capability n.
     pub capabilities: u64,
     /// The most a process of a user other than root may have.
@@ -32,6 +30,20 @@ pub struct Plan {
     /// A compiled filter, its instructions packed; empty: none.
     pub seccomp: Vec<u64>,
     pub no_new_privileges: bool,
+}
+
+/// What the process that carries out the plan becomes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Of a container, all of whose namespaces are new.
+    Pid1 {
+        hostname: String,
+        /// `net.ipv4.tcp_keepalive_time` and such, with their values.
+        sysctls: Vec<(String, String)>,
+    },
+    /// The init of a pea: everything but the mounts is its container's, and set up already.
+    Pea,
 }
 
 /// What is mounted below `/sys/fs/cgroup`.

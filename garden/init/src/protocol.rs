@@ -5,6 +5,7 @@
 //! a blank:  garden ──Plan(+mounts …)──▶ blank ──Ready | Failed──▶ garden        (end of file first: the blank ends)
 //! pid 1:    garden ──Request──▶ pid 1 ──Event──▶ garden                         (end of file: pid 1 listens for the next)
 //! ```
+//! The init of a pea is born and spoken to in the same way. It ends when it has nothing left to tell of its one process.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,8 @@ pub const REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const EVENT_BYTES_MAX: usize = 1024 * 1024;
 /// Descriptors beside a request.
 pub const REQUEST_FDS_MAX: usize = 253;
+/// Descriptors beside a birth: the blank's socket and, for a pea, the pidfd of its container.
+pub const BIRTH_FDS_MAX: usize = 2;
 /// Descriptors beside an event: pidfd, user, network, or the three streams of a process.
 pub const EVENT_FDS_MAX: usize = 4;
 /// Longest error text that pid 1 sends and garden keeps.
@@ -23,9 +26,18 @@ pub const ERROR_BYTES_MAX: usize = 4096;
 
 /// To the nursery, with the blank's end of its control socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Birth {
-    /// First host id and count of the container's own range; `None`: no user namespace.
-    pub ids: Option<IdRange>,
+#[serde(rename_all = "snake_case")]
+pub enum Birth {
+    /// In new namespaces of every kind.
+    Container {
+        /// First host id and count of the container's own range; `None`: no user namespace.
+        ids: Option<IdRange>,
+    },
+    /// In the namespaces of a container, whose pid 1's pidfd comes second; only its mounts will be its own.
+    Pea {
+        /// The container has no user namespace.
+        privileged: bool,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,7 +46,7 @@ pub struct IdRange {
     pub count: u32,
 }
 
-/// From the nursery. With `Born` come pidfd, network namespace and, where there is one, user namespace.
+/// From the nursery. With `Born` come pidfd, network namespace (not of a pea) and, where there is one, user namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BirthResult {
     Born { pid: i32 },

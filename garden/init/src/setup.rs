@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use garden_init::{
-    BindMount, CgroupView, Device, Event, Plan, REQUEST_BYTES_MAX, REQUEST_FDS_MAX, Request, Source,
+    BindMount, CgroupView, Device, Event, Plan, REQUEST_BYTES_MAX, REQUEST_FDS_MAX, Request, Role, Source,
 };
 use garden_sys::packets::{self, Assembler, Message};
 use garden_sys::process::{self, namespaces};
@@ -36,6 +36,8 @@ const TTY_GROUP: &str = "gid=5";
 
 /// What pid 1 needs to know of its container.
 pub struct Container {
+    /// It has no container of its own, and ends with its process.
+    pub is_pea: bool,
     pub capabilities: u64,
     pub non_root_capabilities: u64,
     pub listener: Option<OwnedFd>,
@@ -99,9 +101,16 @@ fn carry_out(plan: &Plan, mut fds: Descriptors) -> Result<Container> {
     }
     rustix::process::umask(Mode::from_raw_mode(0o022));
     join_cgroups(plan, &mut fds)?;
-    loopback::bring_up().act("bring up the loopback interface")?;
-    rustix::system::sethostname(plan.hostname.as_bytes())
-        .act(format!("set the host name {:?}", plan.hostname))?;
+    match &plan.role {
+        Role::Pid1 { hostname, .. } => {
+            loopback::bring_up().act("bring up the loopback interface")?;
+            rustix::system::sethostname(hostname.as_bytes())
+                .act(format!("set the host name {hostname:?}"))?;
+        }
+        // What its process leaves behind is not for the container's pid 1, which knows nothing of it.
+        Role::Pea => rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+            .act("become the reaper of a pea")?,
+    }
 
     let root = attach_root(fds.take(plan.root)?)?;
     let null =
@@ -113,8 +122,8 @@ fn carry_out(plan: &Plan, mut fds: Descriptors) -> Result<Container> {
     for bind in &plan.bind_mounts {
         bind_mount(&root, bind, &mut fds)?;
     }
-    for (name, value) in &plan.sysctls {
-        set_sysctl(&root, name, value)?;
+    if let Role::Pid1 { sysctls, .. } = &plan.role {
+        sysctls.iter().try_for_each(|(name, value)| set_sysctl(&root, name, value))?;
     }
     let mut mask = mounts::Mask::new(null);
     plan.masked_paths.iter().try_for_each(|path| mask.cover(&root, path))?;
@@ -125,7 +134,8 @@ fn carry_out(plan: &Plan, mut fds: Descriptors) -> Result<Container> {
     drop((root, mask, fds));
     give_up_power(plan)?;
     let (capabilities, non_root_capabilities) = (plan.capabilities, plan.non_root_capabilities);
-    Ok(Container { capabilities, non_root_capabilities, listener, terminals })
+    let is_pea = plan.role == Role::Pea;
+    Ok(Container { is_pea, capabilities, non_root_capabilities, listener, terminals })
 }
 
 /// From here on failures go through the socket; the log of garden is nothing for a container to write to.

@@ -97,16 +97,29 @@ async fn carry_out(
     root: OwnedFd,
 ) -> Result<Control> {
     let spec = container.spec();
-    let failed = |act| move |source| Error::Container { act, handle: spec.handle.clone(), source };
     let cgroup = container.cgroup();
     let files = limited_cgroup(shared, cgroup, spec)?;
-    let Prepared { plan, mounts } =
-        rules::plan(&shared.config, spec, shared.hierarchies.view(), files.len(), &shared.filter)?;
+    let prepared = rules::plan(&shared.config, spec, shared.hierarchies.view(), files.len(), &shared.filter)?;
+    let control = hand_over(spec, prepared, socket, root, files).await?;
+    // Only now: a container with few shares starts slowly on a busy host.
+    cgroup.limit_cpu(&rules::cpu_limits(&shared.config, &spec.limits))?;
+    Ok(control)
+}
+
+/// Gives a blank its plan with all it names, and hears whether it could be carried out.
+pub(super) async fn hand_over(
+    spec: &Spec,
+    Prepared { plan, mounts }: Prepared,
+    socket: OwnedFd,
+    root: OwnedFd,
+    cgroups: Vec<OwnedFd>,
+) -> Result<Control> {
+    let failed = |act| move |source| Error::Container { act, handle: spec.handle.clone(), source };
     let mut fds = vec![root];
     if let Some(path) = &spec.socket {
         fds.push(listen(path).map_err(failed("make the socket of"))?);
     }
-    fds.extend(files);
+    fds.extend(cgroups);
     for mount in &mounts {
         fds.push(open_mount(mount)?);
     }
@@ -120,7 +133,7 @@ async fn carry_out(
         .map_err(|_| Error::Late { step: "carry out the plan of a container", deadline: START_DEADLINE })??;
     let answer = answer.ok_or_else(|| failed("hear from")(std::io::ErrorKind::UnexpectedEof.into()))?;
     match serde_json::from_slice(&answer.bytes) {
-        Ok(Event::Ready) => {}
+        Ok(Event::Ready) => Ok(control),
         Ok(Event::Failed { mut message }) => {
             message.truncate(
                 (0..=message.len().min(ERROR_BYTES_MAX))
@@ -128,17 +141,14 @@ async fn carry_out(
                     .find(|&end| message.is_char_boundary(end))
                     .unwrap_or(0),
             );
-            return Err(Error::Plan { handle: spec.handle.clone(), message });
+            Err(Error::Plan { handle: spec.handle.clone(), message })
         }
-        Ok(_) => return Err(failed("hear sense from")(std::io::ErrorKind::InvalidData.into())),
-        Err(error) => return Err(failed("understand")(error.into())),
+        Ok(_) => Err(failed("hear sense from")(std::io::ErrorKind::InvalidData.into())),
+        Err(error) => Err(failed("understand")(error.into())),
     }
-    // Only now: a container with few shares starts slowly on a busy host.
-    cgroup.limit_cpu(&rules::cpu_limits(&shared.config, &spec.limits))?;
-    Ok(control)
 }
 
-fn limited_cgroup(shared: &Shared, cgroup: &Cgroup, spec: &Spec) -> Result<Vec<OwnedFd>> {
+pub(super) fn limited_cgroup(shared: &Shared, cgroup: &Cgroup, spec: &Spec) -> Result<Vec<OwnedFd>> {
     cgroup.create()?;
     cgroup.limit(&rules::cgroup_limits(&shared.config, &spec.limits))?;
     Ok(cgroup.join_files()?)

@@ -1,13 +1,13 @@
 //! A container: processes in it, files into and out of it, what it uses, and its end.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use garden_client::{ProcessIo, ProcessSpec, Reader};
-use garden_init::Request;
+use garden_init::{Request, SpawnSpec};
 use garden_sys::cgroup::Cgroup;
 use garden_sys::process as sys;
 use tokio::io::Interest;
@@ -48,6 +48,8 @@ struct Inner {
     /// Taken when the owner task begins.
     waiting: Mutex<Option<mpsc::Receiver<Command>>>,
     processes: Mutex<VecDeque<Arc<Running>>>,
+    /// Ids of processes that are being started.
+    claimed: Mutex<BTreeSet<String>>,
     /// Given back by `destroy`.
     ids: Mutex<Option<Allocated>>,
 }
@@ -66,9 +68,21 @@ impl Container {
     ) -> Container {
         let (commands, waiting) = mpsc::channel(QUEUE_MAX);
         let root_id = ids.as_ref().map(|ids| ids.range.base);
-        let (waiting, ids, processes) = (Mutex::new(Some(waiting)), Mutex::new(ids), Mutex::default());
+        let (waiting, ids) = (Mutex::new(Some(waiting)), Mutex::new(ids));
+        let (processes, claimed) = Default::default();
         Container {
-            inner: Arc::new(Inner { spec, cgroup, pid, pidfd, root_id, commands, waiting, processes, ids }),
+            inner: Arc::new(Inner {
+                spec,
+                cgroup,
+                pid,
+                pidfd,
+                root_id,
+                commands,
+                waiting,
+                processes,
+                claimed,
+                ids,
+            }),
         }
     }
 
@@ -86,6 +100,11 @@ impl Container {
         &self.inner.spec
     }
 
+    /// The host id of the container's root; `None` for a privileged one.
+    pub fn root_id(&self) -> Option<u32> {
+        self.inner.root_id
+    }
+
     /// Of pid 1, in the host's numbering.
     pub fn pid(&self) -> i32 {
         self.inner.pid
@@ -95,18 +114,42 @@ impl Container {
         &self.inner.cgroup
     }
 
+    pub(super) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.inner.pidfd.as_fd()
+    }
+
     /// Starts a process; its error is known when this returns.
     pub async fn run(&self, spec: &ProcessSpec, io: ProcessIo) -> Result<Box<dyn garden_client::Process>> {
-        if !spec.image.uri.is_empty() {
-            return Err(Error::Unsupported("processes with an image of their own are not supported"));
-        }
         if !spec.bind_mounts.is_empty() {
             return Err(Error::Unsupported(
                 "Running a process with bind mounts and no image provided is not allowed",
             ));
         }
-        let id = if spec.id.is_empty() { uuid::Uuid::new_v4().to_string() } else { spec.id.clone() };
-        let mut spawn = rules::spawn_spec(id.clone(), &self.inner.spec.env, spec);
+        let claim = self.claim(&spec.id)?;
+        let spawn = rules::spawn_spec(claim.id().into(), &self.inner.spec.env, spec);
+        self.launch(&self.inner.commands, spawn, io).await
+    }
+
+    /// A process id given, or made, that nobody else can take meanwhile.
+    pub(super) fn claim(&self, id: &str) -> Result<Claim> {
+        let id = if id.is_empty() { uuid::Uuid::new_v4().to_string() } else { id.to_owned() };
+        let is_running = lock(&self.inner.processes)
+            .iter()
+            .any(|process| process.id == id && process.exit.borrow().is_none());
+        if is_running || !lock(&self.inner.claimed).insert(id.clone()) {
+            return Err(Error::ProcessExists { id });
+        }
+        Ok(Claim { container: self.clone(), id })
+    }
+
+    /// Starts a process by whoever listens to `commands`: pid 1, or the init of a pea.
+    pub(super) async fn launch(
+        &self,
+        commands: &mpsc::Sender<Command>,
+        mut spawn: SpawnSpec,
+        io: ProcessIo,
+    ) -> Result<Box<dyn garden_client::Process>> {
+        let id = spawn.process.clone();
         spawn.stdin = io.stdin.is_some();
         let (ends, fds) = match spawn.tty {
             Some(_) => (None, Vec::new()),
@@ -118,7 +161,8 @@ impl Container {
         let (exit_sender, exit) = watch::channel(None);
         let (answer, answered) = oneshot::channel();
         let command = Command::Spawn { spec: Box::new(spawn), fds, exit: exit_sender, answer };
-        let started: Started = self.ask(command, answered, Some(SPAWN_DEADLINE), "start a process").await?;
+        let started: Started =
+            ask(commands, command, answered, Some(SPAWN_DEADLINE), "start a process").await?;
         if !started.clamped.is_empty() {
             tracing::warn!(handle = self.handle(), process = id, limits = ?started.clamped, "resource limits were held to the hard limit");
         }
@@ -128,7 +172,7 @@ impl Container {
                 checked_terminal(started.terminal).map_err(self.failed("get a terminal from"))?,
             ),
         };
-        let running = Running::new(id, ends, io, exit, self.inner.commands.clone())
+        let running = Running::new(id, ends, io, exit, commands.clone())
             .map_err(self.failed("listen to a process of"))?;
         self.remember(running.clone());
         Ok(Box::new(Attached(running)))
@@ -157,27 +201,6 @@ impl Container {
             fds.push(stdin.try_clone()?);
         }
         Ok((Ends::Pipes { stdin, stdout, stderr }, fds))
-    }
-
-    async fn ask<T>(
-        &self,
-        command: Command,
-        answered: oneshot::Receiver<std::result::Result<T, Refused>>,
-        deadline: Option<Duration>,
-        step: &'static str,
-    ) -> Result<T> {
-        let conversation = async {
-            if self.inner.commands.send(command).await.is_err() {
-                return Err(Refused::Ended);
-            }
-            answered.await.unwrap_or(Err(Refused::Ended))
-        };
-        match deadline {
-            Some(deadline) => {
-                Ok(timeout(deadline, conversation).await.map_err(|_| Error::Late { step, deadline })??)
-            }
-            None => Ok(conversation.await?),
-        }
     }
 
     fn remember(&self, running: Arc<Running>) {
@@ -214,7 +237,7 @@ impl Container {
         let (answer, answered) = oneshot::channel();
         let make = |request, user, path| Request::StreamIn { request, user, path };
         let command = Command::Stream { make, user: user.into(), path: path.into(), pipe: read, answer };
-        let unpacked = self.ask(command, answered, None, "stream in");
+        let unpacked = ask(&self.inner.commands, command, answered, None, "stream in");
         // When unpacking fails its end of the pipe closes, which ends the feeding; its reason is the one that counts.
         let (fed, unpacked) = tokio::join!(streams::feed(write, tar), unpacked);
         unpacked?;
@@ -264,11 +287,11 @@ impl Container {
             .map_err(|_| Refused::Ended)?)
     }
 
-    /// Whether only pid 1 is left before the deadline.
+    /// Whether only pid 1 is left before the deadline. Peas may be in groups elsewhere: they are asked for by name.
     async fn emptied(&self, deadline: Duration) -> Result<bool> {
         let started = Instant::now();
         loop {
-            if self.inner.cgroup.process_count()? <= 1 {
+            if self.inner.cgroup.process_count()? <= 1 && self.process_ids().is_empty() {
                 return Ok(true);
             }
             if started.elapsed() > deadline {
@@ -308,11 +331,53 @@ impl Container {
 
     /// Pid 1's end is the end of all: the kernel kills what is in its pid namespace, and only then lets it go.
     async fn ended(&self) -> Result<()> {
-        let pidfd = self.inner.pidfd.as_fd().try_clone_to_owned().map_err(self.failed("watch"))?;
-        let watched = watched(pidfd, Interest::READABLE).map_err(self.failed("watch"))?;
-        let ended = timeout(KILL_DEADLINE, watched.readable()).await;
+        let ended = timeout(KILL_DEADLINE, end_of(self.pidfd())).await;
         let ended = ended.map_err(|_| Error::Late { step: "kill a container", deadline: KILL_DEADLINE })?;
-        ended.map(drop).map_err(self.failed("watch"))
+        ended.map_err(self.failed("watch"))
+    }
+}
+
+/// Until the process of a pidfd has ended.
+pub(super) async fn end_of(pidfd: BorrowedFd<'_>) -> io::Result<()> {
+    watched(pidfd.try_clone_to_owned()?, Interest::READABLE)?.readable().await.map(drop)
+}
+
+async fn ask<T>(
+    commands: &mpsc::Sender<Command>,
+    command: Command,
+    answered: oneshot::Receiver<std::result::Result<T, Refused>>,
+    deadline: Option<Duration>,
+    step: &'static str,
+) -> Result<T> {
+    let conversation = async {
+        if commands.send(command).await.is_err() {
+            return Err(Refused::Ended);
+        }
+        answered.await.unwrap_or(Err(Refused::Ended))
+    };
+    match deadline {
+        Some(deadline) => {
+            Ok(timeout(deadline, conversation).await.map_err(|_| Error::Late { step, deadline })??)
+        }
+        None => Ok(conversation.await?),
+    }
+}
+
+/// A process id in use by a process that is being started; free again when dropped, unless that runs then.
+pub(super) struct Claim {
+    container: Container,
+    id: String,
+}
+
+impl Claim {
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        lock(&self.container.inner.claimed).remove(&self.id);
     }
 }
 

@@ -16,6 +16,7 @@ mod ids;
 mod metrics;
 mod nursery;
 mod owner;
+mod pea;
 mod process;
 mod record;
 mod rules;
@@ -34,6 +35,7 @@ pub use container::Container;
 use garden_sys::cgroup::{self, DeviceRule, Hierarchies};
 pub use ids::IdPool;
 pub use metrics::Usage;
+pub use pea::{Pea, PeaBlank, PeaSpec};
 pub use record::{Record, clean_up};
 pub use rules::Spec;
 
@@ -49,6 +51,8 @@ pub enum Error {
     Container { act: &'static str, handle: String, source: io::Error },
     #[error("cannot create container {handle}: {message}")]
     Plan { handle: String, message: String },
+    #[error("cannot give a process of container {handle} a root of its own: {message}")]
+    Pea { handle: String, message: String },
     #[error("{handle:?} cannot be the handle of a container")]
     Handle { handle: String },
     #[error("cannot bind {source_path} to {destination}: {why}")]
@@ -63,6 +67,8 @@ pub enum Error {
     Cgroup(#[from] cgroup::Error),
     #[error(transparent)]
     Refused(#[from] owner::Refused),
+    #[error("process ID '{id}' already in use")]
+    ProcessExists { id: String },
     #[error("unknown process: {id}")]
     ProcessNotFound { id: String },
     #[error("{0}")]

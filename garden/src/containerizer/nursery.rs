@@ -1,7 +1,7 @@
 //! The running `garden-init` that bears blanks: started out of a sealed copy in memory, so that replacing the file, or a
 //! container that gets hold of it, changes nothing; started again should it ever end.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -22,6 +22,15 @@ pub struct Born {
     pub pid: i32,
     pub pidfd: OwnedFd,
     pub network_namespace: OwnedFd,
+    pub user_namespace: Option<OwnedFd>,
+    /// Our end of its control socket.
+    pub socket: OwnedFd,
+}
+
+/// A child in a container's namespaces but with mounts of its own.
+pub struct Joined {
+    pub pidfd: OwnedFd,
+    /// The container's.
     pub user_namespace: Option<OwnedFd>,
     /// Our end of its control socket.
     pub socket: OwnedFd,
@@ -68,15 +77,43 @@ impl Nursery {
         Ok(Running { child, control })
     }
 
-    /// One at a time: the kernel makes network namespaces one at a time anyway.
     pub async fn bear(&self, ids: Option<IdRange>) -> Result<Born> {
+        let (socket, theirs) = packets::pair().map_err(failed("make a socket"))?;
+        let unprivileged = ids.is_some();
+        let (pid, fds) = self.ask(Birth::Container { ids }, &[theirs]).await?;
+        let mut fds = fds.into_iter();
+        let (pidfd, network_namespace, user_namespace) = (fds.next(), fds.next(), fds.next());
+        match (pidfd, network_namespace) {
+            (Some(pidfd), Some(network_namespace)) if unprivileged == user_namespace.is_some() => {
+                Ok(Born { pid, pidfd, network_namespace, user_namespace, socket })
+            }
+            _ => Err(failed("get its descriptors")(std::io::ErrorKind::InvalidData.into())),
+        }
+    }
+
+    /// `container`: the pidfd of its pid 1.
+    pub async fn join(&self, container: BorrowedFd<'_>, privileged: bool) -> Result<Joined> {
+        let (socket, theirs) = packets::pair().map_err(failed("make a socket"))?;
+        let container = container.try_clone_to_owned().map_err(failed("name a container to it"))?;
+        let (_, fds) = self.ask(Birth::Pea { privileged }, &[theirs, container]).await?;
+        let mut fds = fds.into_iter();
+        match (fds.next(), fds.next()) {
+            (Some(pidfd), user_namespace) if privileged != user_namespace.is_some() => {
+                Ok(Joined { pidfd, user_namespace, socket })
+            }
+            _ => Err(failed("get its descriptors")(std::io::ErrorKind::InvalidData.into())),
+        }
+    }
+
+    /// One at a time: the kernel makes network namespaces one at a time anyway.
+    async fn ask(&self, birth: Birth, fds: &[OwnedFd]) -> Result<(i32, Vec<OwnedFd>)> {
         let mut running = self.running.lock().await;
         // Taken out meanwhile: whoever is cancelled or fails half-way leaves no nursery that is out of step.
         let mut nursery = match running.take() {
             Some(nursery) => nursery,
             None => self.start()?,
         };
-        let born = timeout(BIRTH_DEADLINE, ask(&mut nursery.control, ids)).await;
+        let born = timeout(BIRTH_DEADLINE, ask(&mut nursery.control, &birth, fds)).await;
         let born = born.map_err(|_| Error::Late { step: "make new namespaces", deadline: BIRTH_DEADLINE })?;
         if !matches!(born, Err(Error::Nursery { .. })) {
             *running = Some(nursery);
@@ -85,24 +122,16 @@ impl Nursery {
     }
 }
 
-async fn ask(control: &mut Control, ids: Option<IdRange>) -> Result<Born> {
-    let failed = |act| move |source| Error::Nursery { act, source };
-    let (socket, theirs) = packets::pair().map_err(failed("make a socket"))?;
-    let unprivileged = ids.is_some();
-    control.send(&Birth { ids }, &[theirs]).await.map_err(failed("ask it"))?;
+fn failed(act: &'static str) -> impl Fn(std::io::Error) -> Error {
+    move |source| Error::Nursery { act, source }
+}
+
+async fn ask(control: &mut Control, birth: &Birth, fds: &[OwnedFd]) -> Result<(i32, Vec<OwnedFd>)> {
+    control.send(birth, fds).await.map_err(failed("ask it"))?;
     let answer = control.receive().await.map_err(failed("hear from it"))?;
     let answer = answer.ok_or_else(|| failed("hear from it")(std::io::ErrorKind::UnexpectedEof.into()))?;
     match serde_json::from_slice(&answer.bytes) {
-        Ok(BirthResult::Born { pid }) => {
-            let mut fds = answer.fds.into_iter();
-            let (pidfd, network_namespace, user_namespace) = (fds.next(), fds.next(), fds.next());
-            match (pidfd, network_namespace) {
-                (Some(pidfd), Some(network_namespace)) if unprivileged == user_namespace.is_some() => {
-                    Ok(Born { pid, pidfd, network_namespace, user_namespace, socket })
-                }
-                _ => Err(failed("get its descriptors")(std::io::ErrorKind::InvalidData.into())),
-            }
-        }
+        Ok(BirthResult::Born { pid }) => Ok((pid, answer.fds)),
         Ok(BirthResult::Failed { message }) => Err(Error::Birth { message }),
         Err(error) => Err(failed("understand it")(error.into())),
     }

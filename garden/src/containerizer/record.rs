@@ -37,7 +37,9 @@ pub fn clean_up(record: &Record) -> Result<()> {
         process::kill(&known.pidfd).map_err(failed("kill"))?;
         wait_for_end(&known.pidfd).map_err(failed("wait for the end of"))?;
     }
-    Hierarchies::probe(&record.cgroup_root)?.cgroup(&record.cgroup_parent, &record.cgroup_name).remove()?;
+    let hierarchies = Hierarchies::probe(&record.cgroup_root)?;
+    super::pea::remove_groups(&hierarchies, &record.cgroup_parent, &record.cgroup_name)?;
+    hierarchies.cgroup(&record.cgroup_parent, &record.cgroup_name).remove()?;
     remove_socket(record.socket.as_deref()).map_err(failed("remove the socket of"))
 }
 

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use garden_client::{Limits, ProcessSpec, ResourceLimits};
-use garden_init::{BindMount, CgroupView, Device, Plan, Source, SpawnSpec, WindowSize};
+use garden_init::{BindMount, CgroupView, Device, Plan, Role, Source, SpawnSpec, WindowSize};
 use garden_sys::cgroup::{self, View};
 
 use super::{Config, Error, Result, capabilities};
@@ -95,7 +95,7 @@ pub fn plan(
     let (bind_mounts, mounts) = bind_mounts(&spec.bind_mounts, first_mount)?;
     let guarded = !spec.privileged;
     let plan = Plan {
-        hostname: host_name(&spec.handle),
+        role: Role::Pid1 { hostname: host_name(&spec.handle), sysctls: config.sysctls.clone() },
         privileged: spec.privileged,
         root: 0,
         listener,
@@ -105,7 +105,6 @@ pub fn plan(
         bind_mounts,
         masked_paths: if guarded { MASKED_PATHS.map(String::from).into() } else { Vec::new() },
         read_only_paths: if guarded { READ_ONLY_PATHS.map(String::from).into() } else { Vec::new() },
-        sysctls: config.sysctls.clone(),
         capabilities: capabilities::of_container(spec.privileged),
         non_root_capabilities: capabilities::NON_ROOT,
         seccomp: if guarded { filter.to_vec() } else { Vec::new() },

@@ -19,8 +19,8 @@ use crate::depot::{HANDLE_BYTES_MAX, Record};
 /// Where pid 1 waits for a later garden, in the container's directory.
 const SOCKET: &str = "pid1";
 /// A unix socket's path ends here, with its terminating zero.
-const SOCKET_PATH_BYTES_MAX: usize = 107;
-const WRITABLE: u8 = 1;
+pub(super) const SOCKET_PATH_BYTES_MAX: usize = 107;
+pub(super) const WRITABLE: u8 = 1;
 
 /// In the order in which they are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,7 +98,8 @@ impl Gardener {
     }
 
     async fn take_steps(&self, entry: &Arc<Entry>, spec: ContainerSpec) -> Result<()> {
-        let (place, image) = tokio::join!(self.place(spec.privileged), self.pull(&spec));
+        let (place, image) =
+            tokio::join!(self.place(spec.privileged), self.pull(&spec.image, &spec.rootfs_path));
         let (place, image) = match (place, image) {
             (Ok(place), Ok(image)) => (place, image),
             (Ok(place), Err(error)) => {
@@ -146,10 +147,10 @@ impl Gardener {
         Ok(Arc::new(blank))
     }
 
-    async fn pull(&self, spec: &ContainerSpec) -> Result<Image> {
-        let ImageRef { uri, username, password } = &spec.image;
-        let named =
-            [uri, &spec.rootfs_path, &self.0.config.default_rootfs].into_iter().find(|uri| !uri.is_empty());
+    /// `rootfs_path` is the older way to name an image.
+    pub(super) async fn pull(&self, image: &ImageRef, rootfs_path: &str) -> Result<Image> {
+        let ImageRef { uri, username, password } = image;
+        let named = [uri, rootfs_path, &self.0.config.default_rootfs].into_iter().find(|uri| !uri.is_empty());
         let Some(uri) = named else {
             return Err(Error::Other("no image is named, and there is no default".into()));
         };

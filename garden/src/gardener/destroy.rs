@@ -20,10 +20,11 @@ impl Gardener {
         let started = std::time::Instant::now();
         // Processes first: they hold the root and the network.
         let ended = self.end_processes(&entry, container.as_deref()).await;
+        let peas_ended = self.end_peas(&entry).await;
         let disconnected = self.disconnect(&entry).await;
         let unmounted = self.unmount(&entry).await;
         let mut failures: Vec<Error> =
-            [ended, disconnected, unmounted].into_iter().filter_map(Result::err).collect();
+            [ended, peas_ended, disconnected, unmounted].into_iter().filter_map(Result::err).collect();
         if failures.is_empty() {
             failures.extend(self.forget(&entry).await.err());
         }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use garden_client::{Error, Result};
 
+use super::peas::Peas;
 use crate::containerizer::Container;
 use crate::depot::{self, Depot, Record};
 use crate::networker::Connection;
@@ -32,6 +33,7 @@ pub struct Entry {
     record: Mutex<Record>,
     usage: Mutex<Usage>,
     stopped: AtomicBool,
+    pub(super) peas: Peas,
 }
 
 /// The grace time runs while nobody uses the container.
@@ -55,6 +57,7 @@ impl Entry {
             record: Mutex::new(record),
             usage: Mutex::new(usage),
             stopped,
+            peas: Peas::default(),
         }
     }
 

@@ -14,6 +14,7 @@ mod destroy;
 mod entry;
 mod measure;
 mod network;
+mod peas;
 mod reaper;
 #[cfg(test)]
 mod tests;
@@ -26,8 +27,8 @@ use std::time::Duration;
 
 use diego_base::clock::Clock;
 use garden_client::{
-    Capacity, ContainerInfo, ContainerSpec, Error, Garden, Limits, Metrics, NetIn, NetOutRule, Process,
-    ProcessIo, ProcessSpec, Properties, Reader, Result, Signal, WindowSize,
+    Capacity, ContainerInfo, ContainerSpec, Error, Garden, ImageRef, Limits, Metrics, NetIn, NetOutRule,
+    Process, ProcessIo, ProcessSpec, Properties, Reader, Result, Signal, WindowSize,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -361,7 +362,10 @@ impl Garden for Gardener {
 
     async fn run(&self, handle: &str, spec: ProcessSpec, io: ProcessIo) -> Result<Box<dyn Process>> {
         let (container, in_use) = self.used(handle)?;
-        let process = container.run(&spec, io).await?;
+        let process = match spec.image == ImageRef::default() {
+            true => container.run(&spec, io).await?,
+            false => self.run_pea(self.entry(handle)?, container, spec, io).await?,
+        };
         Ok(Box::new(Followed { process, _in_use: in_use }))
     }
 

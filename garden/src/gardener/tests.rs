@@ -16,6 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 
+mod peas;
 mod plugins;
 
 const PATIENCE: Duration = Duration::from_secs(20);

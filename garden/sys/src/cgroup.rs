@@ -5,6 +5,7 @@
 //! milliseconds, and on version 2 some kernels kill children born into a group whose `cgroup.kill` was ever written,
 //! so neither that file nor CLONE_INTO_CGROUP is used.
 
+mod part;
 mod v1;
 mod v2;
 
@@ -13,6 +14,8 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+pub use part::Part;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -162,6 +165,11 @@ impl Cgroup {
             Hierarchies::V2(_) => "cgroup.procs",
         };
         self.directories.iter().map(|directory| open_for_writing(&directory.join(file))).collect()
+    }
+
+    /// The part of it of this name; nothing is made yet.
+    pub fn part(&self, name: &str) -> Part {
+        Part::of(self, name)
     }
 
     pub fn directories(&self) -> &[PathBuf] {

@@ -35,12 +35,26 @@ pub enum Forked {
 /// # Safety
 /// The process has one thread: in a child of a many-threaded one, locks may be held for ever.
 pub unsafe fn fork_into(namespaces: u64) -> io::Result<Forked> {
+    // SAFETY: as our own contract says.
+    unsafe { clone3(namespaces, libc::SIGCHLD as u64) }
+}
+
+/// The same, but the new process is a child of the caller's own parent.
+///
+/// # Safety
+/// As for [`fork_into`].
+pub unsafe fn fork_sibling_into(namespaces: u64) -> io::Result<Forked> {
+    // SAFETY: as our own contract says. The kernel wants no signal named: a sibling has the caller's.
+    unsafe { clone3(namespaces | libc::CLONE_PARENT as u64, 0) }
+}
+
+unsafe fn clone3(flags: u64, exit_signal: u64) -> io::Result<Forked> {
     let mut pidfd: c_int = -1;
     // SAFETY: all fields are integers; zero is a value of each.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = namespaces | libc::CLONE_PIDFD as u64;
+    args.flags = flags | libc::CLONE_PIDFD as u64;
     args.pidfd = &raw mut pidfd as u64;
-    args.exit_signal = libc::SIGCHLD as u64;
+    args.exit_signal = exit_signal;
     // SAFETY: args lives through the call; without CLONE_VM the child goes on with its own copy of this stack.
     match check(unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) })? {
         0 => Ok(Forked::Child),
@@ -137,6 +151,16 @@ pub fn reset_signals() {
     unblock_signals();
 }
 
+/// Whatever can be blocked is held back from now on: who shares a pid namespace with others hears their signals, too.
+pub fn block_signals() {
+    // SAFETY: the set is initialised by sigfillset.
+    unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&mut all);
+        libc::sigprocmask(libc::SIG_SETMASK, &all, std::ptr::null_mut());
+    }
+}
+
 pub fn unblock_signals() {
     // SAFETY: the set is initialised by sigemptyset.
     unsafe {
@@ -177,6 +201,12 @@ pub fn child_signals() -> io::Result<OwnedFd> {
         let fd = libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
         if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
     }
+}
+
+/// Joins these namespaces of the process, all at once or none; of its pid namespace only children will be.
+pub fn join_namespaces(process: impl AsFd, namespaces: u64) -> io::Result<()> {
+    // SAFETY: namespaces only; no memory or descriptor table is taken apart.
+    check(unsafe { libc::setns(process.as_fd().as_raw_fd(), namespaces as c_int) } as libc::c_long).map(drop)
 }
 
 pub fn unshare(namespaces: u64) -> io::Result<()> {

@@ -75,8 +75,12 @@ impl Hierarchies {
     }
 
     fn of<'a>(&self, directories: &'a [PathBuf], controller: &str) -> Option<&'a Path> {
-        let index = self.mounted.iter().position(|one| one.controllers.contains(&controller))?;
-        directories.get(index).map(PathBuf::as_path)
+        directories.get(self.position(controller)?).map(PathBuf::as_path)
+    }
+
+    /// Of the directory with this controller, among all.
+    pub fn position(&self, controller: &str) -> Option<usize> {
+        self.mounted.iter().position(|one| one.controllers.contains(&controller))
     }
 
     pub fn limit(&self, directories: &[PathBuf], limits: &Limits) -> Result<()> {
