@@ -3,6 +3,7 @@
 #   make build    every program into dist/bin, with a link to `diego` under each established name
 #   make demo     a whole Diego on this machine: runs an image and a droplet, shows them, leaves no trace (root)
 #   make test     installs what the tests need and passes them all (root for the kernel's part)
+#   make test-vm  the tests that depend on the kernel on another one: Linux 6.1, cgroup v2 alone (see tests/vm)
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -17,7 +18,7 @@ strip := $(if $(filter release,$(PROFILE)),-s)
 programs := diego garden-init builder launcher healthcheck diego-sshd
 names := bbs locket auctioneer rep gdn route-emitter ssh-proxy file-server cfdot
 
-.PHONY: build gather demo test lint bench-dev bench-garden tools clean
+.PHONY: build gather demo test test-vm lint bench-dev bench-garden tools clean
 
 build: tools
 	cargo build --locked --profile $(PROFILE) $(addprefix --bin ,$(programs))
@@ -38,6 +39,10 @@ test: tools
 	$(MAKE) gather PROFILE=dev
 	DIEGO_BIN=$(CURDIR)/dist/bin cargo test --locked --workspace --no-fail-fast
 	tests/demo/run dist/bin
+
+test-vm: tools
+	tests/packages busybox-static e2fsprogs
+	tests/vm/run
 
 # What a user of one machine feels; figures on the last lines.
 bench-dev: build

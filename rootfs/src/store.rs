@@ -27,7 +27,7 @@ use crate::flight::Flights;
 use crate::image::ImageRef;
 use crate::layers::{LayerRecord, Layers, Pins, ROOT};
 use crate::manifest::ImageConfig;
-use crate::overlay::{self, View};
+use crate::overlay::{self, Lowers, Overlays};
 use crate::pull::{LayerFlight, Progress};
 use crate::registry::{Client, Credentials, Policy};
 use crate::stack::{Inherited, Layer, Lower, Opened, inherited, stack};
@@ -68,6 +68,8 @@ pub enum Error {
     UnknownHandle { handle: String },
     #[error(transparent)]
     Overlay(#[from] overlay::Error),
+    #[error(transparent)]
+    Unmountable(#[from] Unmountable),
     /// The answer of a pull that several waited for.
     #[error(transparent)]
     Shared(Arc<Error>),
@@ -203,6 +205,11 @@ pub struct Store {
     pub(crate) inner: Arc<Inner>,
 }
 
+/// Why roots cannot be mounted here.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("roots cannot be mounted here: {0}")]
+pub struct Unmountable(String);
+
 pub(crate) struct Inner {
     pub directory: PathBuf,
     pub config: Config,
@@ -212,8 +219,7 @@ pub(crate) struct Inner {
     pub layer_flights: Flights<Digest, LayerFlight, Progress>,
     pub places: tokio::sync::Semaphore,
     roots: Mutex<BTreeMap<String, Root>>,
-    /// Why roots cannot be mounted here; `None`: they can.
-    unmountable: Option<String>,
+    overlays: Result<Overlays, Unmountable>,
     pub chores: Chores,
     _lock: fs::File,
 }
@@ -234,10 +240,18 @@ impl Store {
             fs::create_dir_all(&path).map_err(disk("make", &path))?;
         }
         let layers = Arc::new(Layers::open(directory).map_err(disk("open", directory))?);
-        let probed = overlay::probe(&directory.join("tmp/probe"));
-        let unmountable = probed.err().map(|error| error.to_string());
-        if let Some(reason) = &unmountable {
-            tracing::warn!(store = %directory.display(), reason, "roots cannot be mounted");
+        let overlays =
+            Overlays::probe(&directory.join("tmp/probe")).map_err(|error| Unmountable(error.to_string()));
+        match &overlays {
+            Ok(Overlays::ByDescriptor) => {
+                tracing::info!(store = %directory.display(), "layers are mounted by descriptor")
+            }
+            Ok(Overlays::ByPath(_)) => {
+                tracing::info!(store = %directory.display(), "layers are mounted by path: this kernel is older than 6.13")
+            }
+            Err(Unmountable(reason)) => {
+                tracing::warn!(store = %directory.display(), reason, "roots cannot be mounted")
+            }
         }
         let roots = read_roots(directory, &layers)?;
         let client = Client::new(config.registries.clone())?;
@@ -252,7 +266,7 @@ impl Store {
             layer_flights: Flights::default(),
             places: tokio::sync::Semaphore::new(LAYERS_AT_ONCE_MAX),
             roots: Mutex::new(roots),
-            unmountable,
+            overlays,
             chores,
             config,
             _lock: lock,
@@ -262,7 +276,7 @@ impl Store {
 
     /// Why this machine cannot mount roots (not root, no overlay), if it cannot.
     pub fn unmountable(&self) -> Option<&str> {
-        self.inner.unmountable.as_deref()
+        self.inner.overlays.as_ref().err().map(|Unmountable(reason)| reason.as_str())
     }
 
     /// Makes an image ready to be mounted, fetching what is not here yet. Dropping the future stops it.
@@ -329,34 +343,35 @@ impl Store {
         for directory in [&upper, &work] {
             fs::create_dir(directory).map_err(disk("make", directory))?;
         }
-        // Open until the overlay exists: a clone is dissolved with its descriptor, and its layers are then refused.
-        let view = View::of(self.inner.layers.directory(), user_namespace)?;
-        let lowers = self.lowers(&view, &image.layers, user_namespace)?;
-        dress(&upper, &lowers[0], &image.inherited, base).map_err(disk("prepare", &upper))?;
-        let fd = overlay::mount(handle, &lowers, path)?;
-        drop(view);
+        let overlays = self.inner.overlays.as_ref().map_err(Clone::clone)?;
+        let lowers = self.lowers(&image.layers, user_namespace)?;
+        dress(&upper, lowers.topmost(), &image.inherited, base).map_err(disk("prepare", &upper))?;
+        let fd = overlays.mount(handle, &lowers, path)?;
         Ok(RootMount { fd, upper, image_bytes: image.bytes() })
     }
 
-    /// Topmost first, never empty.
-    fn lowers(
+    /// Never empty.
+    fn lowers<'a>(
         &self,
-        view: &View,
         layers: &[Layer],
-        user_namespace: Option<BorrowedFd<'_>>,
-    ) -> Result<Vec<OwnedFd>, Error> {
-        let lowers = stack(layers).into_iter().map(|lower| match lower {
-            Lower::Stored(id) => view.layer(id),
-            Lower::Directory(path) => View::of(path, user_namespace).map(View::whole),
-        });
-        let lowers = lowers.collect::<Result<Vec<_>, _>>()?;
-        if !lowers.is_empty() {
-            return Ok(lowers);
+        user_namespace: Option<BorrowedFd<'a>>,
+    ) -> Result<Lowers<'a>, Error> {
+        let mut lowers = Lowers::new(user_namespace);
+        for lower in stack(layers) {
+            match lower {
+                Lower::Stored(id) => {
+                    lowers.add(self.inner.layers.directory(), &Path::new(id.hex()).join(ROOT))?
+                }
+                Lower::Directory(path) => lowers.add(path, Path::new(""))?,
+            }
         }
-        // An image without layers: the overlay wants one nevertheless.
-        let empty = self.inner.directory.join("empty");
-        fs::create_dir_all(&empty).map_err(disk("make", &empty))?;
-        Ok(vec![View::of(&empty, user_namespace)?.whole()])
+        if lowers.is_empty() {
+            // An image without layers: the overlay wants one nevertheless.
+            let empty = self.inner.directory.join("empty");
+            fs::create_dir_all(&empty).map_err(disk("make", &empty))?;
+            lowers.add(&empty, Path::new(""))?;
+        }
+        Ok(lowers)
     }
 
     /// Removes what a root has written. The mount itself goes with its last user. Safe to call twice, and for a root
@@ -526,7 +541,13 @@ fn check_limit(image: &Image, limit: DiskLimit) -> Result<(), Error> {
 }
 
 /// Gives the upper directory the looks of the root below it, and makes the directories that come before all layers.
-fn dress(upper: &Path, topmost: &OwnedFd, inherited: &[Inherited], base: BaseIds) -> io::Result<()> {
+fn dress(
+    upper: &Path,
+    topmost: Option<BorrowedFd<'_>>,
+    inherited: &[Inherited],
+    base: BaseIds,
+) -> io::Result<()> {
+    let topmost = topmost.ok_or(io::ErrorKind::NotFound)?;
     let root = rustix::fs::statat(topmost, "", AtFlags::EMPTY_PATH)?;
     // Seen through the view, its owner is the container's already.
     let owner = Some(rustix::fs::Uid::from_raw(root.st_uid));

@@ -19,7 +19,7 @@ use super::*;
 mod peas;
 mod plugins;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 static WORLDS: AtomicUsize = AtomicUsize::new(0);
 
 /// One garden and everything it may touch.
@@ -524,8 +524,8 @@ fn a_garden_takes_away_what_a_killed_one_left() {
 fn a_container_nobody_uses_is_reaped_after_its_grace_time() {
     in_a_world("a_container_nobody_uses_is_reaped_after_its_grace_time", async |world| {
         let short = Duration::from_millis(300);
-        world.create(ContainerSpec { grace_time: short.as_nanos() as u64, ..named("used") }).await;
         world.create(named("without")).await;
+        world.create(ContainerSpec { grace_time: short.as_nanos() as u64, ..named("used") }).await;
         let process = world.gardener.run("used", shell("sleep 1000"), ProcessIo::default()).await.unwrap();
         world.create(ContainerSpec { grace_time: short.as_nanos() as u64, ..named("unused") }).await;
         let gone = async |handle: &str| {

@@ -13,3 +13,4 @@ pub mod nftables;
 pub mod packets;
 pub mod process;
 pub mod seccomp;
+pub mod secluded;

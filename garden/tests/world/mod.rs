@@ -34,7 +34,7 @@ pub fn user_sh(user: &str, script: &str) -> ProcessSpec {
     ProcessSpec { user: user.into(), ..sh(script) }
 }
 
-const STEP_DEADLINE: Duration = Duration::from_secs(20);
+const STEP_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Id ranges of tests that run at the same time must differ: files in a shared root belong to them.
 static WORLDS: AtomicU32 = AtomicU32::new(0);
