@@ -12,7 +12,9 @@ pub mod http;
 pub mod networker;
 pub mod plugins;
 mod properties;
+mod relay;
 mod restore;
+mod socket;
 
 use std::sync::Arc;
 

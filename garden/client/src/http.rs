@@ -1,14 +1,17 @@
 //! The Garden API over HTTP, on a unix socket or TCP: the client.
 //!
-//! One connection a call, as the API's stream calls want it anyway; against a unix socket that costs microseconds.
-//! Process streams leave HTTP after the response's head (see [`stream`]).
+//! Calls that are answered in JSON share connections, which wait for the next call for a while ([`pool`]); streams have one
+//! each. Process streams leave HTTP after the response's head (see [`stream`]). A call that is dropped takes its
+//! connection with it, so that no answer is ever taken for that of another call.
 
+mod pool;
 mod stream;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,7 +20,7 @@ use http::{Method, Request, Response, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, BodyStream, Empty, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
-use hyper_util::rt::TokioIo;
+use pool::Pool;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -32,6 +35,12 @@ use crate::{
 
 /// A garden that does not take a connection for this long is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// For calls that only look or note something.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// For calls that make containers, or wait for processes to end: an image may have to come from far away.
+const LONG_CALL_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+/// Of a tar stream, read at once.
+const TAR_PIECE_BYTES: usize = 256 << 10;
 /// Of an answer in JSON: the metrics of a thousand containers are about 2 MB.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
@@ -55,15 +64,17 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
 
 type Body = UnsyncBoxBody<Bytes, io::Error>;
 
+/// Cheap to clone; all clones share connections.
 #[derive(Debug, Clone)]
 pub struct HttpGarden {
     address: Address,
+    pool: Arc<Pool>,
 }
 
 impl HttpGarden {
     /// Nothing is connected before the first call.
     pub fn new(address: Address) -> Self {
-        Self { address }
+        Self { address, pool: Arc::default() }
     }
 
     async fn connect(&self) -> Result<Box<dyn Connection>> {
@@ -79,6 +90,7 @@ impl HttpGarden {
             .map_err(|error| Error::Other(format!("cannot connect to garden at {}: {error}", self.address)))
     }
 
+    /// By a connection of its own, which ends with the answer.
     async fn send(
         &self,
         method: Method,
@@ -86,50 +98,97 @@ impl HttpGarden {
         content_type: &str,
         body: Body,
     ) -> Result<Response<Incoming>> {
-        let broken =
-            |error: &dyn std::fmt::Display| Error::Other(format!("{method} {target} at garden: {error}"));
-        let mut request = Request::builder().method(&method).uri(target).header(header::HOST, "api");
-        if !content_type.is_empty() {
-            request = request.header(header::CONTENT_TYPE, content_type);
-        }
-        let request = request.body(body).map_err(|error| broken(&error))?;
-        let stream = TokioIo::new(self.connect().await?);
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(stream).await.map_err(|error| broken(&error))?;
-        // Ends with the response's body, or when that is dropped.
-        tokio::spawn(connection);
-        let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
+        let request = request(&method, target, content_type, body)?;
+        let mut sender = pool::handshake(self.connect().await?).await.map_err(broken(&method, target))?;
+        let response = sender.send_request(request).await.map_err(broken(&method, target))?;
         if response.status().is_success() {
             return Ok(response);
         }
         let status = response.status();
-        let body = collect(response).await.map_err(|error| broken(&error))?;
+        let body = collect(response).await.map_err(broken(&method, target))?;
         Err(refusal(status.as_u16(), &body))
     }
 
+    /// By a connection that others have used, if there is one.
     async fn call<T: DeserializeOwned>(
         &self,
         method: Method,
         target: &str,
         body: Option<Vec<u8>>,
+        deadline: Duration,
     ) -> Result<T> {
-        let content_type = if body.is_some() { "application/json" } else { "" };
-        let body = body.map_or_else(empty, |bytes| {
-            Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
-        });
-        let response = self.send(method, target, content_type, body).await?;
-        let bytes = collect(response).await.map_err(|error| unreadable(target, &error))?;
-        serde_json::from_slice(&bytes).map_err(|error| unreadable(target, &error))
+        let call = async {
+            let (status, bytes) = self.exchange(&method, target, body.map(Bytes::from)).await?;
+            if !(200..300).contains(&status) {
+                return Err(refusal(status, &bytes));
+            }
+            serde_json::from_slice(&bytes).map_err(|error| unreadable(target, &error))
+        };
+        let late = |_| Error::Other(format!("{method} {target} at garden took longer than {deadline:?}"));
+        tokio::time::timeout(deadline, call).await.map_err(late)?
+    }
+
+    async fn exchange(&self, method: &Method, target: &str, body: Option<Bytes>) -> Result<(u16, Bytes)> {
+        let request = || {
+            let content_type = if body.is_some() { "application/json" } else { "" };
+            let body = body
+                .clone()
+                .map_or_else(empty, |bytes| Full::new(bytes).map_err(|never| match never {}).boxed_unsync());
+            request(method, target, content_type, body)
+        };
+        while let Some(mut sender) = self.pool.take() {
+            if sender.ready().await.is_err() {
+                continue;
+            }
+            match sender.try_send_request(request()?).await {
+                Ok(response) => return self.finish(method, target, sender, response).await,
+                Err(mut failed) => {
+                    // Closed before a byte of this went out, it has asked nothing yet.
+                    if failed.take_message().is_none() {
+                        return Err(broken(method, target)(failed.into_error()));
+                    }
+                }
+            }
+        }
+        let mut sender = pool::handshake(self.connect().await?).await.map_err(broken(method, target))?;
+        let response = sender.send_request(request()?).await.map_err(broken(method, target))?;
+        self.finish(method, target, sender, response).await
+    }
+
+    async fn finish(
+        &self,
+        method: &Method,
+        target: &str,
+        sender: pool::Sender,
+        response: Response<Incoming>,
+    ) -> Result<(u16, Bytes)> {
+        let status = response.status().as_u16();
+        let bytes = collect(response).await.map_err(broken(method, target))?;
+        self.pool.put(sender);
+        Ok((status, bytes))
     }
 
     async fn get<T: DeserializeOwned>(&self, target: &str) -> Result<T> {
-        self.call(Method::GET, target, None).await
+        self.call(Method::GET, target, None, CALL_TIMEOUT).await
     }
 
     /// An answer without content is an empty object.
     async fn tell(&self, method: Method, target: &str, message: &(impl Serialize + Sync)) -> Result<()> {
-        self.call::<serde_json::Value>(method, target, Some(json(message)?)).await.map(drop)
+        self.call::<serde_json::Value>(method, target, Some(json(message)?), CALL_TIMEOUT).await.map(drop)
     }
+}
+
+fn request(method: &Method, target: &str, content_type: &str, body: Body) -> Result<Request<Body>> {
+    let mut request = Request::builder().method(method).uri(target).header(header::HOST, "api");
+    if !content_type.is_empty() {
+        request = request.header(header::CONTENT_TYPE, content_type);
+    }
+    request.body(body).map_err(broken(method, target))
+}
+
+fn broken<E: std::fmt::Display>(method: &Method, target: &str) -> impl Fn(E) -> Error {
+    let call = format!("{method} {target}");
+    move |error| Error::Other(format!("{call} at garden: {error}"))
 }
 
 fn empty() -> Body {
@@ -178,12 +237,14 @@ impl Garden for HttpGarden {
     }
 
     async fn create(&self, spec: ContainerSpec) -> Result<String> {
-        let created: Created = self.call(Method::POST, "/containers", Some(json(&spec)?)).await?;
+        let created: Created =
+            self.call(Method::POST, "/containers", Some(json(&spec)?), LONG_CALL_TIMEOUT).await?;
         Ok(created.handle)
     }
 
     async fn destroy(&self, handle: &str) -> Result<()> {
-        self.call::<serde_json::Value>(Method::DELETE, &container(handle, ""), None).await.map(drop)
+        let target = container(handle, "");
+        self.call::<serde_json::Value>(Method::DELETE, &target, None, LONG_CALL_TIMEOUT).await.map(drop)
     }
 
     async fn containers(&self, properties: &Properties) -> Result<Vec<String>> {
@@ -210,7 +271,8 @@ impl Garden for HttpGarden {
     }
 
     async fn stop(&self, handle: &str, kill: bool) -> Result<()> {
-        self.tell(Method::PUT, &container(handle, "/stop"), &StopRequest { kill }).await
+        let (target, request) = (container(handle, "/stop"), json(&StopRequest { kill })?);
+        self.call::<serde_json::Value>(Method::PUT, &target, Some(request), LONG_CALL_TIMEOUT).await.map(drop)
     }
 
     async fn info(&self, handle: &str) -> Result<ContainerInfo> {
@@ -234,7 +296,8 @@ impl Garden for HttpGarden {
 
     async fn stream_in(&self, handle: &str, user: &str, path: &str, tar: Reader) -> Result<()> {
         let target = container(handle, "/files") + &query([("user", user), ("destination", path)]);
-        let body = StreamBody::new(ReaderStream::new(tar).map_ok(Frame::data)).boxed_unsync();
+        let body = StreamBody::new(ReaderStream::with_capacity(tar, TAR_PIECE_BYTES).map_ok(Frame::data))
+            .boxed_unsync();
         self.send(Method::PUT, &target, "application/x-tar", body).await.map(drop)
     }
 
@@ -261,7 +324,8 @@ impl Garden for HttpGarden {
     async fn net_in(&self, handle: &str, host_port: u32, container_port: u32) -> Result<(u32, u32)> {
         let request = NetInPorts { handle: handle.into(), host_port, container_port };
         let target = container(handle, "/net/in");
-        let mapped: NetInPorts = self.call(Method::POST, &target, Some(json(&request)?)).await?;
+        let mapped: NetInPorts =
+            self.call(Method::POST, &target, Some(json(&request)?), CALL_TIMEOUT).await?;
         Ok((mapped.host_port, mapped.container_port))
     }
 
@@ -288,7 +352,8 @@ impl Garden for HttpGarden {
     }
 
     async fn remove_property(&self, handle: &str, name: &str) -> Result<()> {
-        self.call::<serde_json::Value>(Method::DELETE, &property(handle, name), None).await.map(drop)
+        let target = property(handle, name);
+        self.call::<serde_json::Value>(Method::DELETE, &target, None, CALL_TIMEOUT).await.map(drop)
     }
 }
 

@@ -10,6 +10,7 @@ pub mod memory;
 mod spec;
 pub mod wire;
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -18,8 +19,16 @@ pub use http::{Address, HttpGarden};
 pub use spec::*;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-pub type Reader = Box<dyn AsyncRead + Send + Unpin>;
-pub type Writer = Box<dyn AsyncWrite + Send + Unpin>;
+/// Bytes that come. What a garden is given it may look at: bytes of some kinds can be moved without passing through it.
+pub trait Readable: AsyncRead + Send + Unpin + Any {}
+impl<T: AsyncRead + Send + Unpin + Any> Readable for T {}
+
+/// Bytes that go, likewise.
+pub trait Writable: AsyncWrite + Send + Unpin + Any {}
+impl<T: AsyncWrite + Send + Unpin + Any> Writable for T {}
+
+pub type Reader = Box<dyn Readable>;
+pub type Writer = Box<dyn Writable>;
 
 /// Where a process's standard streams go. `None` for stdin is end of file at once; for an output, it is thrown away.
 #[derive(Default)]

@@ -1,22 +1,35 @@
 //! Carrying bytes between the pipes (or the terminal) of a process and whoever listens.
 //!
 //! One task an output. It reads only when all its listeners have taken what was read before, so a slow reader slows the
-//! process down and costs no memory; output that nobody listens to is thrown away.
+//! process down and costs no memory; output that nobody listens to is thrown away. Where the one listener is a client's
+//! connection, the kernel moves the bytes there, and they do not pass through here at all.
 
+use std::any::Any;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
 use garden_client::{Reader, Writer};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::pipe::fcntl_setpipe_size;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::sync::watch;
 
 use super::watched::watched;
+use crate::relay::OutputWriter;
+use crate::socket::Socket;
 
 /// What is read at once, and given to the listeners without a pause for others.
-const CHUNK_BYTES: usize = 16 * 1024;
+const CHUNK_BYTES: usize = 64 * 1024;
+/// What the kernel moves at once, likewise.
+const SPLICE_BYTES: usize = 256 * 1024;
+/// What a pipe is made to hold that has been found full: whoever fills it is woken less often.
+const BUSY_PIPE_BYTES: usize = 256 * 1024;
+/// Of input, read at once: little from who types, much from who does not.
+const FED_BYTES_MIN: usize = 8 * 1024;
+const FED_BYTES_MAX: usize = 256 * 1024;
 /// What a pipe holds at most, whatever its owner makes of it (`fs.pipe-max-size`).
 const PIPE_BYTES_MAX: usize = 1 << 20;
 
@@ -40,7 +53,14 @@ impl Output {
         let source = watched(fd, Interest::READABLE)?;
         let arrived = Arc::new(Mutex::new(listener.into_iter().collect()));
         let (tell_drained, drained) = watch::channel(false);
-        let pump = Pump { source, arrived: arrived.clone(), listeners: Vec::new(), ended };
+        let pump = Pump {
+            source,
+            arrived: arrived.clone(),
+            listeners: Vec::new(),
+            ended,
+            copies_only: false,
+            enlarged: false,
+        };
         tokio::spawn(pump.run(tell_drained));
         Ok(Output { arrived, drained })
     }
@@ -60,6 +80,9 @@ struct Pump {
     arrived: Arc<Mutex<Vec<Writer>>>,
     listeners: Vec<Writer>,
     ended: watch::Receiver<Option<i32>>,
+    /// The source is something from which the kernel does not move bytes by itself.
+    copies_only: bool,
+    enlarged: bool,
 }
 
 enum Carried {
@@ -80,7 +103,7 @@ impl Pump {
                 drained.send_replace(true);
             }
             match carried {
-                Carried::PipeFull => {}
+                Carried::PipeFull => self.enlarge(),
                 Carried::End => break,
                 Carried::Everything if ended => wait_readable(&self.source).await,
                 Carried::Everything => tokio::select! {
@@ -99,23 +122,66 @@ impl Pump {
 
     /// Others get their turn after each chunk: a process may write faster than its listeners take, for ever.
     async fn carry(&mut self) -> Carried {
-        let mut chunk = vec![0; CHUNK_BYTES];
+        let mut chunk = Vec::new();
         let mut total = 0;
         while total < PIPE_BYTES_MAX {
-            match rustix::io::read(self.source.get_ref(), &mut chunk) {
+            self.adopt();
+            let carried = match self.direct() {
+                Some(socket) => self.splice(&socket).await,
+                None => self.copy(&mut chunk).await,
+            };
+            match carried {
                 Ok(0) => return Carried::End,
-                Ok(length) => {
-                    total += length;
-                    self.give(&chunk[..length]).await;
-                    tokio::task::yield_now().await;
-                }
+                Ok(length) => total += length,
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Carried::Everything,
                 // EIO is how a terminal says that nobody has its other end open.
                 Err(_) => return Carried::End,
             }
+            tokio::task::yield_now().await;
         }
         Carried::PipeFull
+    }
+
+    async fn copy(&mut self, chunk: &mut Vec<u8>) -> rustix::io::Result<usize> {
+        chunk.resize(CHUNK_BYTES, 0);
+        let length = rustix::io::read(self.source.get_ref(), &mut chunk[..])?;
+        self.give(&chunk[..length]).await;
+        Ok(length)
+    }
+
+    /// The connection of the only listener, when bytes may go there past it.
+    fn direct(&self) -> Option<Arc<Socket>> {
+        let [listener] = &self.listeners[..] else { return None };
+        let listener: &dyn Any = &**listener;
+        if self.copies_only { None } else { listener.downcast_ref::<OutputWriter>()?.direct() }
+    }
+
+    /// Like [`Self::copy`], by the kernel.
+    async fn splice(&mut self, socket: &Socket) -> rustix::io::Result<usize> {
+        let source = self.source.get_ref();
+        if rustix::io::ioctl_fionread(source)? == 0 {
+            // Empty, or at its end: which of the two does not depend on the connection.
+            return if at_end(source) { Ok(0) } else { Err(Errno::AGAIN) };
+        }
+        match socket.splice_from(source.as_fd(), SPLICE_BYTES).await {
+            Ok(length) => return Ok(length),
+            Err(error) => match Errno::from_io_error(&error) {
+                Some(Errno::AGAIN) => {}
+                // Not a pipe, after all.
+                Some(Errno::INVAL) => self.copies_only = true,
+                // The connection is broken, and with it the listener.
+                _ => self.listeners.clear(),
+            },
+        }
+        Err(Errno::INTR)
+    }
+
+    /// As large as this kernel and the user's share of pipe memory allow; as it is otherwise.
+    fn enlarge(&mut self) {
+        if !std::mem::replace(&mut self.enlarged, true) {
+            let _ = fcntl_setpipe_size(self.source.get_ref(), BUSY_PIPE_BYTES);
+        }
     }
 
     fn adopt(&mut self) {
@@ -123,7 +189,6 @@ impl Pump {
     }
 
     async fn give(&mut self, bytes: &[u8]) {
-        self.adopt();
         let mut index = 0;
         while index < self.listeners.len() {
             let listener = &mut self.listeners[index];
@@ -140,6 +205,16 @@ impl Pump {
     }
 }
 
+/// Whether an empty pipe has no writer any more.
+fn at_end(pipe: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(pipe, PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    // Filled in between it is readable too, and not at its end.
+    poll(&mut fds, Some(&now)).is_ok()
+        && fds[0].revents().contains(PollFlags::HUP)
+        && !fds[0].revents().contains(PollFlags::IN)
+}
+
 async fn wait_readable(source: &AsyncFd<OwnedFd>) {
     if let Ok(mut ready) = source.readable().await {
         // Cleared first, then read until empty: a byte that comes in between makes it ready again.
@@ -154,18 +229,23 @@ async fn wait_readable(source: &AsyncFd<OwnedFd>) {
 pub async fn feed(fd: OwnedFd, mut client: Reader) -> io::Result<()> {
     rustix::io::ioctl_fionbio(&fd, true)?;
     let sink = watched(fd, Interest::WRITABLE)?;
-    let mut chunk = Vec::new();
+    let (mut chunk, mut bytes_max) = (Vec::new(), FED_BYTES_MIN);
     loop {
-        chunk.clear();
-        chunk.reserve(8 * 1024);
-        if client.read_buf(&mut chunk).await? == 0 {
+        chunk.resize(bytes_max, 0);
+        let length = client.read(&mut chunk[..bytes_max]).await?;
+        if length == 0 {
             return Ok(());
         }
-        let mut rest = &chunk[..];
+        let mut rest = &chunk[..length];
         while !rest.is_empty() {
             let written =
                 sink.async_io(Interest::WRITABLE, |fd| Ok(rustix::io::write(fd.as_fd(), rest)?)).await?;
             rest = &rest[written..];
+        }
+        if length == bytes_max && bytes_max < FED_BYTES_MAX {
+            bytes_max = FED_BYTES_MAX;
+            // As it is, otherwise.
+            let _ = fcntl_setpipe_size(sink.get_ref(), BUSY_PIPE_BYTES);
         }
     }
 }

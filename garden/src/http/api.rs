@@ -1,90 +1,47 @@
 //! Requests that are answered and done: JSON in, JSON out, and tar streams.
 
-use std::convert::Infallible;
-use std::io;
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::TryStreamExt;
 use garden_client::wire::{
     self, Created, Handles, InfoEntry, MetricsEntry, NetInPorts, PropertyValue, StopRequest,
 };
 use garden_client::{Error, NetOutRule, Reader};
-use http::{Request, Response, StatusCode, header};
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, BodyStream, Full, Limited, StreamBody};
-use hyper::body::{Frame, Incoming};
+use http::StatusCode;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio_util::io::{ReaderStream, StreamReader};
+use tokio::time::timeout;
 
-use super::Server;
-use super::routes::{self, Limit, Route};
+use super::connection::{Connection, TooLong, Unread};
+use super::routes::{Limit, Route};
+use super::{Refusal, Server};
 
 /// Of a request in JSON; egress rules are the longest.
 pub const REQUEST_BYTES_MAX: usize = 16 << 20;
 /// Unsigned in the public client's type, signed in its language; more is nonsense.
 const GRACE_TIME_MAX: Duration = Duration::from_nanos(i64::MAX as u64);
 
-pub type Body = UnsyncBoxBody<Bytes, io::Error>;
+pub enum Answer {
+    Json(Vec<u8>),
+    Tar(Reader),
+}
+
+type Result<T> = std::result::Result<T, Refusal>;
 
 #[derive(Serialize)]
 struct Nothing {}
 
-pub async fn respond(server: Arc<Server>, request: Request<Incoming>) -> Response<Body> {
-    let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
-    let Some(route) = routes::parse(request.method().as_str(), target) else {
-        return answer(StatusCode::NOT_FOUND, "text/plain; charset=utf-8", "404 page not found\n".into());
-    };
-    let line = format!("{} {}", request.method(), request.uri().path());
-    match server.act(route, request.into_body()).await {
-        Ok(response) => response,
-        Err(error) => {
-            if !matches!(error, Error::ProcessNotFound { .. }) {
-                tracing::error!(request = line, %error, "request failed");
-            }
-            refused(&error)
-        }
-    }
+fn json(message: &impl Serialize) -> Result<Answer> {
+    Ok(Answer::Json(wire::line(message).map_err(|error| Error::Other(error.to_string()))?))
 }
 
-/// The status and the JSON of an error.
-pub fn refused(error: &Error) -> Response<Body> {
-    answer(super::status(error), "application/json", wire::line(error).unwrap_or_default())
-}
-
-fn answer(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> Response<Body> {
-    let body = Full::new(Bytes::from(body)).map_err(|never: Infallible| match never {}).boxed_unsync();
-    with_body(status, content_type, body)
-}
-
-fn with_body(status: StatusCode, content_type: &'static str, body: Body) -> Response<Body> {
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
-    response
-}
-
-fn json(message: &impl Serialize) -> Result<Response<Body>, Error> {
-    let line = wire::line(message).map_err(|error| Error::Other(error.to_string()))?;
-    Ok(answer(StatusCode::OK, "application/json", line))
-}
-
-fn done(result: Result<(), Error>) -> Result<Response<Body>, Error> {
-    result.and_then(|()| json(&Nothing {}))
-}
-
-async fn read<T: DeserializeOwned>(body: Incoming) -> Result<T, Error> {
-    let body = Limited::new(body, REQUEST_BYTES_MAX)
-        .collect()
-        .await
-        .map_err(|error| Error::Other(error.to_string()))?;
-    serde_json::from_slice(&body.to_bytes()).map_err(|error| Error::Other(error.to_string()))
+fn done(result: garden_client::Result<()>) -> Result<Answer> {
+    result?;
+    json(&Nothing {})
 }
 
 impl Server {
-    async fn act(&self, route: Route, body: Incoming) -> Result<Response<Body>, Error> {
+    pub(super) async fn act(&self, route: Route, connection: &Connection) -> Result<Answer> {
         let garden = &self.garden;
         match route {
             Route::Ping => done(garden.ping().await),
@@ -92,28 +49,35 @@ impl Server {
             Route::List { properties } => {
                 json(&Handles { handles: garden.containers(&properties.into_iter().collect()).await? })
             }
-            Route::Create => json(&Created { handle: garden.create(read(body).await?).await? }),
+            Route::Create => json(&Created { handle: garden.create(self.read(connection).await?).await? }),
             Route::BulkInfo { handles } => self.bulk_info(&handles).await,
             Route::BulkMetrics { handles } => self.bulk_metrics(&handles).await,
             Route::Info { handle } => json(&garden.info(&handle).await?),
             Route::Destroy { handle } => done(garden.destroy(&handle).await),
-            Route::Stop { handle } => done(garden.stop(&handle, read::<StopRequest>(body).await?.kill).await),
-            Route::StreamIn { handle, user, destination } => {
-                done(garden.stream_in(&handle, &user, &destination, reader(body)).await)
+            Route::Stop { handle } => {
+                let request: StopRequest = self.read(connection).await?;
+                done(garden.stop(&handle, request.kill).await)
             }
-            Route::StreamOut { handle, user, source } => self.stream_out(&handle, &user, &source).await,
+            Route::StreamIn { handle, user, destination } => {
+                let tar = Box::new(connection.body());
+                done(garden.stream_in(&handle, &user, &destination, tar).await)
+            }
+            Route::StreamOut { handle, user, source } => {
+                Ok(Answer::Tar(garden.stream_out(&handle, &user, &source).await?))
+            }
             Route::CurrentLimit { handle, limit } => self.current_limit(&handle, limit).await,
-            Route::NetIn { handle } => self.net_in(&handle, read(body).await?).await,
+            Route::NetIn { handle } => self.net_in(&handle, self.read(connection).await?).await,
             Route::NetOut { handle } => {
-                let rule: NetOutRule = read(body).await?;
+                let rule: NetOutRule = self.read(connection).await?;
                 done(garden.bulk_net_out(&handle, &[rule]).await)
             }
             Route::BulkNetOut { handle } => {
-                let rules: Option<Vec<NetOutRule>> = read(body).await?;
+                let rules: Option<Vec<NetOutRule>> = self.read(connection).await?;
                 done(garden.bulk_net_out(&handle, &rules.unwrap_or_default()).await)
             }
             Route::SetGraceTime { handle } => {
-                let grace_time = Duration::from_nanos(read::<i64>(body).await?.max(0).unsigned_abs());
+                let nanoseconds: i64 = self.read(connection).await?;
+                let grace_time = Duration::from_nanos(nanoseconds.max(0).unsigned_abs());
                 done(garden.set_grace_time(&handle, grace_time.min(GRACE_TIME_MAX)).await)
             }
             Route::Properties { handle } => json(&garden.properties(&handle).await?),
@@ -121,36 +85,52 @@ impl Server {
                 json(&PropertyValue { value: garden.property(&handle, &name).await? })
             }
             Route::SetProperty { handle, name } => {
-                let value = read::<PropertyValue>(body).await?.value;
+                let PropertyValue { value } = self.read(connection).await?;
                 done(garden.set_property(&handle, &name, &value).await)
             }
             Route::RemoveProperty { handle, name } => done(garden.remove_property(&handle, &name).await),
             Route::Metrics { handle } => json(&garden.metrics(&handle).await?),
             Route::Run { .. } | Route::Attach { .. } | Route::Output { .. } => {
-                Err(Error::Other("this request must be the only one of its connection".into()))
+                Err(Error::Other("this request takes its connection over".into()).into())
             }
         }
     }
 
-    async fn bulk_info(&self, handles: &[String]) -> Result<Response<Body>, Error> {
+    /// What a request says in JSON.
+    pub(super) async fn read<T: DeserializeOwned>(&self, connection: &Connection) -> Result<T> {
+        let reading = connection.read_body(REQUEST_BYTES_MAX, &self.budget);
+        let late = || Refusal::text(StatusCode::REQUEST_TIMEOUT, "the request took too long to arrive");
+        let (body, _share) = match timeout(self.limits.body_time, reading).await.map_err(|_| late())? {
+            Ok(Ok(body)) => body,
+            Ok(Err(TooLong)) => {
+                let message = format!("a request of at most {REQUEST_BYTES_MAX} bytes is expected");
+                return Err(Refusal { status: StatusCode::PAYLOAD_TOO_LARGE, error: Error::Other(message) });
+            }
+            Err(unread) => return Err(unread.into()),
+        };
+        serde_json::from_slice(&body)
+            .map_err(|error| Error::Other(format!("cannot understand the request: {error}")).into())
+    }
+
+    async fn bulk_info(&self, handles: &[String]) -> Result<Answer> {
         let entries =
             self.garden.bulk_info(handles).await?.into_iter().map(|(handle, result)| match result {
                 Ok(info) => (handle, InfoEntry { info, err: None }),
                 Err(error) => (handle, InfoEntry { err: Some(error), ..InfoEntry::default() }),
             });
-        json(&entries.collect::<std::collections::BTreeMap<_, _>>())
+        json(&entries.collect::<BTreeMap<_, _>>())
     }
 
-    async fn bulk_metrics(&self, handles: &[String]) -> Result<Response<Body>, Error> {
+    async fn bulk_metrics(&self, handles: &[String]) -> Result<Answer> {
         let entries =
             self.garden.bulk_metrics(handles).await?.into_iter().map(|(handle, result)| match result {
                 Ok(metrics) => (handle, MetricsEntry { metrics, err: None }),
                 Err(error) => (handle, MetricsEntry { err: Some(error), ..MetricsEntry::default() }),
             });
-        json(&entries.collect::<std::collections::BTreeMap<_, _>>())
+        json(&entries.collect::<BTreeMap<_, _>>())
     }
 
-    async fn current_limit(&self, handle: &str, limit: Limit) -> Result<Response<Body>, Error> {
+    async fn current_limit(&self, handle: &str, limit: Limit) -> Result<Answer> {
         let limits = self.garden.current_limits(handle).await?;
         match limit {
             Limit::Bandwidth => json(&limits.bandwidth),
@@ -160,21 +140,40 @@ impl Server {
         }
     }
 
-    async fn net_in(&self, handle: &str, asked: NetInPorts) -> Result<Response<Body>, Error> {
+    async fn net_in(&self, handle: &str, asked: NetInPorts) -> Result<Answer> {
         let (host_port, container_port) =
             self.garden.net_in(handle, asked.host_port, asked.container_port).await?;
         json(&NetInPorts { handle: String::new(), host_port, container_port })
     }
+}
 
-    async fn stream_out(&self, handle: &str, user: &str, source: &str) -> Result<Response<Body>, Error> {
-        let reader = self.garden.stream_out(handle, user, source).await?;
-        let body = StreamBody::new(ReaderStream::new(reader).map_ok(Frame::data)).boxed_unsync();
-        Ok(with_body(StatusCode::OK, "application/x-tar", body))
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Refusal {
+        let status = match error {
+            Error::ContainerNotFound { .. } | Error::ProcessNotFound { .. } => StatusCode::NOT_FOUND,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Refusal { status, error }
     }
 }
 
-fn reader(body: Incoming) -> Reader {
-    let frames = TryStreamExt::map_err(BodyStream::new(body), io::Error::other);
-    let data = frames.try_filter_map(async |frame| Ok(frame.into_data().ok()));
-    Box::new(Box::pin(StreamReader::new(data)))
+impl From<Unread> for Refusal {
+    fn from(unread: Unread) -> Refusal {
+        use super::head::Malformed;
+        let (status, error) = match &unread {
+            Unread::Malformed(Malformed::Bad(_)) | Unread::Io(_) => {
+                (StatusCode::BAD_REQUEST, Error::Other(unread.to_string()))
+            }
+            Unread::Malformed(Malformed::HeadTooLong) => {
+                (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Error::Other(unread.to_string()))
+            }
+            Unread::Malformed(Malformed::Encoding) => {
+                (StatusCode::NOT_IMPLEMENTED, Error::Other(unread.to_string()))
+            }
+            Unread::Exhausted => {
+                (StatusCode::SERVICE_UNAVAILABLE, Error::ServiceUnavailable(unread.to_string()))
+            }
+        };
+        Refusal { status, error }
+    }
 }

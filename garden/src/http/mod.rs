@@ -1,14 +1,20 @@
 //! The Garden API over HTTP/1.1, on a unix socket or TCP.
 //!
-//! Requests whose connection stops being HTTP after the head of the answer (a process and its outputs) are served raw
-//! in [`process`]; an HTTP library gives up a connection only after a status 101, while clients of this API expect
-//! 200 and 201. So the head of each request is looked at here first; all others go to hyper with the bytes put back,
-//! one request a connection, as clients of this API use them.
+//! Requests about processes leave HTTP after the head of the answer ([`process`]): their connection then carries raw
+//! bytes, after a status 200 or 201. An HTTP library gives up a connection only after a status 101, so heads, bodies and
+//! answers are our own ([`head`], [`connection`]), for all requests alike: one connection may carry any of them, one
+//! after the other. No pipelining beyond that, no HTTP/2, no TLS: clients of this API use none.
+//!
+//! ```text
+//! accepted ──place──▶ idle ──head──▶ answered ──persistent──▶ idle       idle too long, or others want the place: closed
+//!     └─none──▶ 503                    └──process──▶ raw until either side ends
+//! ```
 
 mod api;
+pub mod connection;
+pub mod head;
 mod process;
 mod routes;
-mod streams;
 #[cfg(test)]
 mod tests;
 
@@ -17,52 +23,92 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use diego_base::serve::{CONNECTIONS_MAX, DRAIN_TIME, Listener};
-use garden_client::{Error, Garden};
+use garden_client::{Error, Garden, Reader, wire};
 use http::StatusCode;
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
-use tokio::sync::Semaphore;
+use rustix::process::{Resource, getrlimit};
+use tokio::io::AsyncReadExt;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::relay::Relays;
+use crate::socket::Socket;
+use api::Answer;
+use connection::{AnswerHead, Budget, Connection, Unread};
+use head::Head;
 use routes::Route;
-use streams::Streams;
 
-/// Of a request; query strings name all handles of a cell.
-const HEAD_BYTES_MAX: usize = 256 << 10;
-const HEADERS_MAX: usize = 64;
-/// A connection that does not ask for anything this long is closed.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// Out of descriptors, mostly: others end meanwhile.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long a new connection waits for the place of an idle one.
+const PLACE_WAIT: Duration = Duration::from_millis(100);
+/// Of a tar stream, read and sent at once; as much as a pipe holds.
+const TAR_CHUNK_BYTES: usize = 256 << 10;
+
+/// What clients may take of this server.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Open connections. Beyond them idle ones are closed, and if there are none, new ones are refused.
+    pub connections: usize,
+    /// From the first byte of a request, or from the connection's beginning, to the end of its head.
+    pub head_time: Duration,
+    /// Between requests. Longer than clients keep idle connections.
+    pub idle_time: Duration,
+    /// For a whole request in JSON.
+    pub body_time: Duration,
+    /// Of all requests that are being received.
+    pub request_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: connections(),
+            head_time: Duration::from_secs(30),
+            idle_time: Duration::from_secs(150),
+            body_time: Duration::from_secs(60),
+            request_bytes: 256 << 20,
+        }
+    }
+}
+
+/// Half of the descriptors are for containers.
+fn connections() -> usize {
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    CONNECTIONS_MAX.min(usize::try_from(descriptors / 2).unwrap_or(usize::MAX))
+}
 
 struct Server {
     garden: Arc<dyn Garden>,
-    streams: Streams,
+    relays: Relays,
+    limits: Limits,
+    budget: Budget,
+    /// Told once for each connection that finds no place: who has waited longest for a request leaves.
+    crowded: Notify,
     shutdown: CancellationToken,
 }
 
-trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
-
 /// Serves until `shutdown`, then lets open requests finish for [`DRAIN_TIME`]. Streams of processes are detached.
 pub async fn serve(listener: Listener, garden: Arc<dyn Garden>, shutdown: CancellationToken) {
-    let server = Arc::new(Server { garden, streams: Streams::default(), shutdown });
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    while let Ok(place) = places.clone().acquire_owned().await {
+    serve_within(Limits::default(), listener, garden, shutdown).await;
+}
+
+pub async fn serve_within(
+    limits: Limits,
+    listener: Listener,
+    garden: Arc<dyn Garden>,
+    shutdown: CancellationToken,
+) {
+    let (relays, budget) = (Relays::default(), Budget::new(limits.request_bytes));
+    let server = Arc::new(Server { garden, relays, limits, budget, crowded: Notify::new(), shutdown });
+    let places = Arc::new(Semaphore::new(limits.connections));
+    loop {
         let accepted = tokio::select! {
             () = server.shutdown.cancelled() => break,
             accepted = accept(&listener) => accepted,
         };
         match accepted {
-            Ok(connection) => {
-                let server = server.clone();
-                tokio::spawn(async move {
-                    if let Err(error) = server.serve(connection).await {
-                        tracing::debug!(%error, "connection ended");
-                    }
-                    drop(place);
-                });
-            }
+            Ok(socket) => server.receive(socket, &places).await,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -70,95 +116,202 @@ pub async fn serve(listener: Listener, garden: Arc<dyn Garden>, shutdown: Cancel
         }
     }
     drop(listener);
-    let all = places.acquire_many(u32::try_from(CONNECTIONS_MAX).unwrap_or(u32::MAX));
-    _ = tokio::time::timeout(DRAIN_TIME, all).await;
+    let all = places.acquire_many(u32::try_from(limits.connections).unwrap_or(u32::MAX));
+    _ = timeout(DRAIN_TIME, all).await;
 }
 
-async fn accept(listener: &Listener) -> io::Result<Box<dyn Connection>> {
-    Ok(match listener {
-        Listener::Tcp(listener) => Box::new(listener.accept().await?.0),
-        Listener::Unix(listener, _) => Box::new(listener.accept().await?.0),
-    })
+async fn accept(listener: &Listener) -> io::Result<Socket> {
+    let socket = match listener {
+        Listener::Tcp(listener) => Socket::Tcp(listener.accept().await?.0),
+        Listener::Unix(listener, _) => Socket::Unix(listener.accept().await?.0),
+    };
+    if let Err(error) = socket.prepare() {
+        tracing::debug!(%error, "a connection ended before it began");
+    }
+    Ok(socket)
 }
 
-/// A request whose head has been read; `rest` are the bytes that came after it.
-struct Head {
-    /// `None`: no such route.
-    route: Option<Route>,
-    /// `None`: the length is not told (no body, or one in chunks).
-    content_length: Option<usize>,
-    chunked: bool,
-    rest: Vec<u8>,
+/// An error on its way to a client.
+#[derive(Debug)]
+struct Refusal {
+    status: StatusCode,
+    error: Error,
+}
+
+impl Refusal {
+    fn text(status: StatusCode, message: &str) -> Refusal {
+        Refusal { status, error: Error::Other(message.into()) }
+    }
+
+    /// As the typed errors of clients want it.
+    fn bytes(&self, persistent: bool) -> Vec<u8> {
+        let body = wire::line(&self.error).unwrap_or_default();
+        let content_type = Some("application/json");
+        let head = AnswerHead { status: self.status, content_type, persistent, more: "" };
+        [head.bytes(Some(body.len())), body].concat()
+    }
 }
 
 impl Server {
-    async fn serve(self: Arc<Self>, mut connection: Box<dyn Connection>) -> io::Result<()> {
-        let mut bytes = Vec::new();
-        let read = tokio::time::timeout(HEAD_TIMEOUT, read_head(&mut connection, &mut bytes));
-        let head = tokio::select! {
-            () = self.shutdown.cancelled() => return Ok(()),
-            head = read => head.map_err(|_| io::ErrorKind::TimedOut)??,
-        };
-        let Some(head) = head else { return Ok(()) };
-        match head.route {
-            Some(Route::Run { .. } | Route::Attach { .. } | Route::Output { .. }) => {
-                self.hijack(connection, head).await
+    async fn receive(self: &Arc<Self>, socket: Socket, places: &Arc<Semaphore>) {
+        let place = match places.clone().try_acquire_owned() {
+            Ok(place) => Ok(place),
+            Err(_) => {
+                self.crowded.notify_one();
+                // Nobody else is accepted meanwhile: the kernel's queue is where they wait.
+                timeout(PLACE_WAIT, places.clone().acquire_owned())
+                    .await
+                    .map_err(drop)
+                    .and_then(|place| place.map_err(drop))
             }
-            _ => self.plain(connection, bytes).await,
+        };
+        match place {
+            Ok(place) => {
+                let server = self.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = server.converse(Connection::new(socket)).await {
+                        tracing::debug!(%error, "connection ended");
+                    }
+                    drop(place);
+                });
+            }
+            Err(()) => {
+                tracing::warn!(
+                    connections = self.limits.connections,
+                    "refused a connection: there are too many"
+                );
+                let error = Error::ServiceUnavailable("too many connections".into());
+                let refusal = Refusal { status: StatusCode::SERVICE_UNAVAILABLE, error };
+                // Whoever does not hear it sees the connection closed.
+                _ = socket.try_write(&refusal.bytes(false));
+            }
         }
     }
 
-    async fn plain(self: Arc<Self>, connection: Box<dyn Connection>, read: Vec<u8>) -> io::Result<()> {
-        let (receive, send) = tokio::io::split(connection);
-        let rewound = tokio::io::join(io::Cursor::new(read).chain(receive), send);
-        let service = hyper::service::service_fn(|request| {
-            let server = self.clone();
-            async move { Ok::<_, std::convert::Infallible>(api::respond(server, request).await) }
-        });
-        let mut http = hyper::server::conn::http1::Builder::new();
-        http.keep_alive(false)
-            .serve_connection(TokioIo::new(rewound), service)
-            .await
-            .map_err(io::Error::other)
+    /// One request after the other.
+    async fn converse(self: Arc<Self>, connection: Connection) -> io::Result<()> {
+        let mut patience = self.limits.head_time;
+        loop {
+            let head = tokio::select! {
+                () = self.shutdown.cancelled() => return Ok(()),
+                () = self.crowded.notified() => return Ok(()),
+                head = self.next_head(&connection, patience) => head,
+            };
+            let head = match head {
+                Ok(Some(head)) => head,
+                Ok(None) => return Ok(()),
+                Err(Unread::Io(error)) => return Err(error),
+                Err(unread) => return end(&connection, &unread.into()).await,
+            };
+            let persistent = match routes::parse(&head.method, &head.target) {
+                Some(route @ (Route::Run { .. } | Route::Attach { .. } | Route::Output { .. })) => {
+                    return Box::pin(self.hijack(&connection, route)).await;
+                }
+                Some(route) => Box::pin(self.plain(&connection, &head, route)).await?,
+                None => self.unrouted(&connection, &head).await?,
+            };
+            if !persistent {
+                connection.farewell().await;
+                return Ok(());
+            }
+            patience = self.limits.idle_time;
+        }
+    }
+
+    async fn next_head(&self, connection: &Connection, patience: Duration) -> Result<Option<Head>, Unread> {
+        // As upstream: who asks nothing is told nothing.
+        let late = |_| Unread::Io(io::ErrorKind::TimedOut.into());
+        timeout(patience, connection.begun()).await.map_err(late)??;
+        timeout(self.limits.head_time, connection.read_head(&self.budget)).await.map_err(late)?
+    }
+
+    async fn plain(&self, connection: &Connection, head: &Head, route: Route) -> io::Result<bool> {
+        match self.act(route, connection).await {
+            Ok(Answer::Json(body)) => {
+                let persistent = self.persists(connection, head).await;
+                let content_type = Some("application/json");
+                let answer = AnswerHead { status: StatusCode::OK, content_type, persistent, more: "" };
+                connection.answer(&answer, &body).await?;
+                Ok(persistent)
+            }
+            Ok(Answer::Tar(tar)) => {
+                let persistent = head.takes_chunks && self.persists(connection, head).await;
+                send_tar(connection, head.takes_chunks, persistent, tar).await?;
+                Ok(persistent)
+            }
+            Err(refusal) => {
+                let line = format!("{} {}", head.method, head.target);
+                if !matches!(refusal.error, Error::ProcessNotFound { .. }) {
+                    tracing::error!(request = line, error = %refusal.error, "request failed");
+                }
+                let persistent =
+                    refusal.status != StatusCode::BAD_REQUEST && self.persists(connection, head).await;
+                connection.send(&refusal.bytes(persistent)).await?;
+                Ok(persistent)
+            }
+        }
+    }
+
+    async fn persists(&self, connection: &Connection, head: &Head) -> bool {
+        head.persistent && !self.shutdown.is_cancelled() && connection.skip_body().await
+    }
+
+    async fn unrouted(&self, connection: &Connection, head: &Head) -> io::Result<bool> {
+        let persistent = self.persists(connection, head).await;
+        let methods = routes::methods(&head.target).join(", ");
+        let (status, more, text) = if methods.is_empty() {
+            (StatusCode::NOT_FOUND, String::new(), "404 page not found\n")
+        } else {
+            (StatusCode::METHOD_NOT_ALLOWED, format!("Allow: {methods}\r\n"), "Method Not Allowed\n")
+        };
+        let content_type = Some("text/plain; charset=utf-8");
+        let answer = AnswerHead { status, content_type, persistent, more: &more };
+        let text = if head.method == "HEAD" { "" } else { text };
+        connection.answer(&answer, text.as_bytes()).await?;
+        Ok(persistent)
     }
 }
 
-/// Reads into `bytes` until the head is complete. `None`: closed before anything was asked.
-async fn read_head(connection: &mut Box<dyn Connection>, bytes: &mut Vec<u8>) -> io::Result<Option<Head>> {
+/// The last word on a connection.
+async fn end(connection: &Connection, refusal: &Refusal) -> io::Result<()> {
+    tracing::debug!(error = %refusal.error, "request refused");
+    connection.send(&refusal.bytes(false)).await?;
+    connection.farewell().await;
+    Ok(())
+}
+
+/// In chunks; to an old client raw. A failure half-way is an end without the last chunk.
+async fn send_tar(
+    connection: &Connection,
+    chunks: bool,
+    persistent: bool,
+    mut tar: Reader,
+) -> io::Result<()> {
+    let content_type = Some("application/x-tar");
+    let head = AnswerHead { status: StatusCode::OK, content_type, persistent, more: "" };
+    if !chunks {
+        connection.send(b"HTTP/1.0 200 OK\r\nContent-Type: application/x-tar\r\n\r\n").await?;
+    } else {
+        connection.send(&head.bytes(None)).await?;
+    }
+    const LINE_BYTES: usize = 8;
+    let mut buffer = vec![0; LINE_BYTES + TAR_CHUNK_BYTES + 2];
     loop {
-        if connection.read_buf(bytes).await? == 0 {
-            return if bytes.is_empty() { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
+        let length = tar.read(&mut buffer[LINE_BYTES..LINE_BYTES + TAR_CHUNK_BYTES]).await?;
+        let content = LINE_BYTES..LINE_BYTES + length;
+        if !chunks {
+            if length == 0 {
+                return Ok(());
+            }
+            connection.send(&buffer[content]).await?;
+            continue;
         }
-        if let Some(head) = parse_head(bytes)? {
-            return Ok(Some(head));
+        // Before the content its length in as many digits as there is room for, after it the end of the line.
+        buffer[..LINE_BYTES].copy_from_slice(format!("{length:06x}\r\n").as_bytes());
+        buffer[content.end..content.end + 2].copy_from_slice(b"\r\n");
+        if length == 0 {
+            return connection.send(b"0\r\n\r\n").await;
         }
-        if bytes.len() > HEAD_BYTES_MAX {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the head of the request is too long"));
-        }
-    }
-}
-
-fn parse_head(bytes: &[u8]) -> io::Result<Option<Head>> {
-    let invalid = |error: httparse::Error| io::Error::new(io::ErrorKind::InvalidData, error.to_string());
-    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut request = httparse::Request::new(&mut headers);
-    let httparse::Status::Complete(length) = request.parse(bytes).map_err(invalid)? else { return Ok(None) };
-    let route = routes::parse(request.method.unwrap_or_default(), request.path.unwrap_or_default());
-    let header = |name: &str| {
-        let found = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
-        found.and_then(|header| std::str::from_utf8(header.value).ok()).map(str::trim)
-    };
-    Ok(Some(Head {
-        route,
-        content_length: header("content-length").and_then(|length| length.parse().ok()),
-        chunked: header("transfer-encoding").is_some_and(|encoding| encoding.eq_ignore_ascii_case("chunked")),
-        rest: bytes[length..].to_vec(),
-    }))
-}
-
-fn status(error: &Error) -> StatusCode {
-    match error {
-        Error::ContainerNotFound { .. } | Error::ProcessNotFound { .. } => StatusCode::NOT_FOUND,
-        _ => StatusCode::INTERNAL_SERVER_ERROR,
+        connection.send(&buffer[..content.end + 2]).await?;
     }
 }

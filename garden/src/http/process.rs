@@ -4,55 +4,65 @@
 //! POST …/processes ──▶ 201, {process_id, stream_id}   then input, signals ──▶   ◀── exit_status | error
 //! GET …/attaches/ID/stdout ──▶ 200                    then the output, raw
 //! ```
+//! A client that goes is noticed wherever it is waited for; its process goes on.
 
 use std::io;
-use std::sync::Arc;
+use std::time::Duration;
 
 use garden_client::wire::{self, ProcessPayload, SIGNAL_KILL, SIGNAL_TERMINATE, STDIN};
-use garden_client::{Error, Process, ProcessIo, Result, Signal};
+use garden_client::{Process, ProcessIo, Result, Signal};
 use http::StatusCode;
-use tokio::io::{AsyncBufRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, DuplexStream};
+use tokio::io::{AsyncBufRead, AsyncWriteExt, BufReader, DuplexStream};
 
-use super::api::REQUEST_BYTES_MAX;
-use super::routes::{OutputKind, Route};
-use super::{Connection, Head, Server};
+use super::connection::{AnswerHead, Body, Connection};
+use super::routes::Route;
+use super::{Refusal, Server};
+use crate::relay::OutputKind;
 
 /// Input that a process has not read yet; then its client must wait.
 const STDIN_BYTES_MAX: usize = 64 << 10;
+/// How long input of a client that is gone may still take to reach a process that reads slowly.
+const LAST_INPUT_TIME: Duration = Duration::from_secs(60);
+/// Messages are short, but for input.
+const READ_BYTES: usize = 4 << 10;
 
 impl Server {
-    pub(super) async fn hijack(&self, mut connection: Box<dyn Connection>, head: Head) -> io::Result<()> {
-        let (body, rest) = match read_body(&mut connection, &head).await? {
-            Ok(read) => read,
-            Err(error) => return refuse(&mut connection, &error).await,
-        };
-        let (receive, send) = tokio::io::split(connection);
-        let mut receive = BufReader::new(io::Cursor::new(rest).chain(receive));
-        match head.route {
-            Some(Route::Run { handle }) => match serde_json::from_slice(&body) {
-                Ok(spec) => {
-                    let start = async |io| self.garden.run(&handle, spec, io).await;
-                    self.process(StatusCode::CREATED, &mut receive, send, start).await
-                }
-                Err(error) => refuse(&mut { send }, &Error::Other(error.to_string())).await,
-            },
-            Some(Route::Attach { handle, process_id }) => {
-                let start = async |io| self.garden.attach(&handle, &process_id, io).await;
-                self.process(StatusCode::OK, &mut receive, send, start).await
+    pub(super) async fn hijack(&self, connection: &Connection, route: Route) -> io::Result<()> {
+        let (mut read, mut skipped) = (None, false);
+        if let Route::Run { .. } = route {
+            match self.read(connection).await {
+                Ok(spec) => read = Some(spec),
+                Err(refusal) => return refuse(connection, &refusal).await,
             }
-            Some(Route::Output { stream_id, kind, .. }) => self.output(&stream_id, kind, receive, send).await,
-            _ => refuse(&mut { send }, &Error::Other("not a stream".into())).await,
+        } else {
+            skipped = connection.skip_body().await;
+        }
+        match (route, read) {
+            (Route::Run { handle }, Some(spec)) => {
+                let start = async |io| self.garden.run(&handle, spec, io).await;
+                self.process(StatusCode::CREATED, connection, start).await
+            }
+            (Route::Attach { handle, process_id }, _) if skipped => {
+                let start = async |io| self.garden.attach(&handle, &process_id, io).await;
+                self.process(StatusCode::OK, connection, start).await
+            }
+            (Route::Output { stream_id, kind, .. }, _) if skipped => {
+                self.output(&stream_id, kind, connection).await
+            }
+            _ => {
+                let refusal = Refusal::text(StatusCode::BAD_REQUEST, "this request has no body");
+                refuse(connection, &refusal).await
+            }
         }
     }
 
     async fn process(
         &self,
         status: StatusCode,
-        receive: &mut (impl AsyncBufRead + Unpin),
-        mut send: impl AsyncWrite + Unpin,
+        connection: &Connection,
         start: impl AsyncFnOnce(ProcessIo) -> Result<Box<dyn Process>>,
     ) -> io::Result<()> {
-        let (stream_id, outputs) = self.streams.open();
+        let (stream_id, outputs) = self.relays.open();
         // Ends the outputs on every way out of here.
         let _closing = Closing { server: self, stream_id: stream_id.clone() };
         let (stdin, process_stdin) = tokio::io::duplex(STDIN_BYTES_MAX);
@@ -61,47 +71,70 @@ impl Server {
             stdout: Some(Box::new(outputs.stdout.writer())),
             stderr: Some(Box::new(outputs.stderr.writer())),
         };
-        let process: Arc<dyn Process> = match start(io).await {
-            Ok(process) => process.into(),
-            Err(error) => return refuse(&mut send, &error).await,
+        let process = match start(io).await {
+            Ok(process) => process,
+            Err(error) => return refuse(connection, &error.into()).await,
         };
-        send.write_all(&head(status, Some("application/json"))).await?;
         let process_id = process.id().to_owned();
         let first = ProcessPayload { process_id: process_id.clone(), stream_id, ..Default::default() };
-        send.write_all(&wire::line(&first)?).await?;
+        let head = raw_head(status, Some("application/json"));
+        connection.send(&[head, wire::line(&first)?].concat()).await?;
+        let mut messages = BufReader::with_capacity(READ_BYTES, connection.leave_http());
         let last = tokio::select! {
             status = process.wait() => match status {
                 Ok(status) => ProcessPayload { process_id, exit_status: Some(status), ..Default::default() },
                 Err(error) => ProcessPayload { process_id, error: Some(error.to_string()), ..Default::default() },
             },
             // The client is gone, or we are going: the process is let be.
-            () = follow_client(receive, stdin, process.as_ref()) => return Ok(()),
+            () = self.follow_client(connection, &mut messages, stdin, process.as_ref()) => return Ok(()),
             () = self.shutdown.cancelled() => return Ok(()),
         };
-        send.write_all(&wire::line(&last)?).await?;
-        send.shutdown().await
+        // No longer in use, should the client leave its answer untouched.
+        drop(process);
+        connection.send(&wire::line(&last)?).await?;
+        connection.farewell().await;
+        Ok(())
     }
 
     /// Raw bytes until the process's output has ended or the client has gone.
-    async fn output(
-        &self,
-        stream_id: &str,
-        kind: OutputKind,
-        mut receive: impl AsyncBufRead + Unpin,
-        mut send: impl AsyncWrite + Unpin,
-    ) -> io::Result<()> {
-        send.write_all(&head(StatusCode::OK, None)).await?;
-        let Some(mut output) = self.streams.fetch(stream_id, kind) else { return send.shutdown().await };
-        let mut ignored = [0; 64];
-        loop {
-            tokio::select! {
-                bytes = output.next() => match bytes {
-                    Some(bytes) => send.write_all(&bytes).await?,
-                    None => return send.shutdown().await,
-                },
-                // A client says nothing here: this is how its going away is noticed.
-                read = receive.read(&mut ignored) => if read? == 0 { return Ok(()) },
+    async fn output(&self, stream_id: &str, kind: OutputKind, connection: &Connection) -> io::Result<()> {
+        connection.send(&raw_head(StatusCode::OK, None)).await?;
+        let Some(mut output) = self.relays.fetch(stream_id, kind) else {
+            connection.farewell().await;
+            return Ok(());
+        };
+        let socket = connection.socket();
+        let passed_on = async {
+            while let Some(bytes) = output.next(Some(socket)).await {
+                socket.write_all(&bytes).await?;
             }
+            Ok(())
+        };
+        tokio::select! {
+            passed_on = passed_on => {
+                connection.farewell().await;
+                passed_on
+            }
+            () = socket.gone() => Ok(()),
+        }
+    }
+
+    /// Passes on what the client sends; returns when it has gone or talks nonsense.
+    async fn follow_client(
+        &self,
+        connection: &Connection,
+        receive: &mut BufReader<Body>,
+        stdin: DuplexStream,
+        process: &dyn Process,
+    ) {
+        let socket = connection.socket();
+        tokio::select! {
+            ended = follow_messages(receive, stdin, process) => if let Ended::OutOfInput = ended {
+                // It may listen for the end still, though it has nothing more to say.
+                socket.gone().await;
+            },
+            // Nobody reads while a process does not take its input.
+            () = socket.broken() => tokio::time::sleep(LAST_INPUT_TIME).await,
         }
     }
 }
@@ -113,67 +146,40 @@ struct Closing<'a> {
 
 impl Drop for Closing<'_> {
     fn drop(&mut self) {
-        self.server.streams.close(std::mem::take(&mut self.stream_id));
+        self.server.relays.close(std::mem::take(&mut self.stream_id));
     }
-}
-
-/// The body and the bytes after it.
-async fn read_body(
-    connection: &mut Box<dyn Connection>,
-    head: &Head,
-) -> io::Result<Result<(Vec<u8>, Vec<u8>)>> {
-    let length = head.content_length.unwrap_or(0);
-    if head.chunked || length > REQUEST_BYTES_MAX {
-        return Ok(Err(Error::Other(format!(
-            "a body with a length of at most {REQUEST_BYTES_MAX} bytes is expected"
-        ))));
-    }
-    let mut body = head.rest.clone();
-    while body.len() < length {
-        if connection.read_buf(&mut body).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-    }
-    let rest = body.split_off(length);
-    Ok(Ok((body, rest)))
 }
 
 /// Clients of this API take the connection over after this head, and refuse one that announces its end: it claims a
 /// body in chunks, of which nothing follows.
-fn head(status: StatusCode, content_type: Option<&str>) -> Vec<u8> {
-    let reason = status.canonical_reason().unwrap_or_default();
-    let content_type = content_type.map(|kind| format!("Content-Type: {kind}\r\n")).unwrap_or_default();
-    format!("HTTP/1.1 {} {reason}\r\n{content_type}Transfer-Encoding: chunked\r\n\r\n", status.as_u16())
-        .into_bytes()
+fn raw_head(status: StatusCode, content_type: Option<&str>) -> Vec<u8> {
+    AnswerHead { status, content_type, persistent: true, more: "" }.bytes(None)
 }
 
-async fn refuse(send: &mut (impl AsyncWrite + Unpin), error: &Error) -> io::Result<()> {
-    let (status, body) = (super::status(error), wire::line(error)?);
-    tracing::debug!(%error, "process refused");
-    let reason = status.canonical_reason().unwrap_or_default();
-    let head = format!(
-        "HTTP/1.1 {} {reason}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-        status.as_u16(),
-        body.len()
-    );
-    send.write_all(&[head.as_bytes(), &body].concat()).await?;
-    send.shutdown().await
+async fn refuse(connection: &Connection, refusal: &Refusal) -> io::Result<()> {
+    super::end(connection, refusal).await
 }
 
-/// Passes on what the client sends; returns when it has gone or talks nonsense.
-async fn follow_client(
+enum Ended {
+    /// As a client does that has closed the process's input before.
+    OutOfInput,
+    /// It broke off, or cannot be understood.
+    Gone,
+}
+
+async fn follow_messages(
     receive: &mut (impl AsyncBufRead + Unpin),
     stdin: DuplexStream,
     process: &dyn Process,
-) {
-    let mut stdin = Some(stdin);
+) -> Ended {
+    let (mut stdin, mut input_ended) = (Some(stdin), false);
     loop {
         let message = match wire::read_message::<ProcessPayload>(receive).await {
             Ok(Some(message)) => message,
-            Ok(None) => break,
+            Ok(None) => return if input_ended { Ended::OutOfInput } else { Ended::Gone },
             Err(error) => {
                 tracing::debug!(%error, process = process.id(), "client of a process is gone");
-                break;
+                return Ended::Gone;
             }
         };
         match message {
@@ -189,7 +195,7 @@ async fn follow_client(
                     stdin = None;
                 }
             }
-            ProcessPayload { source: Some(STDIN), data: None, .. } => stdin = None,
+            ProcessPayload { source: Some(STDIN), data: None, .. } => (stdin, input_ended) = (None, true),
             ProcessPayload { signal: Some(SIGNAL_KILL), .. } => {
                 log_failure(process, process.signal(Signal::Kill).await);
             }

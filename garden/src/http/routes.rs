@@ -2,18 +2,14 @@
 
 use garden_client::wire::{decode_query, decode_segment};
 
+use crate::relay::OutputKind;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
     Bandwidth,
     Cpu,
     Disk,
     Memory,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OutputKind {
-    Stdout,
-    Stderr,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,10 +40,15 @@ pub enum Route {
     Output { handle: String, process_id: String, stream_id: String, kind: OutputKind },
 }
 
+/// The methods by which a target can be asked for; none: there is no such target.
+pub fn methods(target: &str) -> Vec<&'static str> {
+    ["GET", "PUT", "POST", "DELETE"].into_iter().filter(|method| parse(method, target).is_some()).collect()
+}
+
 pub fn parse(method: &str, target: &str) -> Option<Route> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let segments: Vec<String> =
-        path.trim_matches('/').split('/').map(decode_segment).collect::<Option<_>>()?;
+        path.strip_prefix('/')?.split('/').map(decode_segment).collect::<Option<_>>()?;
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     let query = || decode_query(query);
     match (method, segments.as_slice()) {
@@ -177,5 +178,15 @@ mod tests {
         check("GET /containers/h/processes/p/attaches/3/stderr", Some(output));
         check("GET /containers/h/processes/p/attaches/3/stdin", None);
         check("GET /containers/%zz/info", None);
+        check("GET ping", None);
+        check("GET /ping/", None);
+        check("GET /containers//info", Some(Route::Info { handle: String::new() }));
+    }
+
+    #[test]
+    fn a_target_knows_its_methods() {
+        assert_eq!(methods("/containers"), ["GET", "POST"]);
+        assert_eq!(methods("/containers/h/properties/p"), ["GET", "PUT", "DELETE"]);
+        assert_eq!(methods("/nonsense"), [] as [&str; 0]);
     }
 }

@@ -15,6 +15,9 @@ use crate::{Error, Process, ProcessIo, Reader, Result, Signal, TtySpec, WindowSi
 /// Of the response.
 const HEAD_BYTES_MAX: u64 = 64 << 10;
 const ERROR_BYTES_MAX: u64 = 1 << 20;
+/// Of an output, read at once: most say little.
+const OUTPUT_PIECE_BYTES_MIN: usize = 8 << 10;
+const OUTPUT_PIECE_BYTES_MAX: usize = 256 << 10;
 const STDIN_PIECE_BYTES: usize = 32 << 10;
 /// Messages to a process that wait for the connection.
 const MESSAGES_MAX: usize = 16;
@@ -109,9 +112,21 @@ async fn read_head(stream: &mut Hijacked) -> io::Result<(u16, Option<u64>)> {
     }
 }
 
-async fn copy_output(mut output: Hijacked, mut writer: Writer) -> io::Result<()> {
-    tokio::io::copy_buf(&mut output, &mut writer).await?;
-    writer.shutdown().await
+async fn copy_output(output: Hijacked, mut writer: Writer) -> io::Result<()> {
+    writer.write_all(output.buffer()).await?;
+    let mut output = output.into_inner();
+    let (mut piece, mut bytes_max) = (Vec::new(), OUTPUT_PIECE_BYTES_MIN);
+    loop {
+        piece.resize(bytes_max, 0);
+        let length = output.read(&mut piece).await?;
+        if length == 0 {
+            return writer.shutdown().await;
+        }
+        writer.write_all(&piece[..length]).await?;
+        if length == bytes_max {
+            bytes_max = OUTPUT_PIECE_BYTES_MAX;
+        }
+    }
 }
 
 async fn send_messages(mut waiting: mpsc::Receiver<Vec<u8>>, mut connection: WriteHalf<Box<dyn Connection>>) {

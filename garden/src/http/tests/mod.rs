@@ -1,6 +1,8 @@
 //! Every route, by our own client and by hand, against a garden in memory.
 
-use std::path::PathBuf;
+mod hostile;
+
+use std::path::{Path, PathBuf};
 
 use diego_base::serve::Listen;
 use garden_client::memory::{MemoryGarden, Script};
@@ -22,11 +24,15 @@ struct Served {
 }
 
 async fn served() -> Served {
+    served_within(Limits::default()).await
+}
+
+async fn served_within(limits: Limits) -> Served {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("garden.sock");
     let listener = Listener::bind(Listen::Unix(socket.clone())).await.unwrap();
     let (memory, shutdown) = (MemoryGarden::new(), CancellationToken::new());
-    tokio::spawn(serve(listener, Arc::new(memory.clone()), shutdown.clone()));
+    tokio::spawn(serve_within(limits, listener, Arc::new(memory.clone()), shutdown.clone()));
     let client = HttpGarden::new(Address::Unix(socket.clone()));
     Served { memory, client, socket, shutdown, _directory: directory }
 }
@@ -165,6 +171,7 @@ async fn a_process_stream_by_hand() {
     let mut lines = stream.lines();
     assert_eq!(lines.next_line().await.unwrap().unwrap(), "HTTP/1.1 201 Created");
     assert_eq!(lines.next_line().await.unwrap().unwrap(), "Content-Type: application/json");
+    assert!(lines.next_line().await.unwrap().unwrap().starts_with("Date: "));
     assert_eq!(lines.next_line().await.unwrap().unwrap(), "Transfer-Encoding: chunked");
     assert_eq!(lines.next_line().await.unwrap().unwrap(), "");
     assert_eq!(lines.next_line().await.unwrap().unwrap(), r#"{"process_id":"p","stream_id":"1"}"#);
@@ -195,15 +202,154 @@ async fn bad_requests_are_told_so() {
     check("POST /containers HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n{", 500, "\"Message\":").await;
     check("POST /containers/h/processes HTTP/1.1\r\nContent-Length: 2\r\n\r\nxx", 500, "expected value")
         .await;
-    let chunked = "POST /containers/h/processes HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
-    check(chunked, 500, "a body with a length").await;
-    let long = format!("POST /containers/h/processes HTTP/1.1\r\nContent-Length: {}\r\n\r\n", u64::MAX);
-    check(&long, 500, "a body with a length").await;
+    check("PUT /containers HTTP/1.1\r\n\r\n", 405, "Method Not Allowed").await;
+    check("GET /ping HTTP/1.1\r\nContent-Length: x\r\n\r\n", 400, "a length that is no number").await;
+    check("GET /ping HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n", 501, "unsupported").await;
+    check(
+        "PUT /containers/h/grace_time HTTP/1.1\r\nContent-Length: 21\r\n\r\n999999999999999999999",
+        500,
+        "",
+    )
+    .await;
+    let attach = "GET /containers/h/processes/p HTTP/1.1\r\nContent-Length: 300000\r\n\r\n";
+    check(attach, 400, "this request has no body").await;
+    for length in [super::api::REQUEST_BYTES_MAX as u64 + 1, u64::MAX] {
+        for path in ["/containers", "/containers/h/processes"] {
+            let long = format!("POST {path} HTTP/1.1\r\nContent-Length: {length}\r\n\r\n");
+            check(&long, 413, "at most 16777216 bytes").await;
+        }
+    }
+    let long = format!("GET /ping?{} HTTP/1.1\r\n\r\n", "x".repeat(head::HEAD_BYTES_MAX));
+    check(&long, 431, "the head of the request is longer").await;
 }
 
-async fn by_hand(socket: &PathBuf, request: &str) -> (u16, String) {
+/// As clients do it that do not know how much they will say.
+#[tokio::test]
+async fn a_request_in_chunks_is_like_any_other() {
+    let Served { client, memory, socket, .. } = &served().await;
+    let chunks = "POST /containers HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n\
+        a\r\n{\"handle\":\r\n4\r\n\"h\"}\r\n0\r\n\r\n";
+    assert_eq!(by_hand(socket, chunks).await, (200, "{\"Handle\":\"h\"}\n".into()));
+    assert_eq!(client.containers(&Properties::new()).await.unwrap(), ["h"]);
+    memory.script("/bin/app", Script::exits(3));
+    let run = "POST /containers/h/processes HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n\
+        1c\r\n{\"path\":\"/bin/app\",\"id\":\"p\"}\r\n0\r\n\r\n";
     let mut stream = UnixStream::connect(socket).await.unwrap();
-    stream.write_all(request.as_bytes()).await.unwrap();
+    stream.write_all(run.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.ends_with("{\"process_id\":\"p\",\"exit_status\":3}\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn one_connection_carries_many_requests_and_then_a_process() {
+    let Served { client, memory, socket, .. } = &served().await;
+    client.create(ContainerSpec { handle: "h".into(), ..Default::default() }).await.unwrap();
+    memory.script("/bin/app", Script::exits(0));
+    let stream = UnixStream::connect(socket).await.unwrap();
+    let mut stream = BufReader::new(stream);
+    for (request, answers) in [
+        ("GET /ping HTTP/1.1\r\n\r\n", 1),
+        ("GET /nonsense HTTP/1.1\r\n\r\n", 1),
+        ("GET /containers/none/info HTTP/1.1\r\n\r\n", 1),
+        // What is not wanted of a request is not taken for the next one.
+        ("GET /ping HTTP/1.1\r\nContent-Length: 24\r\n\r\nGET /evil HTTP/1.1\r\n\r\n..", 1),
+        ("PUT /containers/h/properties/a HTTP/1.1\r\nContent-Length: 13\r\n\r\n{\"value\":\"b\"}", 1),
+        ("GET /ping HTTP/1.1\r\n\r\nGET /containers/h/properties/a HTTP/1.1\r\n\r\n", 2),
+    ] {
+        stream.write_all(request.as_bytes()).await.unwrap();
+        for _ in 0..answers {
+            let (head, _) = answer(&mut stream).await;
+            assert!(!head.contains("Connection: close"), "{request}: {head}");
+        }
+    }
+    let run = "POST /containers/h/processes HTTP/1.1\r\nContent-Length: 19\r\n\r\n{\"path\":\"/bin/app\"}";
+    stream.write_all(run.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    assert!(text.contains("201 Created") && text.ends_with("\"exit_status\":0}\n"), "{text}");
+}
+
+#[tokio::test]
+async fn our_client_uses_a_connection_again() {
+    let Served { client, .. } = &served_within(Limits { connections: 1, ..Limits::default() }).await;
+    for number in 0..20 {
+        let spec = ContainerSpec { handle: format!("h{number}"), ..Default::default() };
+        client.create(spec).await.unwrap();
+        client.info("none").await.unwrap_err();
+    }
+    assert_eq!(client.containers(&Properties::new()).await.unwrap().len(), 20);
+}
+
+#[tokio::test]
+async fn a_connection_that_garden_has_closed_is_replaced() {
+    let limits = Limits { idle_time: Duration::from_millis(10), ..Limits::default() };
+    let Served { client, .. } = &served_within(limits).await;
+    for _ in 0..5 {
+        client.ping().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_waits_for_a_word_gets_it() {
+    let Served { socket, .. } = &served().await;
+    let mut stream = BufReader::new(UnixStream::connect(socket).await.unwrap());
+    let head = "POST /containers HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 14\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut word = [0; 25];
+    stream.read_exact(&mut word).await.unwrap();
+    assert_eq!(&word, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(b"{\"handle\":\"h\"}").await.unwrap();
+    assert_eq!(answer(&mut stream).await.1, "{\"Handle\":\"h\"}\n");
+    // A body that nobody wants is not asked for.
+    let head = "POST /nonsense HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 14\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let (head, _) = answer(&mut stream).await;
+    assert!(head.starts_with("HTTP/1.1 404") && head.contains("Connection: close"), "{head}");
+}
+
+#[tokio::test]
+async fn the_api_is_the_same_over_tcp() {
+    let (listen, address) = Listen::loopback().unwrap();
+    let listener = Listener::bind(listen).await.unwrap();
+    let (memory, shutdown) = (MemoryGarden::new(), CancellationToken::new());
+    let server = tokio::spawn(serve(listener, Arc::new(memory.clone()), shutdown.clone()));
+    let client = HttpGarden::new(Address::Tcp(address));
+    client.create(ContainerSpec { handle: "h".into(), ..Default::default() }).await.unwrap();
+    memory.script("/bin/app", Script::exits(4).out("hello"));
+    let (stdout, out) = sink();
+    let io = ProcessIo { stdin: None, stdout: Some(stdout), stderr: None };
+    let process = client.run("h", ProcessSpec { path: "/bin/app".into(), ..Default::default() }, io).await;
+    assert_eq!((process.unwrap().wait().await, out.await.unwrap().as_str()), (Ok(4), "hello"));
+    memory.put_file("h", "/file", b"content");
+    let tar = client.stream_out("h", "", "/file").await.unwrap();
+    client.stream_in("h", "", "/in", tar).await.unwrap();
+    assert_eq!(memory.seen("h").unwrap().files["/in/file"], b"content");
+    shutdown.cancel();
+    timeout(Duration::from_secs(5), server).await.unwrap().unwrap();
+    client.ping().await.unwrap_err();
+}
+
+/// The head and the body of one answer.
+async fn answer(stream: &mut BufReader<UnixStream>) -> (String, String) {
+    let (mut head, mut length) = (String::new(), 0);
+    while !head.ends_with("\r\n\r\n") {
+        assert!(stream.read_line(&mut head).await.unwrap() > 0, "closed after {head:?}");
+        if let Some(line) = head.lines().last().and_then(|line| line.strip_prefix("Content-Length: ")) {
+            length = line.parse().unwrap();
+        }
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await.unwrap();
+    (head, String::from_utf8(body).unwrap())
+}
+
+async fn by_hand(socket: &Path, request: &str) -> (u16, String) {
+    let mut stream = UnixStream::connect(socket).await.unwrap();
+    // It may be refused before it has been sent.
+    _ = stream.write_all(request.as_bytes()).await;
+    _ = stream.shutdown().await;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();

@@ -2,7 +2,12 @@
 //!
 //! Between the process and that connection stands a buffer of [`OUTPUT_BYTES_MAX`]. Until somebody comes for it, what
 //! does not fit is thrown away, so that a process whose output nobody wants is never held up. Once somebody reads, a
-//! full buffer holds the process up until it is read. When the reader is gone, the rest is thrown away again.
+//! full buffer holds the process up until it is read. When the reader is gone, so is this way out.
+//!
+//! ```text
+//! Awaited ──reader()──▶ Reading ◀──offer()──▶ Direct      the buffer is empty: whoever writes may write to the socket
+//!    any ──reader dropped──▶ Gone
+//! ```
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -14,20 +19,27 @@ use std::time::Duration;
 
 use tokio::io::AsyncWrite;
 
-use super::routes::OutputKind;
+use crate::socket::Socket;
 
 const OUTPUT_BYTES_MAX: usize = 1 << 20;
 /// How long outputs of an ended process wait for a client that is about to fetch them.
 pub const FETCH_TIME: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputKind {
+    Stdout,
+    Stderr,
+}
+
 enum Reader {
     Awaited,
+    /// With bytes of ours in its hands, or about to look for some.
     Reading,
+    /// It has passed on all it got, and waits; what is new may go to its socket without it.
+    Direct(Arc<Socket>),
     Gone,
 }
 
-#[derive(Debug)]
 struct State {
     bytes: VecDeque<u8>,
     reader: Reader,
@@ -36,20 +48,14 @@ struct State {
     reader_waker: Option<Waker>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Output(Arc<Mutex<State>>);
 
 impl Output {
     fn new() -> Self {
         let (writer_waker, reader_waker) = (None, None);
-        let bytes = VecDeque::new();
-        Self(Arc::new(Mutex::new(State {
-            bytes,
-            reader: Reader::Awaited,
-            ended: false,
-            writer_waker,
-            reader_waker,
-        })))
+        let (bytes, reader, ended) = (VecDeque::new(), Reader::Awaited, false);
+        Self(Arc::new(Mutex::new(State { bytes, reader, ended, writer_waker, reader_waker })))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -71,7 +77,7 @@ impl Output {
     /// `None` if somebody has fetched it already.
     pub fn reader(&self) -> Option<OutputReader> {
         let mut state = self.lock();
-        (state.reader == Reader::Awaited)
+        matches!(state.reader, Reader::Awaited)
             .then(|| state.reader = Reader::Reading)
             .map(|()| OutputReader(self.clone()))
     }
@@ -85,11 +91,25 @@ fn wake(waker: &mut Option<Waker>) {
 
 pub struct OutputWriter(Output);
 
+impl OutputWriter {
+    /// The reader's connection, when nothing is under way to it: what is written there is in its place.
+    pub fn direct(&self) -> Option<Arc<Socket>> {
+        let state = self.0.lock();
+        match &state.reader {
+            Reader::Direct(socket) if !state.ended && state.bytes.is_empty() => Some(socket.clone()),
+            _ => None,
+        }
+    }
+}
+
 impl AsyncWrite for OutputWriter {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let mut state = self.0.lock();
         let room = OUTPUT_BYTES_MAX - state.bytes.len();
-        if state.reader == Reader::Gone || state.ended || (room == 0 && state.reader == Reader::Awaited) {
+        if matches!(state.reader, Reader::Gone) || state.ended {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        if room == 0 && matches!(state.reader, Reader::Awaited) {
             return Poll::Ready(Ok(bytes.len()));
         }
         if room == 0 {
@@ -121,17 +141,21 @@ impl Drop for OutputWriter {
 pub struct OutputReader(Output);
 
 impl OutputReader {
-    /// `None` at the end.
-    pub async fn next(&mut self) -> Option<Vec<u8>> {
+    /// `None` at the end. Whoever asks has passed on what it got before; while it waits, the writer may use `socket`.
+    pub async fn next(&mut self, socket: Option<&Arc<Socket>>) -> Option<Vec<u8>> {
         std::future::poll_fn(|context| {
             let mut state = self.0.lock();
             if state.bytes.is_empty() {
                 if state.ended {
                     return Poll::Ready(None);
                 }
+                if let Some(socket) = socket {
+                    state.reader = Reader::Direct(socket.clone());
+                }
                 state.reader_waker = Some(context.waker().clone());
                 return Poll::Pending;
             }
+            state.reader = Reader::Reading;
             wake(&mut state.writer_waker);
             Poll::Ready(Some(std::mem::take(&mut state.bytes).into()))
         })
@@ -149,20 +173,20 @@ impl Drop for OutputReader {
 }
 
 /// Stdout and stderr of one process, as one client sees them.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Outputs {
     pub stdout: Output,
     pub stderr: Output,
 }
 
 /// All that clients may fetch, by the id they were told.
-#[derive(Debug, Default)]
-pub struct Streams {
+#[derive(Default)]
+pub struct Relays {
     next: AtomicU64,
     open: Arc<Mutex<HashMap<String, Outputs>>>,
 }
 
-impl Streams {
+impl Relays {
     pub fn open(&self) -> (String, Outputs) {
         let id = (self.next.fetch_add(1, Ordering::Relaxed) + 1).to_string();
         let outputs = Outputs { stdout: Output::new(), stderr: Output::new() };
@@ -209,8 +233,8 @@ mod tests {
         drop(writer);
         let mut reader = output.reader().unwrap();
         assert!(output.reader().is_none(), "one reader");
-        assert_eq!(reader.next().await.map(|bytes| bytes.len()), Some(OUTPUT_BYTES_MAX));
-        assert_eq!(reader.next().await, None);
+        assert_eq!(reader.next(None).await.map(|bytes| bytes.len()), Some(OUTPUT_BYTES_MAX));
+        assert_eq!(reader.next(None).await, None);
     }
 
     #[tokio::test]
@@ -219,7 +243,7 @@ mod tests {
         let (mut writer, mut reader) = (output.writer(), output.reader().unwrap());
         let writing = tokio::spawn(async move { writer.write_all(&vec![7; 3 * OUTPUT_BYTES_MAX]).await });
         let mut total = 0;
-        while let Some(bytes) = reader.next().await {
+        while let Some(bytes) = reader.next(None).await {
             total += bytes.len();
             tokio::task::yield_now().await;
         }
@@ -228,12 +252,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reader_that_leaves_lets_the_writer_go_on() {
+    async fn a_reader_that_leaves_does_not_keep_the_writer_waiting() {
         let output = Output::new();
         let (mut writer, reader) = (output.writer(), output.reader().unwrap());
         let writing = tokio::spawn(async move { writer.write_all(&vec![7; 3 * OUTPUT_BYTES_MAX]).await });
         tokio::task::yield_now().await;
         drop(reader);
-        writing.await.unwrap().unwrap();
+        assert_eq!(writing.await.unwrap().unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 }
