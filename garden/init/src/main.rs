@@ -12,6 +12,7 @@
 mod credentials;
 mod failure;
 mod join;
+mod limits;
 mod mounts;
 mod nursery;
 mod pid1;

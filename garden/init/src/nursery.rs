@@ -14,10 +14,7 @@ use garden_sys::process::{self, Forked, namespaces};
 use rustix::process::Pid;
 
 use crate::failure::{Context, Failure, Result};
-use crate::{join, setup};
-
-/// Wished for as the hard limit of open files of every container; what is allowed is taken.
-const OPEN_FILES_MAX: u64 = 1_048_576;
+use crate::{join, limits, setup};
 
 const NEW: u64 =
     namespaces::PID | namespaces::MOUNT | namespaces::IPC | namespaces::UTS | namespaces::NETWORK;
@@ -26,7 +23,7 @@ pub fn run() -> Result<()> {
     process::never_dumpable().act("become undumpable")?;
     process::never_wait_for_children();
     let garden = take_stdin()?;
-    raise_open_files();
+    limits::raise();
     let mut assembler = Assembler::new(REQUEST_BYTES_MAX, BIRTH_FDS_MAX);
     while let Some(message) = assembler.receive_message(&garden).act("hear from garden")? {
         let birth: Birth =
@@ -50,19 +47,6 @@ fn take_stdin() -> Result<OwnedFd> {
     let null = fs::OpenOptions::new().read(true).write(true).open("/dev/null").act("open /dev/null")?;
     rustix::stdio::dup2_stdin(&null).act("put /dev/null in place of the socket")?;
     Ok(socket)
-}
-
-fn raise_open_files() {
-    let wanted = rustix::process::Rlimit { current: Some(OPEN_FILES_MAX), maximum: Some(OPEN_FILES_MAX) };
-    let resource = rustix::process::Resource::Nofile;
-    if rustix::process::setrlimit(resource, wanted).is_err() {
-        // Not allowed to raise it: containers get the hard limit that there is, garden is told of each clamped process.
-        let now = rustix::process::getrlimit(resource);
-        let _ = rustix::process::setrlimit(
-            resource,
-            rustix::process::Rlimit { current: now.maximum, maximum: now.maximum },
-        );
-    }
 }
 
 fn bear(birth: &Birth, garden: &OwnedFd, fds: Vec<OwnedFd>) -> Result<(Pid, Vec<OwnedFd>)> {

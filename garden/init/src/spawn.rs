@@ -11,17 +11,17 @@ use std::ptr;
 
 use garden_init::users::{self, User};
 use garden_init::{Refusal, STREAMS_OF_PROCESS, SpawnSpec, StreamKind, WindowSize, environment};
-use garden_sys::process;
+use garden_sys::process::{self, ResourceLimit};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Gid, Pid};
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
 
-use crate::credentials;
 use crate::mounts::c_string;
 use crate::pid1::Process;
 use crate::setup::Container;
+use crate::{credentials, limits};
 
 /// Most that is read of `/etc/passwd` and `/etc/group`: they belong to the container.
 const ACCOUNTS_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -160,7 +160,7 @@ pub fn set_window_size(master: &OwnedFd, size: WindowSize) -> rustix::io::Result
 struct Launch<'a> {
     streams: &'a OpenStreams,
     tty: bool,
-    rlimits: &'a [(u32, u64)],
+    limits: Vec<(u32, ResourceLimit)>,
     user: &'a User,
     groups: Vec<Gid>,
     /// Only where the user may have less than pid 1.
@@ -211,7 +211,7 @@ impl<'a> Launch<'a> {
         Ok(Launch {
             streams,
             tty: spec.tty.is_some(),
-            rlimits: &spec.rlimits,
+            limits: limits::of_process(&spec.rlimits),
             user,
             groups: user.groups.iter().map(|&gid| Gid::from_raw(gid)).collect(),
             capabilities: reduced.then_some(container.non_root_capabilities),
@@ -223,7 +223,7 @@ impl<'a> Launch<'a> {
             _args: args,
             _env: env,
             // Never grows in the child beyond what is allocated here.
-            clamped: Vec::with_capacity(spec.rlimits.len()),
+            clamped: Vec::with_capacity(spec.rlimits.len() + process::RESOURCE_LIMITS as usize),
             failed: None,
         })
     }
@@ -257,8 +257,8 @@ impl<'a> Launch<'a> {
         rustix::stdio::dup2_stdin(stream(0)).map_err(|errno| (Step::Streams, errno))?;
         rustix::stdio::dup2_stdout(stream(1)).map_err(|errno| (Step::Streams, errno))?;
         rustix::stdio::dup2_stderr(stream(2)).map_err(|errno| (Step::Streams, errno))?;
-        for &(resource, value) in self.rlimits {
-            match process::set_rlimit(resource, value) {
+        for &(resource, limit) in &self.limits {
+            match limit.set_or_clamp(resource) {
                 Ok(true) => {}
                 Ok(false) => self.clamped.push(resource),
                 Err(error) => return Err((Step::Limit(resource), errno_of(&error))),

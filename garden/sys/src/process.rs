@@ -142,10 +142,20 @@ pub unsafe fn close_from(first: u32) -> io::Result<()> {
 
 /// All signals back to their default action and none blocked, as a new program expects.
 pub fn reset_signals() {
-    // SAFETY: SIG_DFL is no code of ours, and sets of signals are plain bits. Signals that cannot be set are left.
-    unsafe {
-        for signal in 1..32 {
-            libc::signal(signal, libc::SIG_DFL);
+    const SIGNALS: c_int = 64;
+    /// What the kernel takes: handler, flags, restorer, mask; all zero is the default action.
+    const DEFAULT: [u64; 4] = [0; 4];
+    for signal in 1..=SIGNALS {
+        // Not by the C library, which keeps some of them for itself. Two cannot be set, and are what they should be.
+        // SAFETY: reads what it is given, installs no code.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                DEFAULT.as_ptr(),
+                std::ptr::null::<u64>(),
+                size_of::<u64>(),
+            );
         }
     }
     unblock_signals();
@@ -244,25 +254,45 @@ pub fn bound_capabilities(kept: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Sets one limit, soft and hard alike; above the hard limit and not allowed to raise it: the hard limit, and `false`.
-pub fn set_rlimit(resource: u32, value: u64) -> io::Result<bool> {
-    let wanted = libc::rlimit { rlim_cur: value, rlim_max: value };
-    // SAFETY: plain structures; an unknown resource is refused by the kernel.
-    unsafe {
-        if libc::setrlimit(resource as _, &wanted) == 0 {
-            return Ok(true);
-        }
-        let error = io::Error::last_os_error();
-        if error.raw_os_error() != Some(libc::EPERM) {
-            return Err(error);
-        }
+/// How many kinds of resource limits there are; `RLIMIT_` numbers are below it.
+pub const RESOURCE_LIMITS: u32 = 16;
+
+/// One resource limit of this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ResourceLimit {
+    pub soft: u64,
+    pub hard: u64,
+}
+
+impl ResourceLimit {
+    pub const UNLIMITED: u64 = libc::RLIM_INFINITY;
+
+    pub fn get(resource: u32) -> io::Result<ResourceLimit> {
         let mut now = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        check(libc::getrlimit(resource as _, &mut now) as libc::c_long)?;
-        let limit = value.min(now.rlim_max);
-        check(libc::setrlimit(resource as _, &libc::rlimit { rlim_cur: limit, rlim_max: limit })
-            as libc::c_long)?;
+        // SAFETY: a plain structure; an unknown resource is refused by the kernel.
+        check(unsafe { libc::getrlimit(resource as _, &mut now) } as libc::c_long)?;
+        Ok(ResourceLimit { soft: now.rlim_cur, hard: now.rlim_max })
     }
-    Ok(false)
+
+    /// Allocates nothing, for a child that shares its parent's memory.
+    pub fn set(self, resource: u32) -> io::Result<()> {
+        let wanted = libc::rlimit { rlim_cur: self.soft, rlim_max: self.hard };
+        // SAFETY: a plain structure; an unknown resource is refused by the kernel.
+        check(unsafe { libc::setrlimit(resource as _, &wanted) } as libc::c_long).map(drop)
+    }
+
+    /// Sets it; above the hard limit and not allowed to raise that: as much as it allows, and `false`.
+    pub fn set_or_clamp(self, resource: u32) -> io::Result<bool> {
+        match self.set(resource) {
+            Ok(()) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+                let most = ResourceLimit::get(resource)?.hard;
+                ResourceLimit { soft: self.soft.min(most), hard: self.hard.min(most) }.set(resource)?;
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// A process known for certain: its id could be given to another, its start time (clock ticks since boot) with it not.
