@@ -11,6 +11,7 @@ use rootfs::registry::Credentials;
 use rootfs::store::{BaseIds, DiskLimit, DiskScope, Image};
 
 use super::entry::{Entry, Stage};
+use super::pace::Pace;
 use super::warm::Place;
 use super::{Gardener, blocking, chain};
 use crate::containerizer::{self, Blank, Container};
@@ -49,14 +50,14 @@ impl Gardener {
         let gardener = self.clone();
         let creating = tokio::spawn(async move {
             let handle = spec.handle.clone();
-            let started = std::time::Instant::now();
-            match gardener.take_steps(&entry, spec).await {
+            let mut pace = Pace::start();
+            match gardener.take_steps(&entry, spec, &mut pace).await {
                 Ok(()) => {
-                    tracing::info!(handle, milliseconds = started.elapsed().as_millis(), "created");
+                    tracing::info!(handle, milliseconds = pace.total_ms(), steps = %pace, "created");
                     Ok(handle)
                 }
                 Err(error) => {
-                    tracing::error!(handle, %error, "creation failed, cleaning up");
+                    tracing::error!(handle, %error, steps = %pace, "creation failed, cleaning up");
                     gardener.undo(entry).await;
                     Err(error)
                 }
@@ -97,7 +98,7 @@ impl Gardener {
         Ok(entry)
     }
 
-    async fn take_steps(&self, entry: &Arc<Entry>, spec: ContainerSpec) -> Result<()> {
+    async fn take_steps(&self, entry: &Arc<Entry>, spec: ContainerSpec, pace: &mut Pace) -> Result<()> {
         let (place, image) =
             tokio::join!(self.place(spec.privileged), self.pull(&spec.image, &spec.rootfs_path));
         let (place, image) = match (place, image) {
@@ -108,13 +109,18 @@ impl Gardener {
             }
             (Err(error), _) => return Err(error),
         };
+        pace.done("place and image");
         let blank = self.record(entry, &spec, place).await?;
+        pace.done("record");
         self.checkpoint(Step::Recorded)?;
         let root = self.mount(&spec, &blank, &image).await?;
         self.checkpoint(Step::RootMounted)?;
+        pace.done("root");
         let files = self.connect(entry, &spec, &blank).await?;
+        pace.done("network");
         self.checkpoint(Step::Connected)?;
         let container = self.start_pid_1(entry, spec, blank, &image, root, files).await?;
+        pace.done("pid 1");
         let container = Arc::new(container);
         // From here on an undo must end it, too.
         entry.created(container);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use garden_client::Error;
 
 use super::entry::{Entry, Stage};
+use super::pace::Pace;
 use super::{Gardener, StartError, blocking};
 use crate::containerizer::{self, Container};
 use crate::depot::{self, Record};
@@ -17,19 +18,22 @@ impl Gardener {
         entry: Arc<Entry>,
         container: Option<Arc<Container>>,
     ) -> garden_client::Result<()> {
-        let started = std::time::Instant::now();
+        let mut pace = Pace::start();
         // Processes first: they hold the root and the network.
         let ended = self.end_processes(&entry, container.as_deref()).await;
         let peas_ended = self.end_peas(&entry).await;
+        pace.done("processes");
         let disconnected = self.disconnect(&entry).await;
         let unmounted = self.unmount(&entry).await;
+        pace.done("root");
         let mut failures: Vec<Error> =
             [ended, peas_ended, disconnected, unmounted].into_iter().filter_map(Result::err).collect();
         if failures.is_empty() {
             failures.extend(self.forget(&entry).await.err());
         }
         if failures.is_empty() {
-            tracing::info!(handle = entry.handle, milliseconds = started.elapsed().as_millis(), "destroyed");
+            pace.done("record");
+            tracing::info!(handle = entry.handle, milliseconds = pace.total_ms(), steps = %pace, "destroyed");
             return Ok(());
         }
         entry.broken(container);

@@ -14,6 +14,7 @@ mod destroy;
 mod entry;
 mod measure;
 mod network;
+mod pace;
 mod peas;
 mod reaper;
 #[cfg(test)]
