@@ -194,7 +194,7 @@ fn read_record(layer: &Path) -> io::Result<LayerRecord> {
 }
 
 /// Tells one run of the machine from the next. Without it nothing that is not marked durable is trusted.
-fn boot_id() -> String {
+pub fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_string()
 }
 

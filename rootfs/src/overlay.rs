@@ -212,6 +212,8 @@ fn mount_by_descriptor(
     // A root does not outlive the machine's run, so nothing is won by waiting for the disk: not in its programs'
     // fsync, and above all not when it is unmounted, which would write back the whole store.
     overlay.set_flag("volatile")?;
+    // Layers and what is written may lie on two filesystems: a file has one device and one number nevertheless.
+    overlay.set_string("xino", "on")?;
     overlay.create()?;
     // Containers get their devices from elsewhere.
     overlay.mount(MountAttrFlags::MOUNT_ATTR_NODEV)
@@ -229,7 +231,7 @@ fn mount_by_path(name: &str, lowers: &Lowers<'_>, writable: &View) -> Result<Own
         attach(view, &format!("v{number}"))?;
     }
     attach(writable, "w")?;
-    let mut options = format!("upperdir=w/{UPPER},workdir=w/{WORK},volatile,lowerdir=");
+    let mut options = format!("upperdir=w/{UPPER},workdir=w/{WORK},volatile,xino=on,lowerdir=");
     for (number, lower) in lowers.layers.iter().enumerate() {
         symlink(Path::new(&format!("v{}", lower.view)).join(&lower.name), number.to_string())
             .map_err(prepared)?;

@@ -131,7 +131,7 @@ async fn inside_the_namespace_root_owns_the_files_and_what_it_writes_lands_in_up
     assert_eq!(upper("made").uid(), base + 5);
     assert_eq!(fs::read_to_string(mount.upper.join("etc/kept")).unwrap(), "keptmore\n");
     let usage = store.usage("a").unwrap();
-    assert!(usage.exclusive_inodes >= 4 && usage.total_bytes > usage.exclusive_bytes, "{usage:?}");
+    assert!(usage.exclusive_bytes > 0 && usage.total_bytes > usage.exclusive_bytes, "{usage:?}");
     drop((namespace, mapper));
     drop(mounted);
     drop(mount);

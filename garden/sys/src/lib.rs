@@ -4,8 +4,10 @@
 
 #![allow(unsafe_code)]
 
+pub mod btrfs;
 pub mod cgroup;
 pub mod detached;
+pub mod loop_device;
 pub mod loopback;
 pub mod mount;
 pub mod netlink;

@@ -1,0 +1,195 @@
+//! A filesystem in a file, mounted where only this process reaches it.
+//!
+//! ```text
+//! <store>/roots-<run of the machine>.btrfs ──loop device──▶ a detached mount, reached by its descriptor
+//! ```
+//! Nothing of it appears in the host's mount table. Once this process has ended, however it did, and no container lives
+//! from it any more, the kernel takes mount and device away. While containers live, the next start finds the device and
+//! mounts the same filesystem again.
+//!
+//! What containers write does not outlive the machine's run. So neither does the filesystem: it needs no barriers, no
+//! repair, and no trust in what a power cut left; the next run makes a new one.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use garden_sys::loop_device::{self, LoopDevice};
+use garden_sys::mount::{self, Filesystem, MountAttrFlags};
+use rustix::fs::{Mode, OFlags};
+
+use super::Unavailable;
+
+const MKFS: &str = "mkfs.btrfs";
+/// Small nodes: what a root takes beside its files' content is counted in them.
+const MKFS_OPTIONS: [&str; 7] = ["--quiet", "--data", "single", "--metadata", "single", "--nodesize", "4096"];
+/// Where mkfs is, when the service's PATH leaves out root's programs.
+const MKFS_DIRECTORIES: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/local/sbin"];
+pub const BYTES_MIN: u64 = 256 << 20;
+const COMMIT_SECONDS: &str = "5";
+const PREFIX: &str = "roots-";
+const ALIGNMENT: u64 = 1 << 20;
+
+/// A mounted filesystem.
+#[derive(Debug)]
+pub struct Image {
+    /// Closed, the mount is dissolved; it is only good for that and to be put somewhere.
+    mount: OwnedFd,
+    top: OwnedFd,
+    reach: PathBuf,
+    /// In the host's mount table after all, on kernels that cannot clone a mount which is not.
+    attached: Option<PathBuf>,
+    pub bytes: u64,
+    pub path: PathBuf,
+}
+
+impl Image {
+    /// Opens the filesystem of this run of the machine, made if there is none. `wanted`: how large it may become.
+    pub fn open(store: &Path, wanted: Option<u64>) -> Result<Image, Unavailable> {
+        let path = store.join(format!("{PREFIX}{}.btrfs", crate::layers::boot_id()));
+        remove_earlier(store, &path).map_err(at("remove earlier filesystems in", store))?;
+        if path.exists() {
+            match Image::mount(store, &path) {
+                Ok(image) => return Ok(image),
+                // Nothing in it is lost that could be had: a container that lived from it would hold it mounted.
+                Err(error) => tracing::error!(%error, "making a new filesystem for roots"),
+            }
+        }
+        make(&path, size(store, wanted)?)?;
+        Image::mount(store, &path)
+    }
+
+    fn mount(store: &Path, path: &Path) -> Result<Image, Unavailable> {
+        let file = File::options().read(true).write(true).open(path).map_err(at("open", path))?;
+        let bytes = file.metadata().map_err(at("look at", path))?.len();
+        let device = match loop_device::find(&file).map_err(at("find the loop device of", path))? {
+            Some(device) => device,
+            // Past the page cache: the pages of the filesystem inside are cached already.
+            None => loop_device::attach(&file, true).map_err(at("make a loop device of", path))?,
+        };
+        let mount = filesystem(&device)
+            .map_err(|source| Unavailable::Mount { path: path.display().to_string(), source })?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let top = rustix::fs::openat(&mount, ".", flags, Mode::empty());
+        let top = top.map_err(io::Error::from).map_err(at("open the filesystem in", path))?;
+        let mut image = Image {
+            reach: PathBuf::from(format!("/proc/self/fd/{}", mount.as_raw_fd())),
+            mount,
+            top,
+            attached: None,
+            bytes,
+            path: path.into(),
+        };
+        if mount::open_tree(&image.reach).is_err() {
+            image
+                .attach(&store.join("mounted"))
+                .map_err(|source| Unavailable::Mount { path: path.display().to_string(), source })?;
+        }
+        Ok(image)
+    }
+
+    /// Before Linux 6.15 only what is mounted somewhere can be cloned, and clones are what overlays are made of.
+    fn attach(&mut self, target: &Path) -> Result<(), mount::Error> {
+        let made = fs::create_dir_all(target);
+        made.map_err(|source| mount::Error::Move { path: target.into(), source })?;
+        // Left by a process that was killed.
+        mount::unmount(target)?;
+        mount::move_mount(self.mount.as_fd(), target)?;
+        tracing::info!(path = %target.display(), "the filesystem for roots is mounted in the host's mount table");
+        self.reach = target.into();
+        self.attached = Some(target.into());
+        Ok(())
+    }
+
+    /// The filesystem's top directory as this process reaches it.
+    pub fn directory(&self) -> &Path {
+        &self.reach
+    }
+
+    pub fn top(&self) -> BorrowedFd<'_> {
+        self.top.as_fd()
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        if let Some(path) = &self.attached
+            && let Err(error) = mount::unmount(path)
+        {
+            tracing::warn!(%error, "cannot unmount the filesystem for roots");
+        }
+    }
+}
+
+fn at(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Unavailable + use<> {
+    let path = path.display().to_string();
+    move |source| Unavailable::Image { act, path, source }
+}
+
+fn filesystem(device: &LoopDevice) -> Result<OwnedFd, mount::Error> {
+    let btrfs = Filesystem::open("btrfs")?;
+    btrfs.set_path("source", &device.path)?;
+    // Written in place, as elsewhere: a file that fits into its limit can be written again and again.
+    for flag in ["nodatacow", "nobarrier"] {
+        btrfs.set_flag(flag)?;
+    }
+    // What is deleted inside is room on the host again, and soon room inside: freed with the next commit.
+    btrfs.set_string("discard", "async")?;
+    btrfs.set_string("commit", COMMIT_SECONDS)?;
+    btrfs.create()?;
+    btrfs.mount(MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOATIME)
+}
+
+/// Filesystems of earlier runs of the machine, and halves of this one.
+fn remove_earlier(store: &Path, current: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(store)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(PREFIX) && entry.path() != current {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn size(store: &Path, wanted: Option<u64>) -> Result<u64, Unavailable> {
+    let bytes = match wanted {
+        Some(bytes) => bytes,
+        None => {
+            let disk = rustix::fs::statvfs(store).map_err(io::Error::from).map_err(at("measure", store))?;
+            disk.f_bavail * disk.f_frsize / 2
+        }
+    };
+    match bytes {
+        BYTES_MIN.. => Ok(bytes - bytes % ALIGNMENT),
+        _ => Err(Unavailable::TooSmall { bytes, min: BYTES_MIN }),
+    }
+}
+
+/// Whole or not at all. Sparse: it takes of the disk what is written into it.
+fn make(path: &Path, bytes: u64) -> Result<(), Unavailable> {
+    let new = path.with_extension("new");
+    let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new);
+    file.and_then(|file| file.set_len(bytes)).map_err(at("make", &new))?;
+    let made = mkfs(&new).and_then(|()| fs::rename(&new, path).map_err(at("rename", &new)));
+    if made.is_err() {
+        // The next start removes it otherwise.
+        _ = fs::remove_file(&new);
+    }
+    made
+}
+
+fn mkfs(path: &Path) -> Result<(), Unavailable> {
+    let program = MKFS_DIRECTORIES.iter().map(|directory| Path::new(directory).join(MKFS));
+    let program = program.into_iter().find(|program| program.exists()).unwrap_or(MKFS.into());
+    let output = Command::new(program).args(MKFS_OPTIONS).arg(path).stdin(Stdio::null()).output();
+    let output = output.map_err(|source| Unavailable::NoProgram { program: MKFS, source })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("nothing").to_string();
+    Err(Unavailable::NotMade { program: MKFS, path: path.display().to_string(), said })
+}

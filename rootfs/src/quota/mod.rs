@@ -1,0 +1,135 @@
+//! Where roots lie, and who stops the write that exceeds a root's limit.
+//!
+//! ```text
+//! btrfs   a filesystem in a file of the store, made for this; each root a subvolume with a quota group of its own
+//! plain   directories of the store; limits are refused or accounted, but no write is stopped
+//! ```
+//! What is there is tried in this order at the start, and logged. Layers stay outside: they are shared, and an overlay
+//! whose layers lie on another filesystem than what is written tells files of both apart by number (`st_ino`), which
+//! subvolumes of one btrfs do not.
+
+mod btrfs;
+mod image;
+mod plain;
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::store::{Error, disk};
+
+pub(crate) use plain::Plain;
+
+#[derive(Debug, Clone, Default)]
+pub struct Config {
+    pub backend: Backend,
+    /// How large the filesystem for roots may become, in bytes; `None`: half of what is free when it is made.
+    pub image_bytes: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Backend {
+    /// The first that works.
+    #[default]
+    Auto,
+    /// An error where it does not work.
+    Btrfs,
+    Plain,
+}
+
+/// Of what a container writes; 0: none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Limit {
+    pub bytes: u64,
+    pub inodes: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Written {
+    pub bytes: u64,
+    /// 0 where nobody counts them.
+    pub inodes: u64,
+}
+
+/// A directory that holds roots, one directory each.
+pub(crate) trait Quota: std::fmt::Debug + Send + Sync {
+    /// For paths; it may lie in a mount that only this process reaches.
+    fn directory(&self) -> &Path;
+    /// Makes the directory of a root, without a limit as yet. AlreadyExists where there is one.
+    fn make(&self, name: &str) -> io::Result<()>;
+    fn limit(&self, name: &str, limit: Limit) -> io::Result<()>;
+    fn written(&self, name: &str) -> io::Result<Written>;
+    /// Takes a root away at once for who looks; what it took is freed behind the answer. Nothing there is no error.
+    fn discard(&self, name: &str) -> io::Result<()>;
+    /// Whether the kernel holds roots to their limits.
+    fn enforces(&self) -> bool;
+    /// Waits a moment for the room of discarded roots, when there is none left for a new one.
+    fn reclaim(&self) {}
+    /// What the filesystem keeps accounts of, ours and others'.
+    fn groups(&self) -> io::Result<usize> {
+        Ok(0)
+    }
+}
+
+/// All places of one store where roots may lie.
+#[derive(Debug)]
+pub(crate) struct Areas {
+    /// Of new roots.
+    pub chosen: Arc<dyn Quota>,
+    /// Where an earlier start put its roots, where that is elsewhere.
+    pub earlier: Option<Arc<dyn Quota>>,
+}
+
+impl Areas {
+    pub fn open(store: &Path, config: &Config, plain: Plain) -> Result<Areas, Error> {
+        let plain: Arc<dyn Quota> = Arc::new(plain);
+        if config.backend == Backend::Plain {
+            return Ok(Areas { chosen: plain, earlier: None });
+        }
+        match btrfs::Btrfs::open(store, config) {
+            Ok(chosen) => {
+                tracing::info!(store = %store.display(), backend = "btrfs", "{chosen}");
+                Ok(Areas { chosen: Arc::new(chosen), earlier: Some(plain) })
+            }
+            Err(error) if config.backend == Backend::Btrfs => Err(error.into()),
+            Err(error) => {
+                let reason = error.to_string();
+                tracing::warn!(store = %store.display(), reason, "disk limits are accounted, not enforced");
+                Ok(Areas { chosen: plain, earlier: None })
+            }
+        }
+    }
+
+    pub fn all(&self) -> impl Iterator<Item = &Arc<dyn Quota>> {
+        std::iter::once(&self.chosen).chain(&self.earlier)
+    }
+}
+
+/// Names of all roots of an area.
+pub(crate) fn names(area: &dyn Quota) -> Result<Vec<String>, Error> {
+    let directory = area.directory();
+    let entries = std::fs::read_dir(directory).map_err(disk("read", directory))?;
+    let name = |entry: io::Result<std::fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());
+    entries.map(name).collect::<io::Result<_>>().map_err(disk("read", directory))
+}
+
+/// Why a filesystem for roots cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum Unavailable {
+    #[error("cannot make a filesystem for roots without being root")]
+    NotRoot,
+    #[error("this kernel has no btrfs")]
+    NoBtrfs,
+    #[error("cannot run {program} (Debian package btrfs-progs) to make a filesystem for roots: {source}")]
+    NoProgram { program: &'static str, source: io::Error },
+    #[error("{program} cannot make a filesystem for roots in {path}: {said}")]
+    NotMade { program: &'static str, path: String, said: String },
+    #[error("a filesystem for roots of {bytes} bytes is too small: it takes {min} at least")]
+    TooSmall { bytes: u64, min: u64 },
+    #[error("cannot {act} {path}: {source}")]
+    Image { act: &'static str, path: String, source: io::Error },
+    #[error("cannot mount the filesystem for roots in {path}: {source}")]
+    Mount { path: String, source: garden_sys::mount::Error },
+    #[error("cannot {act} on the filesystem for roots: {source}")]
+    Quota { act: &'static str, source: io::Error },
+}

@@ -1,0 +1,350 @@
+//! Roots: an image's layers under a directory of its own that one container may write, within a limit.
+//!
+//! ```text
+//! <area>/<name>/   root.json, upper/, work/, files/: what one container takes of the disk
+//! ```
+//! Where the area is, and who enforces the limit, is for [`crate::quota`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, MutexGuard};
+
+use rustix::fs::{AtFlags, CWD, Mode};
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::layers::{Layers, Pins, ROOT};
+use crate::overlay::{self, Lowers};
+use crate::quota::{Areas, Limit, Quota, names};
+use crate::stack::{Inherited, Layer, Lower, stack};
+use crate::store::{Error, Image, Store, disk, stored, write_whole};
+
+const HANDLE_BYTES_MAX: usize = 200;
+const RECORD: &str = "root.json";
+const FILES: &str = "files";
+/// What a root may write however little its limit leaves, so that a container can be started in it at all.
+const WRITABLE_BYTES_MIN: u64 = 256 << 10;
+
+/// How much a root may take. 0: no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DiskLimit {
+    pub bytes: u64,
+    /// Enforced where the filesystem counts them; a btrfs does not.
+    pub inodes: u64,
+    pub scope: DiskScope,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum DiskScope {
+    /// The image counts.
+    #[default]
+    Total,
+    /// Only what the container writes counts.
+    Exclusive,
+}
+
+impl DiskLimit {
+    /// What remains for the container to write on an image of `image_bytes`.
+    fn on(self, image: &Image) -> Result<Limit, Error> {
+        let (image_bytes, limit) = (image.bytes(), self.bytes);
+        let bytes =
+            match self.scope {
+                _ if limit == 0 => 0,
+                DiskScope::Exclusive => limit,
+                DiskScope::Total => limit.checked_sub(image_bytes).ok_or_else(|| {
+                    Error::ImageExceedsLimit { image: image.name.clone(), bytes: image_bytes, limit }
+                })?,
+            };
+        let bytes = if limit == 0 { 0 } else { bytes.max(WRITABLE_BYTES_MIN) };
+        Ok(Limit { bytes, inodes: self.inodes })
+    }
+}
+
+/// The host ids of a container's user and group 0; 0 and 0 without a user namespace.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseIds {
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// A root ready to be put somewhere with `move_mount`; gone when it is dropped before.
+#[derive(Debug)]
+pub struct RootMount {
+    pub fd: OwnedFd,
+    /// What the container writes lands here. A path for this process: it may lie in a mount that no other reaches.
+    pub upper: PathBuf,
+    /// Of the image.
+    pub image_bytes: u64,
+}
+
+/// What a root takes on the disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DiskUsage {
+    pub exclusive_bytes: u64,
+    /// 0 where nobody counts them.
+    pub exclusive_inodes: u64,
+    /// With the image.
+    pub total_bytes: u64,
+    pub total_inodes: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct RootRecord {
+    handle: String,
+    layers: Vec<Digest>,
+    image_bytes: u64,
+    image_inodes: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Root {
+    record: RootRecord,
+    area: Arc<dyn Quota>,
+    _pins: Pins,
+}
+
+pub(crate) type Roots = BTreeMap<String, Root>;
+
+impl Store {
+    /// Stacks an image's layers under a new upper directory, which belongs to `base`. With `user_namespace` the layers'
+    /// ids are mapped into it. Blocking, but short: what it takes does not depend on the image's size.
+    pub fn mount(
+        &self,
+        handle: &str,
+        image: &Image,
+        user_namespace: Option<BorrowedFd<'_>>,
+        base: BaseIds,
+        limit: DiskLimit,
+    ) -> Result<RootMount, Error> {
+        let limit = limit.on(image)?;
+        let record = RootRecord {
+            handle: handle.into(),
+            layers: stored(&image.layers),
+            image_bytes: image.bytes(),
+            image_inodes: 0,
+        };
+        let path = match self.reserve(handle, &record) {
+            Err(Error::Disk { source, .. }) if is_full(&source) => {
+                self.inner.areas.chosen.reclaim();
+                self.reserve(handle, &record)?
+            }
+            reserved => reserved?,
+        };
+        let mounted = self.mount_at(&path, handle, image, user_namespace, base).and_then(|mounted| {
+            // Last, so that what we write ourselves cannot fail for it.
+            self.inner.areas.chosen.limit(handle, limit).map_err(disk("limit", &path))?;
+            Ok(mounted)
+        });
+        if mounted.is_err()
+            && let Err(error) = self.unmount(handle)
+        {
+            tracing::warn!(handle, %error, "cannot remove what a failed mount left");
+        }
+        mounted
+    }
+
+    /// Enters a root under its handle: from here on [`Store::unmount`] undoes all.
+    fn reserve(&self, handle: &str, record: &RootRecord) -> Result<PathBuf, Error> {
+        check_handle(handle)?;
+        let area = self.inner.areas.chosen.clone();
+        let path = area.directory().join(handle);
+        let mut roots = self.roots();
+        if roots.contains_key(handle) {
+            return Err(Error::HandleTaken { handle: handle.into() });
+        }
+        let pins = self.inner.layers.pin(record.layers.clone());
+        area.make(handle).map_err(disk("make", &path))?;
+        let bytes = serde_json::to_vec(record).unwrap_or_default();
+        if let Err(error) = write_whole(&path.join(RECORD), &bytes) {
+            // Not entered, so nobody else would.
+            _ = area.discard(handle);
+            return Err(disk("write", &path)(error));
+        }
+        roots.insert(handle.into(), Root { record: record.clone(), area, _pins: pins });
+        Ok(path)
+    }
+
+    fn mount_at(
+        &self,
+        path: &Path,
+        handle: &str,
+        image: &Image,
+        user_namespace: Option<BorrowedFd<'_>>,
+        base: BaseIds,
+    ) -> Result<RootMount, Error> {
+        let (upper, work) = (path.join(overlay::UPPER), path.join(overlay::WORK));
+        for directory in [&upper, &work] {
+            fs::create_dir(directory).map_err(disk("make", directory))?;
+        }
+        let overlays = self.inner.overlays.as_ref().map_err(Clone::clone)?;
+        let lowers = self.lowers(&image.layers, user_namespace)?;
+        dress(&upper, lowers.topmost(), &image.inherited, base).map_err(disk("prepare", &upper))?;
+        let fd = overlays.mount(handle, &lowers, path)?;
+        Ok(RootMount { fd, upper, image_bytes: image.bytes() })
+    }
+
+    /// Never empty.
+    fn lowers<'a>(
+        &self,
+        layers: &[Layer],
+        user_namespace: Option<BorrowedFd<'a>>,
+    ) -> Result<Lowers<'a>, Error> {
+        let mut lowers = Lowers::new(user_namespace);
+        for lower in stack(layers) {
+            match lower {
+                Lower::Stored(id) => {
+                    lowers.add(self.inner.layers.directory(), &Path::new(id.hex()).join(ROOT))?
+                }
+                Lower::Directory(path) => lowers.add(path, Path::new(""))?,
+            }
+        }
+        if lowers.is_empty() {
+            // An image without layers: the overlay wants one nevertheless.
+            let empty = self.inner.directory.join("empty");
+            fs::create_dir_all(&empty).map_err(disk("make", &empty))?;
+            lowers.add(&empty, Path::new(""))?;
+        }
+        Ok(lowers)
+    }
+
+    /// Removes what a root has written. The mount itself goes with its last user. Safe to call twice, and for a root
+    /// that never came to be. The files are removed behind the answer.
+    pub fn unmount(&self, handle: &str) -> Result<(), Error> {
+        check_handle(handle)?;
+        // In every area: it may have been made by an earlier start. The name is free only once all is gone.
+        for area in self.inner.areas.all() {
+            let path = area.directory().join(handle);
+            area.discard(handle).map_err(disk("remove", &path))?;
+        }
+        self.roots().remove(handle);
+        Ok(())
+    }
+
+    /// Removes every root but those of `live` handles; the answer names the removed ones.
+    pub fn recover(&self, live: &BTreeSet<String>) -> Result<Vec<String>, Error> {
+        let known: Vec<String> = self.roots().keys().cloned().collect();
+        let mut removed = Vec::new();
+        for handle in known.into_iter().filter(|handle| !live.contains(handle)) {
+            self.unmount(&handle)?;
+            removed.push(handle);
+        }
+        Ok(removed)
+    }
+
+    pub fn handles(&self) -> Vec<String> {
+        self.roots().keys().cloned().collect()
+    }
+
+    /// What a root has written. Blocking; short where the kernel enforces limits, a walk through all files where not.
+    pub fn usage(&self, handle: &str) -> Result<DiskUsage, Error> {
+        let unknown = || Error::UnknownHandle { handle: handle.into() };
+        let image = |root: &Root| (root.record.image_bytes, root.record.image_inodes);
+        let known = self.roots().get(handle).map(|root| (image(root), root.area.clone()));
+        let ((image_bytes, image_inodes), area) = known.ok_or_else(unknown)?;
+        let written = area.written(handle).map_err(disk("measure", &area.directory().join(handle)))?;
+        Ok(DiskUsage {
+            exclusive_bytes: written.bytes,
+            exclusive_inodes: written.inodes,
+            total_bytes: written.bytes + image_bytes,
+            total_inodes: written.inodes + image_inodes,
+        })
+    }
+
+    /// A directory for files that are shown to a container beside its image, such as `/etc/hosts`: what it writes to
+    /// them counts for its limit, and they go with its root. A path for this process, as [`RootMount::upper`].
+    pub fn files(&self, handle: &str) -> Result<PathBuf, Error> {
+        let unknown = || Error::UnknownHandle { handle: handle.into() };
+        let area = self.roots().get(handle).map(|root| root.area.clone()).ok_or_else(unknown)?;
+        let path = area.directory().join(handle).join(FILES);
+        match fs::create_dir(&path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(disk("make", &path)(error)),
+            _ => Ok(path),
+        }
+    }
+
+    /// Whether the kernel stops the write that exceeds a root's limit.
+    pub fn enforces_limits(&self) -> bool {
+        self.inner.areas.chosen.enforces()
+    }
+
+    /// How many accounts the filesystem of roots keeps; for those who look for what is left over.
+    pub fn quota_groups(&self) -> Result<usize, Error> {
+        let area = &self.inner.areas.chosen;
+        area.groups().map_err(disk("read the quota groups of", area.directory()))
+    }
+
+    pub(crate) fn roots(&self) -> MutexGuard<'_, Roots> {
+        self.inner.roots.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::QuotaExceeded | io::ErrorKind::StorageFull)
+}
+
+/// A handle is a directory's name.
+fn check_handle(handle: &str) -> Result<(), Error> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':');
+    let valid = !handle.is_empty()
+        && handle.len() <= HANDLE_BYTES_MAX
+        && !handle.starts_with('.')
+        && handle.bytes().all(plain);
+    match valid {
+        true => Ok(()),
+        false => Err(Error::InvalidHandle { handle: handle.chars().take(100).collect() }),
+    }
+}
+
+/// Gives the upper directory the looks of the root below it, and makes the directories that come before all layers.
+fn dress(
+    upper: &Path,
+    topmost: Option<BorrowedFd<'_>>,
+    inherited: &[Inherited],
+    base: BaseIds,
+) -> io::Result<()> {
+    let topmost = topmost.ok_or(io::ErrorKind::NotFound)?;
+    let root = rustix::fs::statat(topmost, "", AtFlags::EMPTY_PATH)?;
+    // Seen through the view, its owner is the container's already.
+    let owner = Some(rustix::fs::Uid::from_raw(root.st_uid));
+    let group = Some(rustix::fs::Gid::from_raw(root.st_gid));
+    rustix::fs::chown(upper, owner, group)?;
+    fs::set_permissions(upper, fs::Permissions::from_mode(root.st_mode & 0o7777))?;
+    for directory in inherited {
+        let path = upper.join(&directory.path);
+        fs::create_dir(&path)?;
+        rustix::fs::chownat(
+            CWD,
+            &path,
+            Some(rustix::fs::Uid::from_raw(base.uid.saturating_add(directory.uid))),
+            Some(rustix::fs::Gid::from_raw(base.gid.saturating_add(directory.gid))),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )?;
+        rustix::fs::chmod(&path, Mode::from_raw_mode(directory.mode))?;
+    }
+    Ok(())
+}
+
+/// The roots that an earlier process left; what was killed before it had a record is removed.
+pub(crate) fn read(areas: &Areas, layers: &Arc<Layers>) -> Result<Roots, Error> {
+    let mut roots = BTreeMap::new();
+    for area in areas.all() {
+        for name in names(area.as_ref())? {
+            let path = area.directory().join(&name);
+            let record = fs::read(path.join(RECORD)).map_err(drop);
+            match record.and_then(|bytes| serde_json::from_slice::<RootRecord>(&bytes).map_err(drop)) {
+                Ok(record) => {
+                    let pins = layers.pin(record.layers.clone());
+                    let root = Root { record, area: area.clone(), _pins: pins };
+                    roots.insert(root.record.handle.clone(), root);
+                }
+                // Killed between making the directory and writing the record: nothing was mounted from it.
+                Err(()) => area.discard(&name).map_err(disk("remove", &path))?,
+            }
+        }
+    }
+    Ok(roots)
+}
