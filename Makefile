@@ -41,7 +41,7 @@ test: tools
 	tests/demo/run dist/bin
 
 test-vm: tools
-	tests/packages busybox-static e2fsprogs
+	tests/packages busybox-static e2fsprogs btrfs-progs
 	tests/vm/run
 
 # What a user of one machine feels; figures on the last lines.
@@ -50,7 +50,7 @@ bench-dev: build
 
 # Containers beside those of crun, runc and containerd; figures on the last lines. ROUNDS, CONTAINERS and IDLE set its length.
 bench-garden: build
-	tests/packages busybox-static crun runc containerd
+	tests/packages busybox-static btrfs-progs crun runc containerd
 	cargo build --locked --release -p tests --bin bench-garden
 	target/$(TARGET)/release/bench-garden dist/bin
 
