@@ -1,10 +1,12 @@
 //! The outputs of processes on their way to clients, which fetch each by a connection of its own.
 //!
-//! Between the process and that connection stands a buffer of [`OUTPUT_BYTES_MAX`]. Until somebody comes for it, what
-//! does not fit is thrown away, so that a process whose output nobody wants is never held up. Once somebody reads, a
+//! Between the process and that connection stands a buffer of [`OUTPUT_BYTES_MAX`]. A full one holds the process up for
+//! [`AWAIT_TIME`], in which a client that wants the output comes for it; if none does, what does not fit is thrown away,
+//! so that a process whose output nobody wants is not held up for long. Once somebody reads, a
 //! full buffer holds the process up until it is read. When the reader is gone, so is this way out.
 //!
 //! ```text
+//! Awaited ──AWAIT_TIME full──▶ Unlikely ──reader()──▶ Reading
 //! Awaited ──reader()──▶ Reading ◀──offer()──▶ Direct      the buffer is empty: whoever writes may write to the socket
 //!    any ──reader dropped──▶ Gone
 //! ```
@@ -18,10 +20,13 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::io::AsyncWrite;
+use tokio::time::Sleep;
 
 use crate::socket::Socket;
 
 const OUTPUT_BYTES_MAX: usize = 1 << 20;
+/// A client asks for the outputs as soon as it knows of the process.
+const AWAIT_TIME: Duration = Duration::from_secs(2);
 /// How long outputs of an ended process wait for a client that is about to fetch them.
 pub const FETCH_TIME: Duration = Duration::from_secs(60);
 
@@ -33,6 +38,8 @@ pub enum OutputKind {
 
 enum Reader {
     Awaited,
+    /// It has been waited for.
+    Unlikely,
     /// With bytes of ours in its hands, or about to look for some.
     Reading,
     /// It has passed on all it got, and waits; what is new may go to its socket without it.
@@ -71,15 +78,18 @@ impl Output {
     }
 
     pub fn writer(&self) -> OutputWriter {
-        OutputWriter(self.clone())
+        OutputWriter { output: self.clone(), waiting: None }
     }
 
     /// `None` if somebody has fetched it already.
     pub fn reader(&self) -> Option<OutputReader> {
         let mut state = self.lock();
-        matches!(state.reader, Reader::Awaited)
-            .then(|| state.reader = Reader::Reading)
-            .map(|()| OutputReader(self.clone()))
+        if !matches!(state.reader, Reader::Awaited | Reader::Unlikely) {
+            return None;
+        }
+        state.reader = Reader::Reading;
+        wake(&mut state.writer_waker);
+        Some(OutputReader(self.clone()))
     }
 }
 
@@ -89,12 +99,16 @@ fn wake(waker: &mut Option<Waker>) {
     }
 }
 
-pub struct OutputWriter(Output);
+pub struct OutputWriter {
+    output: Output,
+    /// For a reader to come.
+    waiting: Option<Pin<Box<Sleep>>>,
+}
 
 impl OutputWriter {
     /// The reader's connection, when nothing is under way to it: what is written there is in its place.
     pub fn direct(&self) -> Option<Arc<Socket>> {
-        let state = self.0.lock();
+        let state = self.output.lock();
         match &state.reader {
             Reader::Direct(socket) if !state.ended && state.bytes.is_empty() => Some(socket.clone()),
             _ => None,
@@ -103,13 +117,24 @@ impl OutputWriter {
 }
 
 impl AsyncWrite for OutputWriter {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let mut state = self.0.lock();
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        let mut state = this.output.lock();
         let room = OUTPUT_BYTES_MAX - state.bytes.len();
         if matches!(state.reader, Reader::Gone) || state.ended {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         if room == 0 && matches!(state.reader, Reader::Awaited) {
+            let waiting = this.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep(AWAIT_TIME)));
+            if waiting.as_mut().poll(context).is_ready() {
+                state.reader = Reader::Unlikely;
+            }
+        }
+        if room == 0 && matches!(state.reader, Reader::Unlikely) {
             return Poll::Ready(Ok(bytes.len()));
         }
         if room == 0 {
@@ -127,14 +152,14 @@ impl AsyncWrite for OutputWriter {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.end();
+        self.output.end();
         Poll::Ready(Ok(()))
     }
 }
 
 impl Drop for OutputWriter {
     fn drop(&mut self) {
-        self.0.end();
+        self.output.end();
     }
 }
 
@@ -226,7 +251,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn output_nobody_wants_holds_nobody_up() {
+    async fn output_nobody_wants_holds_nobody_up_for_long() {
         let output = Output::new();
         let mut writer = output.writer();
         writer.write_all(&vec![1; 2 * OUTPUT_BYTES_MAX]).await.unwrap();
@@ -235,6 +260,20 @@ mod tests {
         assert!(output.reader().is_none(), "one reader");
         assert_eq!(reader.next(None).await.map(|bytes| bytes.len()), Some(OUTPUT_BYTES_MAX));
         assert_eq!(reader.next(None).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_comes_a_moment_late_misses_nothing() {
+        let output = Output::new();
+        let mut writer = output.writer();
+        let writing = tokio::spawn(async move { writer.write_all(&vec![7; 3 * OUTPUT_BYTES_MAX]).await });
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let (mut reader, mut total) = (output.reader().unwrap(), 0);
+        while let Some(bytes) = reader.next(None).await {
+            total += bytes.len();
+        }
+        writing.await.unwrap().unwrap();
+        assert_eq!(total, 3 * OUTPUT_BYTES_MAX);
     }
 
     #[tokio::test]

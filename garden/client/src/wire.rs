@@ -9,7 +9,7 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt};
 
 use crate::{Error, TtySpec};
 
-/// One message of a process's stream. A client writes stdin in pieces of 32 KiB, which JSON can make six times as long.
+/// One message of a process's stream, where nobody has reason to say more.
 pub const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -100,9 +100,17 @@ pub fn line(message: &impl Serialize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The next message, or `None` at the end of the stream.
+/// The next message of at most [`MESSAGE_BYTES_MAX`], or `None` at the end of the stream.
 pub async fn read_message<T: DeserializeOwned>(
     reader: &mut (impl AsyncBufRead + Unpin),
+) -> io::Result<Option<T>> {
+    read_message_within(reader, |length| length <= MESSAGE_BYTES_MAX).await
+}
+
+/// The next message, as long as `admit` agrees to its growing.
+pub async fn read_message_within<T: DeserializeOwned>(
+    reader: &mut (impl AsyncBufRead + Unpin),
+    mut admit: impl FnMut(usize) -> bool,
 ) -> io::Result<Option<T>> {
     let invalid = |reason: String| io::Error::new(io::ErrorKind::InvalidData, reason);
     let mut bytes = Vec::new();
@@ -115,8 +123,8 @@ pub async fn read_message<T: DeserializeOwned>(
         let taken = newline.map_or(available.len(), |end| end + 1);
         bytes.extend_from_slice(&available[..taken]);
         reader.consume(taken);
-        if bytes.len() > MESSAGE_BYTES_MAX {
-            return Err(invalid(format!("a message is longer than {MESSAGE_BYTES_MAX} bytes")));
+        if !admit(bytes.len()) {
+            return Err(invalid(format!("a message is too long, after {} bytes", bytes.len())));
         }
         if newline.is_some() && !bytes.trim_ascii().is_empty() {
             break;

@@ -45,6 +45,9 @@ impl Gardener {
         if spec.privileged && !self.0.config.allow_privileged {
             return Err(Error::Other("privileged container creation is disabled".into()));
         }
+        if !spec.rootfs_path.is_empty() && !spec.image.uri.is_empty() {
+            return Err(Error::Other("Cannot provide both Image.URI and RootFSPath".into()));
+        }
         check_handle(&spec.handle)?;
         let entry = self.enter(&spec)?;
         let gardener = self.clone();

@@ -455,6 +455,10 @@ fn what_cannot_be_made_is_refused_with_a_reason() {
         let missing = missing.await.err();
         assert!(matches!(missing, Some(Error::ExecutableNotFound(_))), "{missing:?}");
         world.gardener.destroy("h").await.unwrap();
+        let image = garden_client::ImageRef { uri: "/b".into(), ..Default::default() };
+        let both = ContainerSpec { rootfs_path: "/a".into(), image, ..named("b") };
+        let error = world.gardener.create(both).await.unwrap_err();
+        assert_eq!(error.to_string(), "Cannot provide both Image.URI and RootFSPath");
 
         world.config.max_containers = 1;
         world.config.allow_privileged = false;

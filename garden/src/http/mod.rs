@@ -205,7 +205,10 @@ impl Server {
             };
             let persistent = match routes::parse(&head.method, &head.target) {
                 Some(route @ (Route::Run { .. } | Route::Attach { .. } | Route::Output { .. })) => {
-                    return Box::pin(self.hijack(&connection, route)).await;
+                    if !Box::pin(self.hijack(&connection, route)).await? {
+                        return Ok(());
+                    }
+                    head.persistent
                 }
                 Some(route) => Box::pin(self.plain(&connection, &head, route)).await?,
                 None => self.unrouted(&connection, &head).await?,

@@ -14,11 +14,14 @@ use garden_client::{Process, ProcessIo, Result, Signal};
 use http::StatusCode;
 use tokio::io::{AsyncBufRead, AsyncWriteExt, BufReader, DuplexStream};
 
-use super::connection::{AnswerHead, Body, Connection};
+use super::connection::{AnswerHead, Body, Budget, Connection, Share};
 use super::routes::Route;
 use super::{Refusal, Server};
 use crate::relay::OutputKind;
 
+/// Of one message. Clients that have all of a process's input at hand send it as one, and JSON can make that six times as
+/// long.
+const MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// Input that a process has not read yet; then its client must wait.
 const STDIN_BYTES_MAX: usize = 64 << 10;
 /// How long input of a client that is gone may still take to reach a process that reads slowly.
@@ -27,12 +30,13 @@ const LAST_INPUT_TIME: Duration = Duration::from_secs(60);
 const READ_BYTES: usize = 4 << 10;
 
 impl Server {
-    pub(super) async fn hijack(&self, connection: &Connection, route: Route) -> io::Result<()> {
+    /// Whether the connection carries HTTP still, because nothing came of it.
+    pub(super) async fn hijack(&self, connection: &Connection, route: Route) -> io::Result<bool> {
         let (mut read, mut skipped) = (None, false);
         if let Route::Run { .. } = route {
             match self.read(connection).await {
                 Ok(spec) => read = Some(spec),
-                Err(refusal) => return refuse(connection, &refusal).await,
+                Err(refusal) => return refuse(connection, refusal).await,
             }
         } else {
             skipped = connection.skip_body().await;
@@ -47,11 +51,11 @@ impl Server {
                 self.process(StatusCode::OK, connection, start).await
             }
             (Route::Output { stream_id, kind, .. }, _) if skipped => {
-                self.output(&stream_id, kind, connection).await
+                self.output(&stream_id, kind, connection).await.map(|()| false)
             }
             _ => {
                 let refusal = Refusal::text(StatusCode::BAD_REQUEST, "this request has no body");
-                refuse(connection, &refusal).await
+                refuse(connection, refusal).await
             }
         }
     }
@@ -61,7 +65,7 @@ impl Server {
         status: StatusCode,
         connection: &Connection,
         start: impl AsyncFnOnce(ProcessIo) -> Result<Box<dyn Process>>,
-    ) -> io::Result<()> {
+    ) -> io::Result<bool> {
         let (stream_id, outputs) = self.relays.open();
         // Ends the outputs on every way out of here.
         let _closing = Closing { server: self, stream_id: stream_id.clone() };
@@ -73,7 +77,7 @@ impl Server {
         };
         let process = match start(io).await {
             Ok(process) => process,
-            Err(error) => return refuse(connection, &error.into()).await,
+            Err(error) => return refuse(connection, error.into()).await,
         };
         let process_id = process.id().to_owned();
         let first = ProcessPayload { process_id: process_id.clone(), stream_id, ..Default::default() };
@@ -86,14 +90,14 @@ impl Server {
                 Err(error) => ProcessPayload { process_id, error: Some(error.to_string()), ..Default::default() },
             },
             // The client is gone, or we are going: the process is let be.
-            () = self.follow_client(connection, &mut messages, stdin, process.as_ref()) => return Ok(()),
-            () = self.shutdown.cancelled() => return Ok(()),
+            () = self.follow_client(connection, &mut messages, stdin, process.as_ref()) => return Ok(false),
+            () = self.shutdown.cancelled() => return Ok(false),
         };
         // No longer in use, should the client leave its answer untouched.
         drop(process);
         connection.send(&wire::line(&last)?).await?;
         connection.farewell().await;
-        Ok(())
+        Ok(false)
     }
 
     /// Raw bytes until the process's output has ended or the client has gone.
@@ -129,7 +133,7 @@ impl Server {
     ) {
         let socket = connection.socket();
         tokio::select! {
-            ended = follow_messages(receive, stdin, process) => if let Ended::OutOfInput = ended {
+            ended = follow_messages(receive, &self.budget, stdin, process) => if let Ended::OutOfInput = ended {
                 // It may listen for the end still, though it has nothing more to say.
                 socket.gone().await;
             },
@@ -156,25 +160,35 @@ fn raw_head(status: StatusCode, content_type: Option<&str>) -> Vec<u8> {
     AnswerHead { status, content_type, persistent: true, more: "" }.bytes(None)
 }
 
-async fn refuse(connection: &Connection, refusal: &Refusal) -> io::Result<()> {
-    super::end(connection, refusal).await
+/// The public client does not read an error whose head announces the end of the connection.
+async fn refuse(connection: &Connection, refusal: Refusal) -> io::Result<bool> {
+    tracing::debug!(error = %refusal.error, "process refused");
+    let persistent = connection.skip_body().await;
+    connection.send(&refusal.bytes(true)).await?;
+    if !persistent {
+        connection.farewell().await;
+    }
+    Ok(persistent)
 }
 
-enum Ended {
+pub(super) enum Ended {
     /// As a client does that has closed the process's input before.
     OutOfInput,
     /// It broke off, or cannot be understood.
     Gone,
 }
 
-async fn follow_messages(
+pub(super) async fn follow_messages(
     receive: &mut (impl AsyncBufRead + Unpin),
+    budget: &Budget,
     stdin: DuplexStream,
     process: &dyn Process,
 ) -> Ended {
     let (mut stdin, mut input_ended) = (Some(stdin), false);
     loop {
-        let message = match wire::read_message::<ProcessPayload>(receive).await {
+        let mut share = Share::default();
+        let admit = |length| length <= MESSAGE_BYTES_MAX && budget.cover(&mut share, length).is_ok();
+        let message = match wire::read_message_within::<ProcessPayload>(receive, admit).await {
             Ok(Some(message)) => message,
             Ok(None) => return if input_ended { Ended::OutOfInput } else { Ended::Gone },
             Err(error) => {

@@ -223,6 +223,30 @@ async fn bad_requests_are_told_so() {
     check(&long, 431, "the head of the request is longer").await;
 }
 
+/// As the public client does it when it has all input at hand; quoting has made it long.
+#[tokio::test]
+async fn all_of_a_process_s_input_may_come_as_one_message() {
+    let memory = MemoryGarden::new();
+    memory.create(ContainerSpec { handle: "h".into(), ..Default::default() }).await.unwrap();
+    memory.script("/bin/app", Script::runs());
+    let spec = ProcessSpec { path: "/bin/app".into(), ..Default::default() };
+    let process = memory.run("h", spec, ProcessIo::default()).await.unwrap();
+    let input = "\u{1}".repeat(1 << 20);
+    let message = wire::ProcessPayload { source: Some(0), data: Some(input.clone()), ..Default::default() };
+    let messages = [wire::line(&message).unwrap(), b"{\"source\":0}\n".to_vec()].concat();
+    let (stdin, mut process_stdin) = tokio::io::duplex(1 << 10);
+    let mut text = String::new();
+    let (mut bytes, budget) = (&messages[..], Budget::new(8 << 20));
+    let follow = process::follow_messages(&mut bytes, &budget, stdin, process.as_ref());
+    let (ended, read) = tokio::join!(follow, process_stdin.read_to_string(&mut text));
+    assert!(matches!(ended, process::Ended::OutOfInput));
+    assert!(read.unwrap() == input.len() && text == input);
+    let (stdin, _process_stdin) = tokio::io::duplex(1 << 10);
+    let budget = Budget::new(1 << 20);
+    let ended = process::follow_messages(&mut &messages[..], &budget, stdin, process.as_ref()).await;
+    assert!(matches!(ended, process::Ended::Gone), "more than all may hold");
+}
+
 /// As clients do it that do not know how much they will say.
 #[tokio::test]
 async fn a_request_in_chunks_is_like_any_other() {
@@ -256,6 +280,10 @@ async fn one_connection_carries_many_requests_and_then_a_process() {
         ("GET /ping HTTP/1.1\r\nContent-Length: 24\r\n\r\nGET /evil HTTP/1.1\r\n\r\n..", 1),
         ("PUT /containers/h/properties/a HTTP/1.1\r\nContent-Length: 13\r\n\r\n{\"value\":\"b\"}", 1),
         ("GET /ping HTTP/1.1\r\n\r\nGET /containers/h/properties/a HTTP/1.1\r\n\r\n", 2),
+        // The public client reads no error on such a request when the connection is to end after it.
+        ("POST /containers/h/processes HTTP/1.1\r\nContent-Length: 18\r\n\r\n{\"path\":\"missing\"}", 1),
+        ("POST /containers/h/processes HTTP/1.1\r\nContent-Length: 2\r\n\r\nxx", 1),
+        ("GET /containers/h/processes/none HTTP/1.1\r\n\r\n", 1),
     ] {
         stream.write_all(request.as_bytes()).await.unwrap();
         for _ in 0..answers {
