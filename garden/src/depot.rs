@@ -51,6 +51,9 @@ pub struct Record {
     /// A plugin was, or is about to be, asked for its network, and has not yet taken it away.
     #[serde(default)]
     pub plugged: bool,
+    /// The same of its root.
+    #[serde(default)]
+    pub imaged: bool,
     /// Once it has a pid 1.
     pub container: Option<containerizer::Record>,
 }
@@ -169,6 +172,7 @@ mod tests {
             grace_time_ns: 0,
             connection: None,
             plugged: false,
+            imaged: false,
             container: None,
         }
     }

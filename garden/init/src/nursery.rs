@@ -94,7 +94,7 @@ fn introduce(ids: Option<&IdRange>, child: Pid) -> Result<Vec<OwnedFd>> {
 }
 
 fn map_ids(directory: &str, ids: &IdRange) -> Result<()> {
-    let line = format!("0 {} {}", ids.base, ids.count);
+    let line = ids.map();
     for file in ["uid_map", "gid_map"] {
         let path = format!("{directory}/{file}");
         fs::write(&path, &line).act(format!("map ids {line} in {path}"))?;

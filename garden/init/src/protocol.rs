@@ -44,6 +44,25 @@ pub enum Birth {
 pub struct IdRange {
     pub base: u32,
     pub count: u32,
+    /// The container's root, where it is not `base`, which then is the host's number of the container's id 1.
+    #[serde(default)]
+    pub root: Option<u32>,
+}
+
+impl IdRange {
+    /// The host's number of the container's root.
+    pub fn root_id(&self) -> u32 {
+        self.root.unwrap_or(self.base)
+    }
+
+    /// As the kernel takes it in `uid_map` and `gid_map`.
+    pub fn map(&self) -> String {
+        let IdRange { base, count, root } = self;
+        match root {
+            Some(root) => format!("0 {root} 1\n1 {base} {count}\n"),
+            None => format!("0 {base} {count}\n"),
+        }
+    }
 }
 
 /// From the nursery. With `Born` come pidfd, network namespace (not of a pea) and, where there is one, user namespace.

@@ -67,7 +67,7 @@ impl Container {
         ids: Option<Allocated>,
     ) -> Container {
         let (commands, waiting) = mpsc::channel(QUEUE_MAX);
-        let root_id = ids.as_ref().map(|ids| ids.range.base);
+        let root_id = ids.as_ref().map(|ids| ids.range.root_id());
         let (waiting, ids) = (Mutex::new(Some(waiting)), Mutex::new(ids));
         let (processes, claimed) = Default::default();
         Container {

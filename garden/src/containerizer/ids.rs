@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use garden_init::IdRange;
+pub use garden_init::IdRange;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IdPool {
@@ -53,7 +53,7 @@ impl Allocator {
                     .find(|index| !taken.contains(index))
                     .ok_or(Exhausted { containers_max })?;
                 taken.insert(index);
-                let range = IdRange { base: base + index * ids_per_container, count: ids_per_container };
+                let range = IdRange { base: base + index * ids_per_container, count: ids_per_container, root: None };
                 Ok(Allocated { range, index: Some((index, self.taken.clone())) })
             }
         }
@@ -85,8 +85,8 @@ mod tests {
 
     #[test]
     fn the_shared_range_never_runs_out() {
-        let allocator = Allocator::new(IdPool::Shared(IdRange { base: 5, count: 6 }));
+        let allocator = Allocator::new(IdPool::Shared(IdRange { base: 5, count: 6, root: None }));
         let held: Vec<_> = (0..100).map(|_| allocator.allocate().unwrap()).collect();
-        assert!(held.iter().all(|one| one.range == IdRange { base: 5, count: 6 }));
+        assert!(held.iter().all(|one| one.range == IdRange { base: 5, count: 6, root: None }));
     }
 }

@@ -33,7 +33,7 @@ use std::time::Duration;
 pub use blank::Blank;
 pub use container::Container;
 use garden_sys::cgroup::{self, DeviceRule, Hierarchies};
-pub use ids::IdPool;
+pub use ids::{IdPool, IdRange};
 pub use metrics::Usage;
 pub use pea::{Pea, PeaBlank, PeaSpec};
 pub use record::{Record, clean_up};

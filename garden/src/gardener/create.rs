@@ -1,19 +1,15 @@
 //! How a container comes to be, step by step, and what happens when a step fails.
 
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 
-use garden_client::{BindMount, ContainerSpec, Error, ImageRef, Result};
-use rootfs::image;
-use rootfs::registry::Credentials;
-use rootfs::store::{BaseIds, DiskLimit, DiskScope, Image};
+use garden_client::{BindMount, ContainerSpec, Error, Result};
 
 use super::entry::{Entry, Stage};
+use super::image::Root;
 use super::pace::Pace;
 use super::warm::Place;
-use super::{Gardener, blocking, chain};
+use super::{Gardener, blocking};
 use crate::containerizer::{self, Blank, Container};
 use crate::depot::{HANDLE_BYTES_MAX, Record};
 
@@ -86,6 +82,7 @@ impl Gardener {
             grace_time_ns,
             connection: None,
             plugged: false,
+            imaged: false,
             container: None,
         };
         let mut entries = self.entries();
@@ -102,8 +99,7 @@ impl Gardener {
     }
 
     async fn take_steps(&self, entry: &Arc<Entry>, spec: ContainerSpec, pace: &mut Pace) -> Result<()> {
-        let (place, image) =
-            tokio::join!(self.place(spec.privileged), self.pull(&spec.image, &spec.rootfs_path));
+        let (place, image) = tokio::join!(self.place(spec.privileged), self.pull(&spec));
         let (place, image) = match (place, image) {
             (Ok(place), Ok(image)) => (place, image),
             (Ok(place), Err(error)) => {
@@ -116,13 +112,13 @@ impl Gardener {
         let blank = self.record(entry, &spec, place).await?;
         pace.done("record");
         self.checkpoint(Step::Recorded)?;
-        let root = self.mount(&spec, &blank, &image).await?;
+        let root = self.mount(entry, &spec, &blank, image).await?;
         self.checkpoint(Step::RootMounted)?;
         pace.done("root");
         let files = self.connect(entry, &spec, &blank).await?;
         pace.done("network");
         self.checkpoint(Step::Connected)?;
-        let container = self.start_pid_1(entry, spec, blank, &image, root, files).await?;
+        let container = self.start_pid_1(entry, spec, blank, root, files).await?;
         pace.done("pid 1");
         let container = Arc::new(container);
         // From here on an undo must end it, too.
@@ -156,44 +152,19 @@ impl Gardener {
         Ok(Arc::new(blank))
     }
 
-    /// `rootfs_path` is the older way to name an image.
-    pub(super) async fn pull(&self, image: &ImageRef, rootfs_path: &str) -> Result<Image> {
-        let ImageRef { uri, username, password } = image;
-        let named = [uri, rootfs_path, &self.0.config.default_rootfs].into_iter().find(|uri| !uri.is_empty());
-        let Some(uri) = named else {
-            return Err(Error::Other("no image is named, and there is no default".into()));
-        };
-        let image = image::ImageRef::from_str(uri).map_err(|error| Error::Other(chain(&error)))?;
-        let credentials = Credentials::given(username, password);
-        let pulled = self.0.store.pull(&image, credentials, &|_| {}).await;
-        pulled.map_err(|error| Error::Other(chain(&error)))
-    }
-
-    async fn mount(&self, spec: &ContainerSpec, blank: &Arc<Blank>, image: &Image) -> Result<OwnedFd> {
-        let disk = spec.limits.disk;
-        let scope = if disk.scope == 0 { DiskScope::Total } else { DiskScope::Exclusive };
-        let limit = DiskLimit { bytes: disk.byte_hard, inodes: disk.inode_hard, scope };
-        let base = blank.ids().map_or(BaseIds::default(), |ids| BaseIds { uid: ids.base, gid: ids.base });
-        let (gardener, handle, blank, image) =
-            (self.clone(), spec.handle.clone(), blank.clone(), image.clone());
-        let mount = move || gardener.0.store.mount(&handle, &image, blank.user_namespace(), base, limit);
-        Ok(blocking(mount).await?.fd)
-    }
-
     async fn start_pid_1(
         &self,
         entry: &Arc<Entry>,
         spec: ContainerSpec,
         blank: Arc<Blank>,
-        image: &Image,
-        root: OwnedFd,
+        root: Root,
         files: Vec<BindMount>,
     ) -> Result<Container> {
         let socket = self.0.depot.directory(&spec.handle).join(SOCKET);
         let spec = containerizer::Spec {
             handle: spec.handle,
             privileged: spec.privileged,
-            env: image.config.env.iter().cloned().chain(spec.env).collect(),
+            env: root.env.into_iter().chain(spec.env).collect(),
             bind_mounts: files.into_iter().chain(spec.bind_mounts).collect(),
             limits: spec.limits,
             socket: (socket.as_os_str().len() <= SOCKET_PATH_BYTES_MAX).then_some(socket),
@@ -202,7 +173,7 @@ impl Gardener {
         self.change(entry.clone(), move |kept| kept.container = Some(record)).await?;
         // The steps before it have let it go.
         let blank = Arc::into_inner(blank).ok_or_else(|| Error::Other("the blank is still in use".into()))?;
-        Ok(blank.start(spec, root).await?)
+        Ok(blank.start(spec, root.fd).await?)
     }
 
     /// Takes a creation back. What cannot be taken back stays known, to be destroyed again.
@@ -253,7 +224,7 @@ pub(super) fn etc_files(
     resolv_conf: &str,
     blank: &Blank,
 ) -> std::result::Result<Vec<BindMount>, ConnectError> {
-    let owner = blank.ids().map_or(0, |ids| ids.base);
+    let owner = blank.ids().map_or(0, |ids| ids.root_id());
     let files = [("hosts", hosts), ("resolv.conf", resolv_conf)];
     files.into_iter().map(|(name, text)| etc_file(directory, name, text, owner)).collect()
 }

@@ -55,11 +55,6 @@ impl Gardener {
         }
     }
 
-    async fn unmount(&self, entry: &Entry) -> garden_client::Result<()> {
-        let (gardener, handle) = (self.clone(), entry.handle.clone());
-        blocking(move || gardener.0.store.unmount(&handle)).await
-    }
-
     async fn forget(&self, entry: &Entry) -> garden_client::Result<()> {
         let (gardener, handle) = (self.clone(), entry.handle.clone());
         blocking(move || gardener.0.depot.drop_record(&handle)).await?;

@@ -61,22 +61,37 @@ impl Gardener {
         })
     }
 
-    pub(super) fn all_metrics(&self, handles: Vec<String>) -> BTreeMap<String, Result<Metrics>> {
+    /// `disks`: what plugins say of their roots.
+    pub(super) fn all_metrics(
+        &self,
+        handles: Vec<String>,
+        disks: &BTreeMap<String, Result<DiskStat>>,
+    ) -> BTreeMap<String, Result<Metrics>> {
         let traffic = self.0.networker.traffic();
         let traffic = match &traffic {
             Ok(traffic) => Ok(traffic),
             Err(error) => Err(Error::Other(chain(error))),
         };
         let metrics = |handle: String| {
-            let result = self.entry(&handle).and_then(|entry| self.metrics_of(&entry, traffic.clone()?));
+            let result = self
+                .entry(&handle)
+                .and_then(|entry| self.metrics_of(&entry, traffic.clone()?, disks.get(&handle)));
             (handle, result)
         };
         handles.into_iter().map(metrics).collect()
     }
 
-    fn metrics_of(&self, entry: &Entry, traffic: &BTreeMap<String, NetworkStat>) -> Result<Metrics> {
+    fn metrics_of(
+        &self,
+        entry: &Entry,
+        traffic: &BTreeMap<String, NetworkStat>,
+        plugin_disk: Option<&Result<DiskStat>>,
+    ) -> Result<Metrics> {
         let usage = entry.container()?.usage()?;
-        let disk = self.0.store.usage(&entry.handle).map_err(|error| Error::Other(chain(&error)))?;
+        let disk = match plugin_disk {
+            Some(disk) => disk.clone()?,
+            None => self.stored_disk(&entry.handle)?,
+        };
         let (created_at_ns, cpu, link) = entry.with_record(|record| {
             let link = record.connection.as_ref().map(|connection| connection.host_link.clone());
             (record.created_at_ns, record.spec.limits.cpu, link)
@@ -87,18 +102,25 @@ impl Gardener {
             memory: usage.memory,
             cpu: usage.cpu,
             pid: usage.pid,
-            disk: DiskStat {
-                total_bytes_used: disk.total_bytes,
-                total_inodes_used: disk.total_inodes,
-                exclusive_bytes_used: disk.exclusive_bytes,
-                exclusive_inodes_used: disk.exclusive_inodes,
-            },
+            disk,
             network: match link {
                 Some(link) => traffic.get(&link).copied(),
                 None => self.plugged_traffic(entry),
             },
             age,
             cpu_entitlement: entitlement_ns(shares, self.0.cpu_entitlement_per_share, age),
+        })
+    }
+}
+
+impl Gardener {
+    fn stored_disk(&self, handle: &str) -> Result<DiskStat> {
+        let disk = self.0.store.usage(handle).map_err(|error| Error::Other(chain(&error)))?;
+        Ok(DiskStat {
+            total_bytes_used: disk.total_bytes,
+            total_inodes_used: disk.total_inodes,
+            exclusive_bytes_used: disk.exclusive_bytes,
+            exclusive_inodes_used: disk.exclusive_inodes,
         })
     }
 }

@@ -12,6 +12,7 @@
 mod create;
 mod destroy;
 mod entry;
+mod image;
 mod measure;
 mod network;
 mod pace;
@@ -36,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 use crate::containerizer::{self, Containerizer};
 use crate::depot::{self, Depot};
 use crate::networker::{self, Networker};
+use crate::plugins::image::ImagePlugin;
 use crate::plugins::network::NetworkPlugin;
 use crate::{capacity, properties, restore};
 use entry::{Entry, InUse};
@@ -55,6 +57,9 @@ pub struct Config {
     pub networker: networker::Config,
     /// Makes the networks instead.
     pub network_plugin: Option<NetworkPlugin>,
+    /// Make the roots instead, of unprivileged containers and of privileged ones.
+    pub image_plugin: Option<ImagePlugin>,
+    pub privileged_image_plugin: Option<ImagePlugin>,
     pub rootfs: rootfs::store::Config,
     /// For containers whose creator gives none. Zero: they are never reaped.
     pub default_grace_time: Duration,
@@ -78,6 +83,8 @@ impl Config {
             containerizer: containerizer::Config::default(),
             networker: networker::Config::default(),
             network_plugin: None,
+            image_plugin: None,
+            privileged_image_plugin: None,
             rootfs: rootfs::store::Config::default(),
             default_grace_time: Duration::ZERO,
             max_containers: 0,
@@ -291,7 +298,10 @@ impl Garden for Gardener {
         Ok(Capacity {
             memory_in_bytes: self.0.total_memory_bytes,
             disk_in_bytes: disk,
-            schedulable_disk_in_bytes: disk,
+            schedulable_disk_in_bytes: match self.plugin_capacity().await {
+                Some(bytes) => bytes?,
+                None => disk,
+            },
             max_containers: if limit == 0 { networks } else { networks.min(limit) },
         })
     }
@@ -325,7 +335,8 @@ impl Garden for Gardener {
     async fn bulk_metrics(&self, handles: &[String]) -> Result<BTreeMap<String, Result<Metrics>>> {
         let gardener = self.clone();
         let handles = handles.to_vec();
-        blocking(move || Ok::<_, std::convert::Infallible>(gardener.all_metrics(handles))).await
+        let disks = self.plugin_disks(&handles).await;
+        blocking(move || Ok::<_, std::convert::Infallible>(gardener.all_metrics(handles, &disks))).await
     }
 
     async fn stop(&self, handle: &str, kill: bool) -> Result<()> {

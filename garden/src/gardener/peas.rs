@@ -99,7 +99,7 @@ impl Gardener {
     ) -> Started {
         let prepared = async {
             let blank = async { Ok(self.0.containerizer.pea_blank(container, &spec.id).await?) };
-            tokio::try_join!(blank, self.pull(&spec.image, ""))
+            tokio::try_join!(blank, self.pull_stored(&spec.image))
         };
         // Only this may take long. What comes after it ends soon once the container has ended, and is not to be left
         // half done.

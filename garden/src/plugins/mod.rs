@@ -1,11 +1,13 @@
 //! Programs of others that do a part of garden's work, under the contracts the established server has with them: networks
-//! ([`network`]).
+//! ([`network`]) and root file systems ([`image`]).
 //!
 //! A program has its time and no more, says no more than is kept, and is told everything by its arguments and its
 //! standard input. It runs with garden's own environment and in garden's network namespace, as root: whoever names a
 //! plugin trusts it as garden itself.
 
+pub mod image;
 pub mod network;
+pub mod root;
 
 use std::io;
 use std::path::PathBuf;

@@ -6,17 +6,20 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use diego_base::serve::Listen;
 use diego_base::telemetry::{Style, Timestamps};
-use garden::containerizer::IdPool;
+use garden::containerizer::{IdPool, IdRange};
 use garden::gardener;
 use garden::networker::Network;
 use garden::plugins::Program;
+use garden::plugins::image::{self, ImagePlugin};
 use garden::plugins::network::NetworkPlugin;
 
 use super::flags::{
-    Containers, Limits, LogFlags, Networks, Runtime, Server, ServerFlags, Sysctls, TimeFormat,
+    Containers, Image, Limits, LogFlags, Networks, Runtime, Server, ServerFlags, Sysctls, TimeFormat,
 };
 
 const IDS_PER_CONTAINER: u32 = 65_536;
+/// The highest id of a host: that of containers' root where image plugins make the roots.
+const LAST_ID: u32 = u32::MAX - 1;
 const PORTS: u32 = 1 << 16;
 const BLOCK_IO_WEIGHTS: std::ops::RangeInclusive<u16> = 10..=1000;
 
@@ -95,27 +98,25 @@ pub fn debug_address(server: &Server) -> Option<SocketAddr> {
     server.debug_bind_ip.map(|ip| SocketAddr::new(ip, server.debug_bind_port))
 }
 
-pub fn settings(name: Name, flags: ServerFlags, init: PathBuf) -> Result<Settings> {
+pub fn settings(name: Name, mut flags: ServerFlags, init: PathBuf) -> Result<Settings> {
     let mut notes: Vec<Note> =
         flags.unused.given().into_iter().map(|(flag, why)| Note { flag, why: why.into() }).collect();
     let depot = flags.containers.depot.clone().unwrap_or_else(|| name.depot().into());
     let mut config = gardener::Config::new(depot);
     config.containerizer.init = init;
-    containers(flags.containers, &mut config, &mut notes)?;
+    // Who shifts the owners of files knows of one range for all.
+    let shared_ids = !flags.image.no_image_plugin && flags.image.image_plugin.is_some();
+    containers(flags.containers, shared_ids, &mut config, &mut notes)?;
     runtime(&flags.runtime, &mut notes)?;
     networks(name, flags.network, &mut config)?;
     limits(&flags.limits, &mut config, &mut notes)?;
     config.containerizer.sysctls = sysctls(&flags.sysctls);
     let registries = &mut config.rootfs.registries;
-    if let Some(registry) = flags.image.docker_registry {
+    if let Some(registry) = flags.image.docker_registry.take() {
         registries.default_registry = registry;
     }
-    registries.insecure = flags.image.insecure_docker_registries;
-    ensure!(
-        flags.image.no_image_plugin
-            || (flags.image.image_plugin.is_none() && flags.image.privileged_image_plugin.is_none()),
-        "--image-plugin is not supported yet: --no-image-plugin uses the built-in store"
-    );
+    registries.insecure = std::mem::take(&mut flags.image.insecure_docker_registries);
+    image_plugins(flags.image, &mut config, &mut notes)?;
     if let Some(tag) = flags.server.tag {
         config.containerizer.cgroup_parent = format!("diego-{tag}");
         config.networker.table = format!("diego-{tag}");
@@ -124,13 +125,44 @@ pub fn settings(name: Name, flags: ServerFlags, init: PathBuf) -> Result<Setting
     Ok(Settings { gardener: config, notes })
 }
 
-fn containers(flags: Containers, config: &mut gardener::Config, notes: &mut Vec<Note>) -> Result<()> {
+fn image_plugins(flags: Image, config: &mut gardener::Config, notes: &mut Vec<Note>) -> Result<()> {
+    if flags.no_image_plugin {
+        let given = [
+            (&flags.image_plugin, "image-plugin"),
+            (&flags.privileged_image_plugin, "privileged-image-plugin"),
+        ];
+        for (_, flag) in given.into_iter().filter(|(path, _)| path.is_some()) {
+            notes.push(Note { flag, why: "--no-image-plugin".into() });
+        }
+        return Ok(());
+    }
+    let plugin =
+        |flag: &str, path: Option<PathBuf>, extra_args: Vec<String>| -> Result<Option<ImagePlugin>> {
+            let Some(path) = path else { return Ok(None) };
+            program(flag, &path)?;
+            Ok(Some(ImagePlugin { program: Program { path, extra_args, deadline: image::DEADLINE } }))
+        };
+    config.image_plugin = plugin("image-plugin", flags.image_plugin, flags.image_plugin_extra_args)?;
+    config.privileged_image_plugin = plugin(
+        "privileged-image-plugin",
+        flags.privileged_image_plugin,
+        flags.privileged_image_plugin_extra_args,
+    )?;
+    Ok(())
+}
+
+fn containers(
+    flags: Containers,
+    shared_ids: bool,
+    config: &mut gardener::Config,
+    notes: &mut Vec<Note>,
+) -> Result<()> {
     config.default_rootfs = flags.default_rootfs.clone();
     config.default_grace_time = flags.default_grace_time;
     config.destroy_containers_on_stop = flags.destroy_containers_on_stop;
     config.allow_privileged = !flags.disable_privileged_containers;
     config.containerizer.no_new_privileges = flags.no_new_privileges;
-    config.containerizer.ids = ids(&flags)?;
+    config.containerizer.ids = ids(&flags, shared_ids)?;
     ensure!(
         flags.device_cgroup_rules.is_empty(),
         "--device-cgroup-rule is refused: which devices containers may use cannot be changed"
@@ -143,14 +175,25 @@ fn containers(flags: Containers, config: &mut gardener::Config, notes: &mut Vec<
 }
 
 /// A range of its own for each container, all of them within what is permitted. Deployments permit everything from 1 on:
-/// then the ranges stay clear of the host's users.
-fn ids(flags: &Containers) -> Result<IdPool> {
+/// then the ranges stay clear of the host's users. `shared`: all containers have what is permitted, as image plugins are
+/// configured to expect it.
+fn ids(flags: &Containers, shared: bool) -> Result<IdPool> {
     for (one, other, what) in [
         (flags.uid_map_start, flags.gid_map_start, "start"),
         (flags.uid_map_length, flags.gid_map_length, "length"),
     ] {
         let same = one == other || one.is_none() || other.is_none();
         ensure!(same, "--uid-map-{what} and --gid-map-{what} must be the same: users and groups share ids");
+    }
+    if shared {
+        let base = flags.uid_map_start.or(flags.gid_map_start).unwrap_or(1);
+        let length = flags.uid_map_length.or(flags.gid_map_length).filter(|length| *length > 0);
+        let count = length.unwrap_or(LAST_ID.saturating_sub(base));
+        ensure!(
+            base.checked_add(count).is_some_and(|end| end <= LAST_ID),
+            "host ids {base} and the {count} after it are not all ids"
+        );
+        return Ok(IdPool::Shared(IdRange { base, count, root: Some(LAST_ID) }));
     }
     let default = IdPool::default();
     let (Some(start), IdPool::Own { base, .. }) = (flags.uid_map_start.or(flags.gid_map_start), &default)
@@ -345,6 +388,20 @@ mod tests {
         check("--uid-map-start=1 --uid-map-length=4294967293", (0x2000_0000, 0xdfff));
         check("--uid-map-start=1 --uid-map-length=0", (0x2000_0000, 0xdfff));
         check("--uid-map-start=1000000 --uid-map-length=131072 --gid-map-start=1000000", (1_000_000, 2));
+    }
+
+    #[test]
+    fn image_plugins_know_of_one_range_of_ids_for_all() {
+        let line =
+            "--image-plugin=/proc/self/exe --image-plugin-extra-arg=--x --uid-map-start=1 --uid-map-length=";
+        let config = of(&format!("{line}4294967293")).unwrap().gardener;
+        let IdPool::Shared(range) = config.containerizer.ids else { panic!() };
+        assert_eq!(range.map(), "0 4294967294 1\n1 1 4294967293\n");
+        assert_eq!(config.image_plugin.unwrap().program.extra_args, ["--x"]);
+        assert!(config.privileged_image_plugin.is_none());
+        assert!(of(&format!("{line}4294967294")).is_err());
+        let unused = of("--no-image-plugin --image-plugin=/no/such").unwrap();
+        assert_eq!((unused.notes[0].flag, unused.gardener.image_plugin.is_none()), ("image-plugin", true));
     }
 
     #[test]

@@ -1,7 +1,9 @@
-//! Gardens whose networks are made by programs: a script that notes down what it is told, and a real CNI plugin.
+//! Gardens whose networks or roots are made by programs: scripts that note down what they are told, and a real CNI
+//! plugin.
 
 use super::*;
 use crate::plugins::Program;
+use crate::plugins::image::ImagePlugin;
 use crate::plugins::network::NetworkPlugin;
 
 /// Notes each call and its input in `calls`, and answers with what stands in `ACTION.answer`. Where `ACTION.fails`
@@ -198,6 +200,136 @@ fn a_cni_plugin_gives_a_container_its_network() {
         world.clean.get_mut("links").unwrap().push("dgcni0".into());
         eventually("the links are gone", async || (world.left() == world.clean).then_some(())).await;
         host.delete("dgcni0").unwrap();
+        world
+    });
+}
+
+/// Makes roots of two mounts over what stands in the image, and notes down what it is told.
+const IMAGES: &str = r#"
+dir=$1; shift
+echo "$*" >> $dir/calls
+for handle; do :; done
+case $1 in
+create)
+  [ -e $dir/create.fails ] && { echo "no image today" >&2; echo partly; exit 1; }
+  mkdir -p $dir/images/$handle/root $dir/images/$handle/upper $dir/images/$handle/work
+  cp -a $dir/rootfs $dir/images/$handle/lower
+  chmod 755 $dir $dir/images $dir/images/$handle $dir/images/$handle/*
+  [ "$owner" = "" ] || chown -Rh $owner:$owner $dir/images/$handle/upper $dir/images/$handle/lower
+  echo "{\"root\":{\"path\":\"$dir/images/$handle/root\"},\"process\":{\"env\":[\"FROM=image\"]},\"mounts\":[
+    {\"destination\":\"/\",\"type\":\"overlay\",\"source\":\"overlay\",\"options\":[
+      \"lowerdir=$dir/images/$handle/lower\",\"upperdir=$dir/images/$handle/upper\",\"workdir=$dir/images/$handle/work\"]},
+    {\"destination\":\"/scratch\",\"type\":\"tmpfs\",\"source\":\"tmpfs\",\"options\":[\"nosuid\",\"size=1m\",\"mode=1777\"]},
+    {\"destination\":\"/etc/seal\",\"type\":\"bind\",\"source\":\"$dir/calls\",\"options\":[\"bind\",\"ro\"]}]}"
+  ;;
+delete) [ -e $dir/delete.fails ] && exit 1; rm -rf $dir/images/$handle ;;
+stats) echo '{"disk_usage":{"total_bytes_used":7,"exclusive_bytes_used":5}}' ;;
+capacity) echo '{"capacity":4242}' ;;
+esac
+"#;
+
+const OWNER: u32 = u32::MAX - 1;
+
+fn image_plugin(dir: &Path, owner: &str) -> ImagePlugin {
+    let path = dir.join(format!("images{owner}.sh"));
+    std::fs::write(&path, format!("owner={owner}\n{IMAGES}")).unwrap();
+    let extra_args = vec![path.display().to_string(), dir.display().to_string()];
+    ImagePlugin { program: Program { path: "/bin/sh".into(), extra_args, deadline: Duration::from_secs(5) } }
+}
+
+fn with_image_plugins(config: &mut Config, dir: &Path) {
+    config.image_plugin = Some(image_plugin(dir, &OWNER.to_string()));
+    config.privileged_image_plugin = Some(image_plugin(dir, ""));
+    config.containerizer.ids = containerizer::IdPool::Shared(containerizer::IdRange {
+        base: 1,
+        count: OWNER - 1,
+        root: Some(OWNER),
+    });
+}
+
+#[test]
+fn a_plugin_makes_the_root_of_a_container() {
+    in_a_world_of("a_plugin_makes_the_root_of_a_container", with_image_plugins, async |world| {
+        let garden = &world.gardener;
+        let mut spec = ContainerSpec {
+            image: ImageRef { uri: "docker:///busybox#1".into(), username: "u".into(), password: "p".into() },
+            env: vec!["OWN=1".into()],
+            ..named("h")
+        };
+        spec.limits.disk.byte_hard = 1 << 20;
+        spec.limits.disk.scope = 1;
+        world.create(spec).await;
+        let flags = "--disk-limit-size-bytes 1048576 --username u --password p --exclude-image-from-quota";
+        assert_eq!(world.calls(), [format!("create {flags} docker:///busybox:1 h")]);
+        let record = std::fs::read_to_string(world.config.directory.join("depot/h/container.json")).unwrap();
+        assert!(!record.contains("\"p\""), "a password is on the disk: {record}");
+
+        let script = "echo $FROM $OWN; cat /etc/seal | wc -l; echo x > /scratch/y && echo x > /root-file && stat -c %u:%g /root-file; \
+            grep -c '/etc/seal ro' /proc/self/mountinfo; id -u; cat /proc/self/uid_map";
+        let (_, text) = world.sh("h", script).await;
+        let words: Vec<&str> = text.split_whitespace().collect();
+        assert_eq!(words[..6], ["image", "1", "1", "0:0", "1", "0"], "{text}");
+        assert!(
+            text.split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" ")
+                .contains(&format!("0 {OWNER} 1 1 1 {}", OWNER - 1)),
+            "{text}"
+        );
+        let upper = world.file("images/h/upper/root-file");
+        assert_eq!(std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(upper).unwrap()), OWNER);
+        let host = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+        assert!(!host.contains("images/h"), "the host has nothing mounted: {host}");
+
+        let disk = garden.metrics("h").await.unwrap().disk;
+        assert_eq!((disk.total_bytes_used, disk.exclusive_bytes_used), (7, 5));
+        assert_eq!(garden.capacity().await.unwrap().schedulable_disk_in_bytes, 4242);
+        let (status, _) = run(garden, "h", ProcessSpec { user: "vcap".into(), ..shell("id -u") }, "").await;
+        assert_eq!(status, 0);
+        garden.destroy("h").await.unwrap();
+        assert_eq!(world.calls().last().unwrap(), "delete h");
+        assert_eq!(names(&world.file("images")), [] as [&str; 0]);
+
+        world.create(ContainerSpec { privileged: true, ..named("p") }).await;
+        let (status, text) = world.sh("p", "echo x > /f && id -u && cat /proc/self/uid_map").await;
+        assert!(status == 0 && text.contains("4294967295"), "{text}");
+        garden.destroy("p").await.unwrap();
+        world.assert_nothing_left();
+        world
+    });
+}
+
+#[test]
+fn a_root_that_a_plugin_made_is_deleted_until_it_is_gone() {
+    let name = "a_root_that_a_plugin_made_is_deleted_until_it_is_gone";
+    in_a_world_of(name, with_image_plugins, async |mut world| {
+        std::fs::write(world.file("create.fails"), "").unwrap();
+        let error = world.gardener.create(named("h")).await.unwrap_err().to_string();
+        assert_eq!(error, "running image plugin create: exit status 1: partly: no image today");
+        assert_eq!(world.calls().last().unwrap(), "delete h", "half a root is deleted, too");
+        world.assert_nothing_left();
+        std::fs::remove_file(world.file("create.fails")).unwrap();
+
+        world.create(named("h")).await;
+        std::fs::write(world.file("delete.fails"), "").unwrap();
+        let error = world.gardener.destroy("h").await.unwrap_err().to_string();
+        assert!(error.contains("running image plugin delete: exit status 1"), "{error}");
+        std::fs::remove_file(world.file("delete.fails")).unwrap();
+        world.kill_and_start_again().await;
+        world.gardener.destroy("h").await.ok();
+        assert_eq!(names(&world.file("images")), [] as [&str; 0]);
+
+        world.config.privileged_image_plugin = None;
+        world.kill_and_start_again().await;
+        let privileged = ContainerSpec { privileged: true, ..named("p") };
+        let error = world.gardener.create(privileged).await.unwrap_err().to_string();
+        assert_eq!(error, "no privileged_image_plugin provided");
+        let raw = format!("raw://{}", world.file("rootfs").display());
+        world.create(ContainerSpec { rootfs_path: raw, privileged: true, ..named("raw") }).await;
+        assert_eq!(world.sh("raw", "true").await.0, 0);
+        world.gardener.destroy("raw").await.unwrap();
+        assert!(!names(&world.file("rootfs/bin")).is_empty());
+        world.assert_nothing_left();
         world
     });
 }
