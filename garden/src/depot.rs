@@ -17,6 +17,8 @@ use crate::networker::Connection;
 
 const RECORD: &str = "container.json";
 const NEW_RECORD: &str = "container.json.new";
+/// Beside a record whose container is going.
+const GOING: &str = "going";
 /// Becomes the name of a directory, each byte escaped at worst, which file systems end at 255.
 pub const HANDLE_BYTES_MAX: usize = 200;
 const NAME_BYTES_MAX: usize = 255;
@@ -35,7 +37,8 @@ fn failed<'a>(act: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Er
     move |source| Error { act, path: path.to_owned(), source }
 }
 
-/// Everything that must be known to take a container away, or to take it over.
+/// Everything that must be known to take a container away, or to take it over. Whatever else is to be taken over (an init
+/// process of a process's own, say) has its place here, or in the container's part.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     pub handle: String,
@@ -54,6 +57,8 @@ pub struct Record {
     /// The same of its root.
     #[serde(default)]
     pub imaged: bool,
+    /// Its processes were stopped by a client.
+    pub stopped: bool,
     /// Once it has a pid 1.
     pub container: Option<containerizer::Record>,
 }
@@ -69,6 +74,8 @@ pub struct Found {
     pub directory: PathBuf,
     /// `None`: the directory was made and no record yet written, or it is unreadable.
     pub record: Option<Record>,
+    /// Its destruction had begun.
+    pub going: bool,
 }
 
 impl Depot {
@@ -98,6 +105,16 @@ impl Depot {
         fs::rename(&new, &path).map_err(failed("replace", &path))
     }
 
+    /// Tells a later garden that the container is to go, whatever its record says. An empty file: much cheaper than the
+    /// record anew. Safe to call twice, and for one that was never recorded.
+    pub fn mark_going(&self, handle: &str) -> Result<()> {
+        let path = self.directory(handle).join(GOING);
+        match fs::File::create(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("make", &path)(error)),
+            _ => Ok(()),
+        }
+    }
+
     /// The record goes first of its directory, then the rest; both may be gone already.
     pub fn drop_record(&self, handle: &str) -> Result<()> {
         remove(&self.directory(handle))
@@ -118,7 +135,12 @@ impl Depot {
             fs::read_dir(&self.root)?.map(|entry| entry.map(|entry| entry.path())).collect()
         };
         let directories = list().map_err(failed("list", &self.root))?;
-        Ok(directories.into_iter().map(|directory| Found { record: read(&directory), directory }).collect())
+        let found = |directory: PathBuf| Found {
+            record: read(&directory),
+            going: directory.join(GOING).exists(),
+            directory,
+        };
+        Ok(directories.into_iter().map(found).collect())
     }
 }
 
@@ -173,6 +195,7 @@ mod tests {
             connection: None,
             plugged: false,
             imaged: false,
+            stopped: false,
             container: None,
         }
     }
@@ -188,6 +211,10 @@ mod tests {
             assert_eq!(found.len(), 1, "{found:?}");
             assert_eq!(found[0].record.as_ref().unwrap(), &Record { created: true, ..record(handle) });
             assert_eq!(found[0].directory.parent().unwrap(), root.path().join("a/b"));
+            assert!(!found[0].going);
+            depot.mark_going(handle).unwrap();
+            depot.mark_going(handle).unwrap();
+            assert!(depot.found().unwrap()[0].going);
             depot.drop_record(handle).unwrap();
             depot.drop_record(handle).unwrap();
             assert_eq!(depot.found().unwrap().len(), 0);

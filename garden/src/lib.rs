@@ -13,7 +13,6 @@ pub mod networker;
 pub mod plugins;
 mod properties;
 mod relay;
-mod restore;
 mod socket;
 
 use std::sync::Arc;
@@ -41,7 +40,7 @@ pub enum Error {
     Left(i64),
 }
 
-/// A garden behind its API, until `shutdown`. It listens only once what an earlier one left is gone.
+/// A garden behind its API, until `shutdown`. It listens only once it knows what an earlier one left.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
     let gardener = Gardener::start(config.gardener, Arc::new(SystemClock), shutdown.clone()).await?;
     let listener = Listener::bind(config.listen).await?;
@@ -63,7 +62,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
 
 /// Destroys every container that an earlier garden with the same configuration has left, and what it holds of the host.
 pub async fn clean_up(config: gardener::Config, shutdown: CancellationToken) -> Result<(), Error> {
-    let config = gardener::Config { destroy_containers_on_stop: true, ..config };
+    let config =
+        gardener::Config { destroy_containers_on_start: true, destroy_containers_on_stop: true, ..config };
     let gardener = Gardener::start(config, Arc::new(SystemClock), shutdown).await?;
     gardener.shut_down().await;
     match gardener.counts() {

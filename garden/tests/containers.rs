@@ -496,10 +496,10 @@ async fn a_container_outlives_its_garden_and_its_record_ends_it() {
         (record, unused.pid())
     };
     world::until("the unused blank is gone", || !world::exists(blank_pid)).await;
-    assert!(world::exists(record.pid));
+    assert!(world::exists(record.init.pid));
     garden::containerizer::clean_up(&record).unwrap();
     garden::containerizer::clean_up(&record).unwrap();
-    assert!(!world::exists(record.pid) && !world.outside.join("init.sock").exists());
+    assert!(!world::exists(record.init.pid) && !world.outside.join("init.sock").exists());
     world.nothing_left().await;
 }
 

@@ -169,6 +169,7 @@ async fn gardener(state: &StateDir, flags: &Flags, cluster: &Parts) -> Result<Ga
     config.networker.external_ip = Some(flags.external_ip);
     config.networker.deny_networks = vec![LINK_LOCAL];
     config.max_containers = flags.max_containers;
+    config.destroy_containers_on_start = true;
     config.destroy_containers_on_stop = true;
     slot::apply(flags.slot, &mut config.containerizer, &mut config.networker);
     let gardener = Gardener::start(config, Arc::new(SystemClock), cluster.shutdown()).await;

@@ -30,7 +30,8 @@ pub struct Process {
 /// A child that packs or unpacks a tar, with the pipe on which it says what went wrong.
 struct TarStream {
     pid: Pid,
-    request: u64,
+    /// `None`: the agent that asked is gone.
+    request: Option<u64>,
     complaint: OwnedFd,
 }
 
@@ -92,6 +93,8 @@ impl Pid1 {
         let Some(listener) = &self.container.listener else { return };
         if let Ok(agent) = rustix::net::accept_with(listener, rustix::net::SocketFlags::CLOEXEC) {
             self.agent = Some(agent);
+            // Answers to questions that another asked.
+            self.tar_streams.iter_mut().for_each(|stream| stream.request = None);
             self.assembler = Assembler::new(garden_init::REQUEST_BYTES_MAX, garden_init::REQUEST_FDS_MAX);
         }
     }
@@ -153,6 +156,9 @@ impl Pid1 {
 
     fn spawn(&mut self, request: u64, spec: &garden_init::SpawnSpec, fds: Vec<OwnedFd>) {
         self.begun = true;
+        self.let_go_of_spent_streams();
+        // The id of one that has ended may be used again.
+        self.processes.retain(|process| process.id != spec.process || process.status.is_none());
         let outcome = if self.find(&spec.process).is_some() {
             let message = format!("process ID '{}' already in use", spec.process);
             Err(Refused { reason: Refusal::ProcessExists, message })
@@ -171,6 +177,15 @@ impl Pid1 {
             Err(Refused { reason, message }) => {
                 self.tell(&Event::NotStarted { request, reason, message: shorten(message) }, &[]);
             }
+        }
+    }
+
+    /// Of processes that have ended, streams from which nothing will come any more: an end is remembered for long, its
+    /// streams need not be.
+    fn let_go_of_spent_streams(&mut self) {
+        let ended = self.processes.iter_mut().filter(|process| process.status.is_some());
+        for process in ended.filter(|process| !process.streams.is_empty()) {
+            process.streams.retain(|(kind, fd)| *kind != StreamKind::Stdin && !is_spent(fd));
         }
     }
 
@@ -196,7 +211,9 @@ impl Pid1 {
             None => Err("no pipe came with the request".into()),
         };
         match started {
-            Ok((pid, complaint)) => self.tar_streams.push(TarStream { pid, request, complaint }),
+            Ok((pid, complaint)) => {
+                self.tar_streams.push(TarStream { pid, request: Some(request), complaint })
+            }
             Err(message) => self.tell(&Event::Streamed { request, error: Some(shorten(message)) }, &[]),
         }
     }
@@ -212,8 +229,10 @@ impl Pid1 {
                 self.tell(&Event::Exited { process, status }, &[]);
             } else if let Some(index) = self.tar_streams.iter().position(|stream| stream.pid == pid) {
                 let stream = self.tar_streams.swap_remove(index);
-                let error = tar_streams::complaint(stream.complaint, status).map(shorten);
-                self.tell(&Event::Streamed { request: stream.request, error }, &[]);
+                if let Some(request) = stream.request {
+                    let error = tar_streams::complaint(stream.complaint, status).map(shorten);
+                    self.tell(&Event::Streamed { request, error }, &[]);
+                }
             }
         }
     }
@@ -243,6 +262,15 @@ fn exit_status(status: WaitStatus) -> i32 {
         (None, Some(signal)) => 128 + signal,
         (None, None) => 255,
     }
+}
+
+/// Nothing is in it, and nobody is left to write to it.
+fn is_spent(stream: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(stream, PollFlags::IN)];
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    let polled = poll(&mut fds, Some(&now));
+    let flags = fds[0].revents();
+    polled.is_ok() && flags.intersects(PollFlags::HUP | PollFlags::ERR) && !flags.contains(PollFlags::IN)
 }
 
 fn drain(children: &OwnedFd) {

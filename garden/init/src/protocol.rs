@@ -21,6 +21,8 @@ pub const REQUEST_FDS_MAX: usize = 253;
 pub const BIRTH_FDS_MAX: usize = 2;
 /// Descriptors beside an event: pidfd, user, network, or the three streams of a process.
 pub const EVENT_FDS_MAX: usize = 4;
+/// Longest name of a process.
+pub const PROCESS_ID_BYTES_MAX: usize = 255;
 /// Longest error text that pid 1 sends and garden keeps.
 pub const ERROR_BYTES_MAX: usize = 4096;
 
@@ -111,7 +113,7 @@ pub enum Request {
         user: String,
         path: String,
     },
-    /// The exit status has arrived; the process is forgotten.
+    /// Nobody will ask for the exit status any more; the process is forgotten.
     Acknowledge {
         process: String,
     },
@@ -169,7 +171,7 @@ pub enum Event {
         reason: Refusal,
         message: String,
     },
-    /// 128 + n for signal n. Repeated to each new agent until acknowledged.
+    /// 128 + n for signal n. Repeated to each new agent until acknowledged, however often it has been told.
     Exited {
         process: String,
         status: i32,

@@ -34,6 +34,9 @@ const DEVICE_LINKS: [(&str, &str); 5] = [
 /// The group that owns terminals, `tty` everywhere.
 const TTY_GROUP: &str = "gid=5";
 
+/// Agents that may wait to be heard; there is one garden at a time.
+const NEXT_AGENTS_MAX: i32 = 1;
+
 /// What pid 1 needs to know of its container.
 pub struct Container {
     /// It has no container of its own, and ends with its process.
@@ -131,6 +134,10 @@ fn carry_out(plan: &Plan, mut fds: Descriptors) -> Result<Container> {
     leave_host_root(&root)?;
 
     let listener = plan.listener.map(|index| fds.take(index)).transpose()?;
+    if let Some(listener) = &listener {
+        // Here and not in garden: whoever connects is shown the process that did this.
+        rustix::net::listen(listener, NEXT_AGENTS_MAX).act("listen for the next garden")?;
+    }
     drop((root, mask, fds));
     give_up_power(plan)?;
     let (capabilities, non_root_capabilities) = (plan.capabilities, plan.non_root_capabilities);

@@ -1,20 +1,20 @@
 //! A blank: namespaces with a child that waits; and how it becomes a container.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use garden_init::{ERROR_BYTES_MAX, EVENT_BYTES_MAX, EVENT_FDS_MAX, Event, IdRange, Request};
 use garden_sys::cgroup::Cgroup;
-use garden_sys::{detached, process};
+use garden_sys::{detached, packets, process};
 use tokio::time::timeout;
 
 use super::container::Container;
 use super::control::Control;
 use super::ids::Allocated;
 use super::nursery::Born;
+use super::record::InitRecord;
 use super::rules::{self, HostMount, Prepared, Spec};
 use super::{Error, Record, Result, Shared};
 
@@ -59,12 +59,16 @@ impl Blank {
         let started = process::start_time(Path::new("/proc"), self.born.pid).map_err(failed)?;
         Ok(Record {
             handle: spec.handle.clone(),
-            pid: self.born.pid,
-            started: started.ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))?,
+            init: InitRecord {
+                pid: self.born.pid,
+                started: started.ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))?,
+                socket: spec.socket.clone(),
+            },
             cgroup_root: self.shared.config.cgroup_root.clone(),
             cgroup_parent: self.shared.config.cgroup_parent.clone(),
             cgroup_name: spec.handle.clone(),
-            socket: spec.socket.clone(),
+            ids: self.ids(),
+            env: spec.env.clone(),
         })
     }
 
@@ -74,7 +78,7 @@ impl Blank {
         let Blank { shared, born, ids } = self;
         let config = &shared.config;
         let cgroup = shared.hierarchies.cgroup(&config.cgroup_parent, &spec.handle);
-        let container = Container::new(spec, cgroup, born.pid, born.pidfd, ids);
+        let container = Container::new(spec, cgroup, born.pid, Some(born.pidfd), ids);
         match carry_out(&shared, &container, born.socket, root).await {
             Ok(control) => {
                 container.begin(control);
@@ -156,12 +160,11 @@ pub(super) fn limited_cgroup(shared: &Shared, cgroup: &Cgroup, spec: &Spec) -> R
 
 /// For pid 1 to wait at for the next garden; only root of the host can reach it.
 fn listen(path: &Path) -> std::io::Result<OwnedFd> {
-    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
-    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    bind(&socket, &SocketAddrUnix::new(path)?)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    listen(&socket, 1)?;
-    Ok(socket)
+    let name = path.file_name().and_then(|name| name.to_str());
+    let (Some(directory), Some(name)) = (path.parent(), name) else {
+        return Err(std::io::ErrorKind::InvalidInput.into());
+    };
+    packets::bind_below(directory, name)
 }
 
 fn open_mount(mount: &HostMount) -> Result<OwnedFd> {

@@ -1,25 +1,26 @@
 //! A container: processes in it, files into and out of it, what it uses, and its end.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use garden_client::{ProcessIo, ProcessSpec, Reader};
-use garden_init::{Request, SpawnSpec};
+use garden_init::{PROCESS_ID_BYTES_MAX, Request, SpawnSpec};
 use garden_sys::cgroup::Cgroup;
 use garden_sys::process as sys;
 use tokio::io::Interest;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
+use super::adoption;
 use super::control::Control;
 use super::ids::Allocated;
 use super::metrics::{self, Usage};
 use super::owner::{Command, Owner, QUEUE_MAX, Refused, Started};
 use super::process::{Attached, Ends, Running};
-use super::record::{KILL_DEADLINE, remove_socket};
+use super::record::{InitRecord, KILL_DEADLINE, remove_socket};
 use super::rules::{self, Spec};
 use super::watched::watched;
 use super::{Error, Result, streams};
@@ -41,7 +42,8 @@ struct Inner {
     spec: Spec,
     cgroup: Cgroup,
     pid: i32,
-    pidfd: OwnedFd,
+    /// `None`: an earlier garden made it, and it has ended since.
+    pidfd: Option<OwnedFd>,
     /// The first host id of the container; owner of the streams of processes.
     root_id: Option<u32>,
     commands: mpsc::Sender<Command>,
@@ -63,7 +65,7 @@ impl Container {
         spec: Spec,
         cgroup: Cgroup,
         pid: i32,
-        pidfd: OwnedFd,
+        pidfd: Option<OwnedFd>,
         ids: Option<Allocated>,
     ) -> Container {
         let (commands, waiting) = mpsc::channel(QUEUE_MAX);
@@ -92,6 +94,31 @@ impl Container {
         }
     }
 
+    /// Speaks with the pid 1 that an earlier garden has started, and hears from it what runs. Waits until it answers or has
+    /// ended: deadlines are the caller's, who may give up. Once; what others asked meanwhile waits.
+    pub(super) async fn take_over(&self, record: &InitRecord) -> std::result::Result<(), adoption::Error> {
+        // The process is held by our pidfd: its pid cannot become another's.
+        let mut control = adoption::reach(record).await?;
+        let told = adoption::hear(&mut control).await?;
+        let mut running = HashMap::new();
+        let mut processes = VecDeque::new();
+        for process in told {
+            let (exit_sender, exit) = watch::channel(process.status);
+            let adopted =
+                Running::adopted(process.id.clone(), process.ends, exit, self.inner.commands.clone());
+            let act = "listen to its processes";
+            processes.push_back(adopted.map_err(|source| adoption::Error::Io { act, source })?);
+            if process.status.is_none() {
+                running.insert(process.id, exit_sender);
+            }
+        }
+        *lock(&self.inner.processes) = processes;
+        if let Some(commands) = lock(&self.inner.waiting).take() {
+            tokio::spawn(Owner::adopting(control, commands, running, first_request()).run());
+        }
+        Ok(())
+    }
+
     pub fn handle(&self) -> &str {
         &self.inner.spec.handle
     }
@@ -114,8 +141,8 @@ impl Container {
         &self.inner.cgroup
     }
 
-    pub(super) fn pidfd(&self) -> BorrowedFd<'_> {
-        self.inner.pidfd.as_fd()
+    pub(super) fn pidfd(&self) -> Result<BorrowedFd<'_>> {
+        self.inner.pidfd.as_ref().map(OwnedFd::as_fd).ok_or(Refused::Ended.into())
     }
 
     /// Starts a process; its error is known when this returns.
@@ -132,6 +159,9 @@ impl Container {
 
     /// A process id given, or made, that nobody else can take meanwhile.
     pub(super) fn claim(&self, id: &str) -> Result<Claim> {
+        if id.len() > PROCESS_ID_BYTES_MAX {
+            return Err(Error::Unsupported("the id of a process is longer than 255 bytes"));
+        }
         let id = if id.is_empty() { uuid::Uuid::new_v4().to_string() } else { id.to_owned() };
         let is_running = lock(&self.inner.processes)
             .iter()
@@ -209,8 +239,11 @@ impl Container {
         processes.push_back(running);
         let ended = processes.iter().filter(|process| process.exit.borrow().is_some()).count();
         let oldest = processes.iter().position(|process| process.exit.borrow().is_some());
-        if let Some(oldest) = oldest.filter(|_| ended > ENDED_PROCESSES_KEPT) {
-            processes.remove(oldest);
+        let forgotten = oldest.filter(|_| ended > ENDED_PROCESSES_KEPT);
+        if let Some(process) = forgotten.and_then(|index| processes.remove(index)) {
+            let acknowledge = Request::Acknowledge { process: process.id.clone() };
+            // Unsendable: pid 1 keeps one more until its end.
+            let _ = self.inner.commands.try_send(Command::Tell(acknowledge));
         }
     }
 
@@ -313,14 +346,16 @@ impl Container {
 
     /// Whether pid 1 lives.
     pub fn is_alive(&self) -> bool {
-        rustix::process::pidfd_send_signal(&self.inner.pidfd, rustix::process::Signal::CONT).is_ok()
+        self.inner.pidfd.as_ref().is_some_and(|pidfd| !has_ended(pidfd))
     }
 
     /// Ends it and removes what it had: processes, control groups, socket, ids. Safe to call twice; what failed is tried
     /// again by the next call.
     pub async fn destroy(&self) -> Result<()> {
-        sys::kill(&self.inner.pidfd).map_err(self.failed("kill"))?;
-        self.ended().await?;
+        if let Some(pidfd) = &self.inner.pidfd {
+            sys::kill(pidfd).map_err(self.failed("kill"))?;
+            self.ended(pidfd).await?;
+        }
         let cgroup = self.inner.cgroup.clone();
         let removed = tokio::task::spawn_blocking(move || cgroup.remove()).await;
         removed.map_err(|error| self.failed("remove the control groups of")(io::Error::other(error)))??;
@@ -330,8 +365,8 @@ impl Container {
     }
 
     /// Pid 1's end is the end of all: the kernel kills what is in its pid namespace, and only then lets it go.
-    async fn ended(&self) -> Result<()> {
-        let ended = timeout(KILL_DEADLINE, end_of(self.pidfd())).await;
+    async fn ended(&self, pidfd: &OwnedFd) -> Result<()> {
+        let ended = timeout(KILL_DEADLINE, end_of(pidfd.as_fd())).await;
         let ended = ended.map_err(|_| Error::Late { step: "kill a container", deadline: KILL_DEADLINE })?;
         ended.map_err(self.failed("watch"))
     }
@@ -381,8 +416,21 @@ impl Drop for Claim {
     }
 }
 
+/// A pidfd is readable when its process has ended.
+fn has_ended(pidfd: &OwnedFd) -> bool {
+    let mut fds = [rustix::event::PollFd::new(pidfd, rustix::event::PollFlags::IN)];
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::event::poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
+}
+
+/// Later owners begin later, and none asks a thousand million times a second.
+fn first_request() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX / 2)
+}
+
 /// Sent by pid 1, so looked at: a terminal's master is a character device of one number, which cannot block.
-fn checked_terminal(fd: Option<OwnedFd>) -> io::Result<OwnedFd> {
+pub(super) fn checked_terminal(fd: Option<OwnedFd>) -> io::Result<OwnedFd> {
     const MASTER: (u32, u32) = (5, 2);
     let fd = fd.ok_or(io::ErrorKind::NotFound)?;
     let stat = rustix::fs::fstat(&fd)?;

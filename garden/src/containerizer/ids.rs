@@ -1,7 +1,8 @@
 //! Ranges of host ids for user namespaces: one of its own for each container, or one shared by all.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use garden_init::IdRange;
 
@@ -20,6 +21,13 @@ impl Default for IdPool {
     }
 }
 
+/// A range of a container that is there already.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("host ids from {} are another container's already", range.base)]
+pub struct Taken {
+    range: IdRange,
+}
+
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("all {containers_max} ranges of host ids are taken")]
 pub struct Exhausted {
@@ -36,7 +44,8 @@ pub struct Allocator {
 #[derive(Debug)]
 pub struct Allocated {
     pub range: IdRange,
-    index: Option<(u32, Arc<Mutex<BTreeSet<u32>>>)>,
+    indexes: Range<u32>,
+    taken: Arc<Mutex<BTreeSet<u32>>>,
 }
 
 impl Allocator {
@@ -46,26 +55,48 @@ impl Allocator {
 
     pub fn allocate(&self) -> Result<Allocated, Exhausted> {
         match self.pool {
-            IdPool::Shared(range) => Ok(Allocated { range, index: None }),
+            IdPool::Shared(range) => Ok(Allocated { range, indexes: 0..0, taken: self.taken.clone() }),
             IdPool::Own { base, ids_per_container, containers_max } => {
-                let mut taken = self.taken.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                let mut taken = lock(&self.taken);
                 let index = (0..containers_max)
                     .find(|index| !taken.contains(index))
                     .ok_or(Exhausted { containers_max })?;
                 taken.insert(index);
-                let range = IdRange { base: base + index * ids_per_container, count: ids_per_container, root: None };
-                Ok(Allocated { range, index: Some((index, self.taken.clone())) })
+                let range =
+                    IdRange { base: base + index * ids_per_container, count: ids_per_container, root: None };
+                Ok(Allocated { range, indexes: index..index + 1, taken: self.taken.clone() })
             }
         }
+    }
+
+    /// What a container of an earlier garden has, whatever pool it is from: nobody else gets any of it.
+    pub fn adopt(&self, range: IdRange) -> Result<Allocated, Taken> {
+        let indexes = match self.pool {
+            IdPool::Shared(_) => 0..0,
+            IdPool::Own { base, ids_per_container, containers_max } => {
+                let end = range.base.saturating_add(range.count).saturating_sub(base);
+                let first = range.base.saturating_sub(base) / ids_per_container;
+                first.min(containers_max)..end.div_ceil(ids_per_container).min(containers_max)
+            }
+        };
+        let mut taken = lock(&self.taken);
+        if indexes.clone().any(|index| taken.contains(&index)) {
+            return Err(Taken { range });
+        }
+        taken.extend(indexes.clone());
+        Ok(Allocated { range, indexes, taken: self.taken.clone() })
     }
 }
 
 impl Drop for Allocated {
     fn drop(&mut self) {
-        if let Some((index, taken)) = self.index.take() {
-            taken.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).remove(&index);
-        }
+        let mut taken = lock(&self.taken);
+        self.indexes.clone().for_each(|index| _ = taken.remove(&index));
     }
+}
+
+fn lock(taken: &Mutex<BTreeSet<u32>>) -> MutexGuard<'_, BTreeSet<u32>> {
+    taken.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -81,6 +112,23 @@ mod tests {
         assert_eq!(allocator.allocate().unwrap_err(), Exhausted { containers_max: 2 });
         drop(first);
         assert_eq!(allocator.allocate().unwrap().range.base, 1000);
+    }
+
+    #[test]
+    fn what_a_container_has_already_is_given_to_nobody() {
+        let allocator = Allocator::new(IdPool::Own { base: 1000, ids_per_container: 10, containers_max: 4 });
+        let ids = |base, count| IdRange { base, count, root: None };
+        let own = allocator.adopt(ids(1010, 10)).unwrap();
+        assert!(allocator.adopt(ids(1010, 10)).is_err());
+        // Of other pools: beside ours, or across its borders.
+        let beside = [allocator.adopt(ids(0, 900)).unwrap()];
+        let above = allocator.adopt(ids(5000, u32::MAX)).unwrap();
+        let across = allocator.adopt(ids(995, 10)).unwrap();
+        let bases =
+            || [allocator.allocate().unwrap(), allocator.allocate().unwrap()].map(|ids| ids.range.base);
+        assert_eq!(bases(), [1020, 1030]);
+        drop((own, across, beside, above));
+        assert_eq!(bases(), [1000, 1010]);
     }
 
     #[test]

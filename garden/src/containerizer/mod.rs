@@ -8,6 +8,7 @@
 //! best paid ahead. Pure rules turn a spec into a plan; `garden-init` carries it out and then serves requests.
 //! Images, networks and the depot are not known here.
 
+mod adoption;
 mod blank;
 mod capabilities;
 mod container;
@@ -25,6 +26,7 @@ mod streams;
 mod tar_out;
 mod watched;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,13 +38,17 @@ use garden_sys::cgroup::{self, DeviceRule, Hierarchies};
 pub use ids::{IdPool, IdRange};
 pub use metrics::Usage;
 pub use pea::{Pea, PeaBlank, PeaSpec};
-pub use record::{Record, clean_up};
+pub use record::{InitRecord, Record, clean_up};
 pub use rules::Spec;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot read the program garden-init at {}: {source}", path.display())]
     Program { path: PathBuf, source: io::Error },
+    #[error("another garden on this host uses the control group {}", path.display())]
+    InUse { path: PathBuf },
+    #[error("cannot claim the control group {}: {source}", path.display())]
+    Claim { path: PathBuf, source: io::Error },
     #[error("cannot use the nursery: {act}: {source}")]
     Nursery { act: &'static str, source: io::Error },
     #[error("cannot make a blank container: {message}")]
@@ -55,6 +61,8 @@ pub enum Error {
     Pea { handle: String, message: String },
     #[error("{handle:?} cannot be the handle of a container")]
     Handle { handle: String },
+    #[error("cannot take over container {handle}: {source}")]
+    Adoption { handle: String, source: adoption::Error },
     #[error("cannot bind {source_path} to {destination}: {why}")]
     BindMount { source_path: String, destination: String, why: &'static str },
     #[error("cannot open {} to bind it: {source}", path.display())]
@@ -63,6 +71,8 @@ pub enum Error {
     Late { step: &'static str, deadline: Duration },
     #[error(transparent)]
     Ids(#[from] ids::Exhausted),
+    #[error(transparent)]
+    IdsTaken(#[from] ids::Taken),
     #[error(transparent)]
     Cgroup(#[from] cgroup::Error),
     #[error(transparent)]
@@ -147,6 +157,24 @@ struct Shared {
     hierarchies: Hierarchies,
     /// The seccomp filter, compiled once.
     filter: Vec<u64>,
+    _claim: Option<std::fs::File>,
+}
+
+/// Two gardens with one parent group would sweep each other's containers away. The lock goes with its process however
+/// that ends. `None`: there is no control group at all.
+fn claim(hierarchies: &Hierarchies, parent: &str) -> Result<Option<std::fs::File>> {
+    use rustix::fs::{FlockOperation, flock};
+    let group = hierarchies.cgroup(parent, "any");
+    let Some(path) = group.directories().first().and_then(|directory| directory.parent()) else {
+        return Ok(None);
+    };
+    let failed = |source: io::Error| Error::Claim { path: path.into(), source };
+    let directory = std::fs::File::open(path).map_err(failed)?;
+    match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(directory)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::InUse { path: path.into() }),
+        Err(error) => Err(failed(error.into())),
+    }
 }
 
 pub struct Containerizer {
@@ -161,9 +189,11 @@ impl Containerizer {
         let nursery = nursery::Nursery::new(&config.init)?;
         let hierarchies = Hierarchies::probe(&config.cgroup_root)?;
         hierarchies.prepare(&config.cgroup_parent, &DEVICES_ALLOWED)?;
+        let claim = claim(&hierarchies, &config.cgroup_parent)?;
         let ids = ids::Allocator::new(config.ids.clone());
         let filter = seccomp::default_filter();
-        Ok(Containerizer { shared: Arc::new(Shared { config, hierarchies, filter }), nursery, ids })
+        let shared = Arc::new(Shared { config, hierarchies, filter, _claim: claim });
+        Ok(Containerizer { shared, nursery, ids })
     }
 
     /// New namespaces with a child in them that waits for a plan; it ends when the blank is dropped, or garden dies.
@@ -171,6 +201,50 @@ impl Containerizer {
         let ids = if privileged { None } else { Some(self.ids.allocate()?) };
         let born = self.nursery.bear(ids.as_ref().map(|ids| ids.range)).await?;
         Ok(Blank::new(self.shared.clone(), born, ids))
+    }
+
+    /// A container that an earlier garden has made, as its record tells: its ids are nobody else's from now on. Nobody speaks
+    /// with it before [`Containerizer::take_over`]; it can be destroyed, alive or not.
+    pub fn adopt(&self, record: &Record) -> Result<Container> {
+        // From a disk that may have seen anything.
+        rules::check_handle(&record.cgroup_name)?;
+        rules::check_handle(&record.cgroup_parent)?;
+        let ids = record.ids.map(|range| self.ids.adopt(range)).transpose()?;
+        let spec = Spec {
+            handle: record.handle.clone(),
+            privileged: record.ids.is_none(),
+            env: record.env.clone(),
+            socket: record.init.socket.clone(),
+            ..Spec::default()
+        };
+        let cgroup = self.shared.hierarchies.cgroup(&record.cgroup_parent, &record.cgroup_name);
+        let pidfd = match record.init.find() {
+            Ok(known) => known.map(|known| known.pidfd),
+            Err(source) => {
+                return Err(Error::Container { act: "look for", handle: record.handle.clone(), source });
+            }
+        };
+        Ok(Container::new(spec, cgroup, record.init.pid, pidfd, ids))
+    }
+
+    /// Hears from an adopted container what runs in it. Waits until it tells, or has ended.
+    pub async fn take_over(&self, container: &Container, record: &Record) -> Result<()> {
+        let failed = |source| Error::Adoption { handle: record.handle.clone(), source };
+        if !container.is_alive() {
+            return Err(failed(adoption::Error::Gone(record.init.pid)));
+        }
+        container.take_over(&record.init).await.map_err(failed)
+    }
+
+    /// Ends everything in control groups of ours but those of `kept`: what a killed garden left that no record tells of.
+    /// Blocks.
+    pub fn sweep(&self, kept: &BTreeSet<String>) -> Result<()> {
+        let (hierarchies, parent) = (&self.shared.hierarchies, &self.shared.config.cgroup_parent);
+        for name in hierarchies.names(parent)?.into_iter().filter(|name| !kept.contains(name)) {
+            tracing::info!(name, "removing a control group without a container");
+            hierarchies.cgroup(parent, &name).remove()?;
+        }
+        Ok(())
     }
 
     /// The names (handles) of control groups that some earlier garden left behind, or this one uses.

@@ -63,12 +63,30 @@ pub struct Owner {
     starting: HashMap<u64, (String, watch::Sender<Option<i32>>, StartAnswer)>,
     streaming: HashMap<u64, StreamAnswer>,
     running: HashMap<String, watch::Sender<Option<i32>>>,
+    of_pea: bool,
 }
 
 impl Owner {
     pub fn new(control: Control, commands: mpsc::Receiver<Command>) -> Owner {
-        let (starting, streaming, running) = Default::default();
-        Owner { control, commands, next_request: 0, starting, streaming, running }
+        Owner::adopting(control, commands, HashMap::new(), 0)
+    }
+
+    /// Of a container whose processes run already. `first_request` is above every number that an earlier owner used,
+    /// whose answers may still arrive.
+    pub fn adopting(
+        control: Control,
+        commands: mpsc::Receiver<Command>,
+        running: HashMap<String, watch::Sender<Option<i32>>>,
+        first_request: u64,
+    ) -> Owner {
+        let (starting, streaming) = Default::default();
+        let next_request = first_request;
+        Owner { control, commands, next_request, starting, streaming, running, of_pea: false }
+    }
+
+    /// Of the init of a pea, which ends when its process's end is acknowledged.
+    pub fn of_pea(control: Control, commands: mpsc::Receiver<Command>) -> Owner {
+        Owner { of_pea: true, ..Owner::new(control, commands) }
     }
 
     /// Until pid 1 or everybody who could ask is gone.
@@ -129,8 +147,11 @@ impl Owner {
             Event::Exited { process, status } => {
                 if let Some(exit) = self.running.remove(&process) {
                     exit.send_replace(Some(status & 0xff));
-                    // Unsendable: pid 1 is gone and with it what was to be forgotten.
-                    let _ = self.control.send(&Request::Acknowledge { process }, &[]).await;
+                    // By a pid 1 it is remembered: the next garden may be asked for it. See `Container::remember`.
+                    if self.of_pea {
+                        // Unsendable: its init is gone and with it what was to be forgotten.
+                        let _ = self.control.send(&Request::Acknowledge { process }, &[]).await;
+                    }
                 }
             }
             Event::Streamed { request, error } => {
@@ -212,11 +233,6 @@ mod tests {
         assert_eq!(*ended.borrow(), None);
         pid1.send(&Event::Exited { process: "a".into(), status: 0x1_0003 }, &[]).await.unwrap();
         assert_eq!(*ended.wait_for(Option::is_some).await.unwrap(), Some(3));
-        let acknowledged = pid1.receive().await.unwrap().unwrap();
-        assert_eq!(
-            serde_json::from_slice::<Request>(&acknowledged.bytes).unwrap(),
-            Request::Acknowledge { process: "a".into() }
-        );
     }
 
     #[tokio::test]

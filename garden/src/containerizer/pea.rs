@@ -50,7 +50,7 @@ impl Containerizer {
     /// A child in the container's namespaces that waits for a plan. Its process id is taken from now on.
     pub async fn pea_blank(&self, container: &Container, process_id: &str) -> Result<PeaBlank> {
         let claim = container.claim(process_id)?;
-        let joined = self.nursery.join(container.pidfd(), container.spec().privileged).await?;
+        let joined = self.nursery.join(container.pidfd()?, container.spec().privileged).await?;
         Ok(PeaBlank { shared: self.shared.clone(), container: container.clone(), claim, joined })
     }
 }
@@ -85,7 +85,7 @@ impl PeaBlank {
         let pea = Pea::new(handle, claim.id().into(), pidfd, group, spec.socket.clone());
         let started = async {
             let control = start(&shared, &spec, &pea.inner.group, socket, root).await?;
-            pea.own(Owner::new(control, waiting));
+            pea.own(Owner::of_pea(control, waiting));
             let mut spawn = rules::spawn_spec(claim.id().into(), &spec.env, process);
             if spawn.dir.is_empty() {
                 spawn.dir = DIRECTORY_DEFAULT.into();

@@ -26,6 +26,12 @@ enum Outputs {
     Terminal(Output),
 }
 
+/// What is left of the ends of a process that an earlier garden started.
+pub enum AdoptedEnds {
+    Pipes { stdin: Option<OwnedFd>, stdout: Option<OwnedFd>, stderr: Option<OwnedFd> },
+    Terminal(Option<OwnedFd>),
+}
+
 /// Garden's ends of what a process reads and writes.
 pub enum Ends {
     Pipes { stdin: Option<OwnedFd>, stdout: OwnedFd, stderr: OwnedFd },
@@ -54,6 +60,26 @@ impl Running {
         let running = Arc::new(Running { id, exit, outputs, stdin: Mutex::new(stdin), commands });
         running.feed(io.stdin)?;
         Ok(running)
+    }
+
+    /// Its outputs wait for a client.
+    pub fn adopted(
+        id: String,
+        ends: AdoptedEnds,
+        exit: watch::Receiver<Option<i32>>,
+        commands: mpsc::Sender<Command>,
+    ) -> io::Result<Arc<Running>> {
+        let output = |fd| Output::adopted(fd, exit.clone());
+        let (outputs, stdin) = match ends {
+            AdoptedEnds::Pipes { stdin, stdout, stderr } => {
+                (Outputs::Pipes { stdout: output(stdout)?, stderr: output(stderr)? }, stdin)
+            }
+            AdoptedEnds::Terminal(master) => {
+                let stdin = master.as_ref().map(OwnedFd::try_clone).transpose()?;
+                (Outputs::Terminal(output(master)?), stdin)
+            }
+        };
+        Ok(Arc::new(Running { id, exit, outputs, stdin: Mutex::new(stdin), commands }))
     }
 
     /// Another client hears and feeds it from now on.

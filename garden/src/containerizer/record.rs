@@ -1,8 +1,10 @@
-//! What must be on disk before a container exists, so that a garden started after a killed one can end what is left.
+//! What must be on disk before a container exists, so that a garden started after a killed one can end what is left, or
+//! take it over (see `adoption`).
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use garden_init::IdRange;
 use garden_sys::cgroup::Hierarchies;
 use garden_sys::process;
 use serde::{Deserialize, Serialize};
@@ -15,13 +17,47 @@ pub const KILL_DEADLINE: Duration = Duration::from_secs(15);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     pub handle: String,
-    pub pid: i32,
-    /// Clock ticks since boot: with the pid it names one process for certain.
-    pub started: u64,
+    /// Pid 1.
+    pub init: InitRecord,
     pub cgroup_root: PathBuf,
     pub cgroup_parent: String,
     pub cgroup_name: String,
+    /// The host ids of its users; `None`: those of the host.
+    pub ids: Option<IdRange>,
+    /// Of every process, before its own.
+    pub env: Vec<String>,
+}
+
+/// One `garden-init` that outlives garden, and where it is found again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InitRecord {
+    pub pid: i32,
+    /// Clock ticks since boot: with the pid it names one process for certain.
+    pub started: u64,
     pub socket: Option<PathBuf>,
+}
+
+impl Record {
+    /// Whether its control groups are where those of this configuration are.
+    pub fn is_of(&self, config: &super::Config) -> bool {
+        self.cgroup_root == config.cgroup_root && self.cgroup_parent == config.cgroup_parent
+    }
+}
+
+impl InitRecord {
+    /// The process, if it lives.
+    pub fn find(&self) -> std::io::Result<Option<process::Known>> {
+        process::find(Path::new("/proc"), self.pid, self.started)
+    }
+
+    /// Ends it, if it lives, and removes its socket. Blocks; safe to call twice.
+    pub fn end(&self) -> std::io::Result<()> {
+        if let Some(known) = self.find()? {
+            process::kill(&known.pidfd)?;
+            wait_for_end(&known.pidfd)?;
+        }
+        remove_socket(self.socket.as_deref())
+    }
 }
 
 /// Ends the container of a record, if any of it is left: its processes, its control groups, its socket. Blocks; safe to
@@ -30,17 +66,11 @@ pub fn clean_up(record: &Record) -> Result<()> {
     // From a disk that may have seen anything.
     super::rules::check_handle(&record.cgroup_name)?;
     super::rules::check_handle(&record.cgroup_parent)?;
-    let failed = |act| move |source| Error::Container { act, handle: record.handle.clone(), source };
-    if let Some(known) =
-        process::find(Path::new("/proc"), record.pid, record.started).map_err(failed("find"))?
-    {
-        process::kill(&known.pidfd).map_err(failed("kill"))?;
-        wait_for_end(&known.pidfd).map_err(failed("wait for the end of"))?;
-    }
+    let failed = |source| Error::Container { act: "end", handle: record.handle.clone(), source };
+    record.init.end().map_err(failed)?;
     let hierarchies = Hierarchies::probe(&record.cgroup_root)?;
     super::pea::remove_groups(&hierarchies, &record.cgroup_parent, &record.cgroup_name)?;
-    hierarchies.cgroup(&record.cgroup_parent, &record.cgroup_name).remove()?;
-    remove_socket(record.socket.as_deref()).map_err(failed("remove the socket of"))
+    Ok(hierarchies.cgroup(&record.cgroup_parent, &record.cgroup_name).remove()?)
 }
 
 pub fn remove_socket(path: Option<&Path>) -> std::io::Result<()> {
@@ -67,12 +97,12 @@ mod tests {
     fn a_record_survives_the_disk() {
         let record = Record {
             handle: "h".into(),
-            pid: 4,
-            started: 5,
+            init: InitRecord { pid: 4, started: 5, socket: None },
             cgroup_root: "/c".into(),
             cgroup_parent: "p".into(),
             cgroup_name: "h".into(),
-            socket: None,
+            ids: Some(IdRange { base: 6, count: 7, root: None }),
+            env: vec!["A=b".into()],
         };
         let text = serde_json::to_string(&record).unwrap();
         assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record);

@@ -3,11 +3,16 @@
 //! One task an output. It reads only when all its listeners have taken what was read before, so a slow reader slows the
 //! process down and costs no memory; output that nobody listens to is thrown away. Where the one listener is a client's
 //! connection, the kernel moves the bytes there, and they do not pass through here at all.
+//!
+//! Output of a process that outlived its garden is different: who listened to it has lost its connection and may come
+//! again. Until then it stays in the pipe, which is made wide, for as long as [`CLIENT_RETURNS`]; of a process that has
+//! ended, until the end is forgotten, too.
 
 use std::any::Any;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::Duration;
 
 use garden_client::{Reader, Writer};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -15,7 +20,7 @@ use rustix::io::Errno;
 use rustix::pipe::fcntl_setpipe_size;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::watched::watched;
 use crate::relay::OutputWriter;
@@ -33,12 +38,45 @@ const FED_BYTES_MAX: usize = 256 * 1024;
 /// What a pipe holds at most, whatever its owner makes of it (`fs.pipe-max-size`).
 const PIPE_BYTES_MAX: usize = 1 << 20;
 
+/// How long a process that wrote more than a pipe holds is held up for clients of a garden that has died.
+pub const CLIENT_RETURNS: Duration = Duration::from_secs(120);
+
 /// One output of a process.
 #[derive(Clone)]
-pub struct Output {
+pub struct Output(Arc<Shared>);
+
+struct Shared {
+    arrivals: Mutex<Arrivals>,
+    /// Somebody arrived, or nobody will any more.
+    changed: Arc<Notify>,
+    drained: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct Arrivals {
     /// Listeners that have come since the last chunk.
-    arrived: Arc<Mutex<Vec<Writer>>>,
-    drained: watch::Receiver<bool>,
+    listeners: Vec<Writer>,
+    /// The output waits for the first of them.
+    held: bool,
+    /// Nothing will come any more.
+    over: bool,
+}
+
+impl Shared {
+    fn new(listeners: Vec<Writer>, held: bool) -> Arc<Shared> {
+        let arrivals = Mutex::new(Arrivals { listeners, held, over: false });
+        Arc::new(Shared { arrivals, changed: Arc::default(), drained: watch::Sender::new(false) })
+    }
+
+    fn arrivals(&self) -> MutexGuard<'_, Arrivals> {
+        self.arrivals.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.changed.notify_one();
+    }
 }
 
 impl Output {
@@ -49,35 +87,82 @@ impl Output {
         listener: Option<Writer>,
         ended: watch::Receiver<Option<i32>>,
     ) -> io::Result<Output> {
+        Self::carried(fd, Shared::new(listener.into_iter().collect(), false), ended, Duration::ZERO)
+    }
+
+    /// The output of a process that an earlier garden started; `None`: nothing is left of it.
+    pub fn adopted(fd: Option<OwnedFd>, ended: watch::Receiver<Option<i32>>) -> io::Result<Output> {
+        Self::held(fd, ended, CLIENT_RETURNS)
+    }
+
+    fn held(
+        fd: Option<OwnedFd>,
+        ended: watch::Receiver<Option<i32>>,
+        patience: Duration,
+    ) -> io::Result<Output> {
+        match fd {
+            Some(fd) => {
+                // A terminal has no size, and a pipe that cannot be wider is one nevertheless.
+                let _ = fcntl_setpipe_size(&fd, PIPE_BYTES_MAX);
+                Self::carried(fd, Shared::new(Vec::new(), true), ended, patience)
+            }
+            None => {
+                let shared = Shared::new(Vec::new(), false);
+                shared.arrivals().over = true;
+                shared.drained.send_replace(true);
+                Ok(Output(shared))
+            }
+        }
+    }
+
+    fn carried(
+        fd: OwnedFd,
+        shared: Arc<Shared>,
+        ended: watch::Receiver<Option<i32>>,
+        patience: Duration,
+    ) -> io::Result<Output> {
         rustix::io::ioctl_fionbio(&fd, true)?;
         let source = watched(fd, Interest::READABLE)?;
-        let arrived = Arc::new(Mutex::new(listener.into_iter().collect()));
-        let (tell_drained, drained) = watch::channel(false);
+        let changed = shared.changed.clone();
         let pump = Pump {
             source,
-            arrived: arrived.clone(),
+            // Of what is held, it has been already.
+            enlarged: shared.arrivals().held,
+            shared: Arc::downgrade(&shared),
+            changed,
             listeners: Vec::new(),
             ended,
             copies_only: false,
-            enlarged: false,
         };
-        tokio::spawn(pump.run(tell_drained));
-        Ok(Output { arrived, drained })
+        tokio::spawn(pump.run(patience));
+        Ok(Output(shared))
     }
 
     pub fn attach(&self, listener: Writer) {
-        self.arrived.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(listener);
+        let mut arrivals = self.0.arrivals();
+        if arrivals.over {
+            // Dropped, it hears the end.
+            return;
+        }
+        if arrivals.held {
+            arrivals.held = false;
+            self.0.drained.send_replace(false);
+        }
+        arrivals.listeners.push(listener);
+        self.0.changed.notify_one();
     }
 
     pub async fn drained(&self) {
         // An error is a pump that is gone: nothing more will come.
-        let _ = self.drained.clone().wait_for(|drained| *drained).await;
+        let _ = self.0.drained.subscribe().wait_for(|drained| *drained).await;
     }
 }
 
 struct Pump {
     source: AsyncFd<OwnedFd>,
-    arrived: Arc<Mutex<Vec<Writer>>>,
+    /// Gone when nobody can listen any more.
+    shared: Weak<Shared>,
+    changed: Arc<Notify>,
     listeners: Vec<Writer>,
     ended: watch::Receiver<Option<i32>>,
     /// The source is something from which the kernel does not move bytes by itself.
@@ -94,13 +179,16 @@ enum Carried {
 }
 
 impl Pump {
-    async fn run(mut self, drained: watch::Sender<bool>) {
+    async fn run(mut self, patience: Duration) {
+        if !self.hold(patience).await {
+            return;
+        }
         loop {
             // Asked before the pipe is read: what was written before the end is then in it.
             let ended = self.ended.borrow().is_some();
             let carried = self.carry().await;
-            if ended && !*drained.borrow() {
-                drained.send_replace(true);
+            if ended {
+                self.tell_drained();
             }
             match carried {
                 Carried::PipeFull => self.enlarge(),
@@ -113,10 +201,52 @@ impl Pump {
                 },
             }
         }
+        if let Some(shared) = self.shared.upgrade() {
+            shared.arrivals().over = true;
+        }
         self.adopt();
+        self.tell_drained();
         for mut listener in self.listeners {
             // It has got all there was; whether it can still be told so is its own affair.
             let _ = listener.shutdown().await;
+        }
+    }
+
+    fn tell_drained(&self) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.drained.send_if_modified(|drained| !std::mem::replace(drained, true));
+        }
+    }
+
+    /// Leaves everything where it is until somebody listens, or nobody comes while the process waits. False: it has ended,
+    /// and nobody can come any more.
+    async fn hold(&mut self, patience: Duration) -> bool {
+        let patience = tokio::time::sleep(patience);
+        tokio::pin!(patience);
+        loop {
+            let ended = self.ended.borrow().is_some();
+            match self.shared.upgrade() {
+                Some(shared) => {
+                    let mut arrivals = shared.arrivals();
+                    if !arrivals.held {
+                        return true;
+                    }
+                    if !ended && patience.is_elapsed() {
+                        arrivals.held = false;
+                        return true;
+                    }
+                    if ended {
+                        // Who does not listen need not wait; who does makes this untrue.
+                        shared.drained.send_replace(true);
+                    }
+                }
+                None => return !ended,
+            }
+            tokio::select! {
+                () = self.changed.notified() => {}
+                () = &mut patience, if !ended && !patience.is_elapsed() => {}
+                Ok(_) = self.ended.changed() => {}
+            }
         }
     }
 
@@ -185,7 +315,9 @@ impl Pump {
     }
 
     fn adopt(&mut self) {
-        self.listeners.append(&mut self.arrived.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+        if let Some(shared) = self.shared.upgrade() {
+            self.listeners.append(&mut shared.arrivals().listeners);
+        }
     }
 
     async fn give(&mut self, bytes: &[u8]) {
@@ -260,7 +392,6 @@ mod tests {
     use super::*;
     use std::pin::Pin;
     use std::task::{Context, Poll};
-    use std::time::Duration;
 
     async fn collect(mut reader: impl tokio::io::AsyncRead + Unpin) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -338,6 +469,59 @@ mod tests {
         drop(write);
         assert_eq!(collect(second).await, b"still here");
         output.drained().await;
+    }
+
+    #[tokio::test]
+    async fn what_was_written_without_a_garden_waits_for_a_listener() {
+        let (read, write) = pipe().unwrap();
+        let (exit, ended) = watch::channel(None);
+        let output = Output::adopted(Some(read), ended).unwrap();
+        rustix::io::write(&write, b"before").unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        exit.send_replace(Some(0));
+        // Nobody listens, so nobody is kept waiting.
+        tokio::time::timeout(Duration::from_secs(5), output.drained()).await.unwrap();
+        let (ours, theirs) = tokio::io::duplex(64);
+        output.attach(Box::new(theirs));
+        tokio::time::timeout(Duration::from_secs(5), output.drained()).await.unwrap();
+        drop(write);
+        assert_eq!(collect(ours).await, b"before");
+        // The next one hears that it is over.
+        let (ours, theirs) = tokio::io::duplex(64);
+        output.attach(Box::new(theirs));
+        assert_eq!(collect(ours).await, b"");
+    }
+
+    #[tokio::test]
+    async fn a_process_whose_client_does_not_return_goes_on() {
+        let (read, write) = pipe().unwrap();
+        let (_exit, ended) = watch::channel(None);
+        let output = Output::held(Some(read), ended, Duration::from_millis(200)).unwrap();
+        rustix::io::ioctl_fionbio(&write, true).unwrap();
+        while rustix::io::write(&write, &[b'x'; 4096]).is_ok() {}
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert_eq!(rustix::io::write(&write, b"x"), Err(Errno::AGAIN), "it is held up");
+        let deadline = std::time::Instant::now() + Duration::from_secs(5);
+        while rustix::io::write(&write, b"x").is_err() {
+            assert!(std::time::Instant::now() < deadline, "it is still held up");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        drop(output);
+    }
+
+    #[tokio::test]
+    async fn outputs_that_nobody_can_listen_to_any_more_hold_nothing() {
+        let (read, write) = pipe().unwrap();
+        let (exit, ended) = watch::channel(None);
+        let output = Output::adopted(Some(read), ended).unwrap();
+        exit.send_replace(Some(0));
+        tokio::time::timeout(Duration::from_secs(5), output.drained()).await.unwrap();
+        drop(output);
+        let deadline = std::time::Instant::now() + Duration::from_secs(5);
+        while rustix::io::write(&write, b"x") != Err(Errno::PIPE) {
+            assert!(std::time::Instant::now() < deadline, "the pipe is held");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     #[tokio::test]

@@ -15,8 +15,6 @@ use crate::depot::{HANDLE_BYTES_MAX, Record};
 
 /// Where pid 1 waits for a later garden, in the container's directory.
 const SOCKET: &str = "pid1";
-/// A unix socket's path ends here, with its terminating zero.
-pub(super) const SOCKET_PATH_BYTES_MAX: usize = 107;
 pub(super) const WRITABLE: u8 = 1;
 
 /// In the order in which they are taken.
@@ -83,6 +81,7 @@ impl Gardener {
             connection: None,
             plugged: false,
             imaged: false,
+            stopped: false,
             container: None,
         };
         let mut entries = self.entries();
@@ -167,7 +166,7 @@ impl Gardener {
             env: root.env.into_iter().chain(spec.env).collect(),
             bind_mounts: files.into_iter().chain(spec.bind_mounts).collect(),
             limits: spec.limits,
-            socket: (socket.as_os_str().len() <= SOCKET_PATH_BYTES_MAX).then_some(socket),
+            socket: Some(socket),
         };
         let record = blank.record(&spec)?;
         self.change(entry.clone(), move |kept| kept.container = Some(record)).await?;

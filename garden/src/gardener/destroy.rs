@@ -4,12 +4,10 @@ use std::sync::Arc;
 
 use garden_client::Error;
 
-use super::entry::{Entry, Stage};
+use super::entry::Entry;
 use super::pace::Pace;
-use super::{Gardener, StartError, blocking};
+use super::{Gardener, blocking};
 use crate::containerizer::{self, Container};
-use crate::depot::{self, Record};
-use crate::networker::Connection;
 
 impl Gardener {
     /// Of an entry whose destruction has begun. Afterwards it is gone, or broken and may be tried again.
@@ -19,6 +17,8 @@ impl Gardener {
         container: Option<Arc<Container>>,
     ) -> garden_client::Result<()> {
         let mut pace = Pace::start();
+        // A garden that dies from here on is followed by one that goes on with this.
+        let marked = self.mark_going(&entry).await;
         // Processes first: they hold the root and the network.
         let ended = self.end_processes(&entry, container.as_deref()).await;
         let peas_ended = self.end_peas(&entry).await;
@@ -26,8 +26,10 @@ impl Gardener {
         let disconnected = self.disconnect(&entry).await;
         let unmounted = self.unmount(&entry).await;
         pace.done("root");
-        let mut failures: Vec<Error> =
-            [ended, peas_ended, disconnected, unmounted].into_iter().filter_map(Result::err).collect();
+        let mut failures: Vec<Error> = [marked, ended, peas_ended, disconnected, unmounted]
+            .into_iter()
+            .filter_map(Result::err)
+            .collect();
         if failures.is_empty() {
             failures.extend(self.forget(&entry).await.err());
         }
@@ -42,6 +44,11 @@ impl Gardener {
             Error::Other(format!("cannot destroy container '{}': {}", entry.handle, failures.join("; ")));
         tracing::error!(handle = entry.handle, %error, "destruction failed");
         Err(error)
+    }
+
+    async fn mark_going(&self, entry: &Entry) -> garden_client::Result<()> {
+        let (gardener, handle) = (self.clone(), entry.handle.clone());
+        blocking(move || gardener.0.depot.mark_going(&handle)).await
     }
 
     async fn end_processes(&self, entry: &Entry, container: Option<&Container>) -> garden_client::Result<()> {
@@ -60,46 +67,5 @@ impl Gardener {
         blocking(move || gardener.0.depot.drop_record(&handle)).await?;
         self.entries().remove(&entry.handle);
         Ok(())
-    }
-}
-
-/// What an earlier garden left, at start.
-impl Gardener {
-    /// A directory without a readable record tells nothing: it goes, and what belonged to it is swept.
-    pub(crate) async fn leftover_records(&self) -> Result<Vec<Record>, StartError> {
-        let gardener = self.clone();
-        let read = move || -> Result<Vec<Record>, depot::Error> {
-            let mut records = Vec::new();
-            for found in gardener.0.depot.found()? {
-                match found.record {
-                    Some(record) => records.push(record),
-                    None => gardener.0.depot.drop_directory(&found)?,
-                }
-            }
-            Ok(records)
-        };
-        let read = tokio::task::spawn_blocking(read).await.map_err(|_| StartError::Interrupted)?;
-        Ok(read?)
-    }
-
-    pub(crate) fn enter_leftover(&self, record: Record) {
-        let entry = Entry::new(record, Stage::Broken(None));
-        self.entries().insert(entry.handle.clone(), Arc::new(entry));
-    }
-
-    /// Roots and links that belong to no container that is known.
-    pub(crate) async fn sweep(&self) -> Result<(), StartError> {
-        let gardener = self.clone();
-        let sweep = move || -> Result<(), StartError> {
-            let kept: Vec<Record> = gardener.entries().values().map(|entry| entry.record()).collect();
-            let live = kept.iter().map(|record| record.handle.clone()).collect();
-            for handle in gardener.0.store.recover(&live)? {
-                tracing::info!(handle, "removed a root without a container");
-            }
-            let connections: Vec<&Connection> =
-                kept.iter().filter_map(|record| record.connection.as_ref()).collect();
-            Ok(gardener.0.networker.delete_stray_links(&connections)?)
-        };
-        tokio::task::spawn_blocking(sweep).await.map_err(|_| StartError::Interrupted)?
     }
 }

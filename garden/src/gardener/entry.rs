@@ -2,12 +2,11 @@
 //!
 //! ```text
 //! Creating ──▶ Created ──▶ Destroying ──▶ (gone)
-//!     └───────────────────────▲   │  ▲
-//!                                 ▼  │ again
-//!                               Broken
+//!     └──────────▲────────────▲   │  ▲
+//!                │                ▼  │ again
+//!                └────────────  Broken   ◀── found in the depot, until its pid 1 has answered
 //! ```
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,8 +21,8 @@ pub enum Stage {
     Creating,
     Created(Arc<Container>),
     Destroying,
-    /// It could not be destroyed; what is left may be tried again. There is no container behind one that an earlier
-    /// garden left, or whose creation failed.
+    /// It cannot be used, only destroyed: that has failed before, or its pid 1 has not answered this garden yet. There is no
+    /// container behind one whose creation failed, or that an earlier garden left half made.
     Broken(Option<Arc<Container>>),
 }
 
@@ -32,7 +31,6 @@ pub struct Entry {
     stage: Mutex<Stage>,
     record: Mutex<Record>,
     usage: Mutex<Usage>,
-    stopped: AtomicBool,
     pub(super) peas: Peas,
 }
 
@@ -50,13 +48,11 @@ impl Entry {
     pub fn new(record: Record, stage: Stage) -> Self {
         let usage = Usage { users: 0, idle_since: Instant::now() };
         let handle = record.handle.clone();
-        let stopped = AtomicBool::new(false);
         Self {
             handle,
             stage: Mutex::new(stage),
             record: Mutex::new(record),
             usage: Mutex::new(usage),
-            stopped,
             peas: Peas::default(),
         }
     }
@@ -90,15 +86,6 @@ impl Entry {
         lock(&self.record).connection.take()
     }
 
-    /// Its processes were stopped by a client.
-    pub fn stopped(&self) {
-        self.stopped.store(true, Ordering::Relaxed);
-    }
-
-    pub fn is_stopped(&self) -> bool {
-        self.stopped.load(Ordering::Relaxed)
-    }
-
     pub fn created(&self, container: Arc<Container>) {
         *lock(&self.stage) = Stage::Created(container);
     }
@@ -109,6 +96,16 @@ impl Entry {
 
     pub fn is_broken(&self) -> bool {
         matches!(&*lock(&self.stage), Stage::Broken(_))
+    }
+
+    /// The pid 1 of a container found in the depot has answered, in time or late. False: it is going already.
+    pub fn taken_over(&self, container: Arc<Container>) -> bool {
+        let mut stage = lock(&self.stage);
+        let waits = matches!(&*stage, Stage::Broken(Some(_)));
+        if waits {
+            *stage = Stage::Created(container);
+        }
+        waits
     }
 
     /// From here on only the caller deals with it.
@@ -130,8 +127,9 @@ impl Entry {
         match &*lock(&self.stage) {
             Stage::Created(container) => Ok(container.clone()),
             Stage::Creating => Err(Error::Other(format!("container '{}' is being created", self.handle))),
-            Stage::Destroying | Stage::Broken(_) => {
-                Err(Error::Other(format!("container '{}' is being destroyed", self.handle)))
+            Stage::Destroying => Err(Error::Other(format!("container '{}' is being destroyed", self.handle))),
+            Stage::Broken(_) => {
+                Err(Error::Other(format!("container '{}' is broken and can only be destroyed", self.handle)))
             }
         }
     }

@@ -33,10 +33,11 @@ impl Gardener {
         let record = entry.record();
         let container = entry.known_container();
         let out_of_memory = match &container {
-            Some(container) => container.out_of_memory()?,
-            None => false,
+            // A container whose pid 1 is gone may have lost its control groups, too.
+            Some(container) if container.is_alive() => container.out_of_memory()?,
+            _ => false,
         };
-        let running = container.as_ref().is_some_and(|container| container.is_alive()) && !entry.is_stopped();
+        let running = container.as_ref().is_some_and(|container| container.is_alive()) && !record.stopped;
         let (host_ip, container_ip, mapped_ports) = match record.connection {
             Some(connection) => {
                 (connection.host_ip.to_string(), connection.container_ip.to_string(), connection.mapped_ports)

@@ -2,6 +2,7 @@
 //! depot. It knows in which order they do their work and how it is undone; how, they know.
 //!
 //! ```text
+//! start    records ─▶ living: reserved, reached, heard │ others: destroyed ─▶ strays swept
 //! create   handle ─▶ image + place (blank, link) ─▶ ports reserved ─▶ recorded ─▶ root ─▶ firewall ─▶ recorded ─▶ pid 1
 //! destroy  pid 1 ─▶ network, root ─▶ record          every step, whatever the others said; again if one failed
 //! ```
@@ -18,6 +19,9 @@ mod network;
 mod pace;
 mod peas;
 mod reaper;
+mod restore;
+#[cfg(test)]
+mod survival;
 #[cfg(test)]
 mod tests;
 mod warm;
@@ -39,8 +43,9 @@ use crate::depot::{self, Depot};
 use crate::networker::{self, Networker};
 use crate::plugins::image::ImagePlugin;
 use crate::plugins::network::NetworkPlugin;
-use crate::{capacity, properties, restore};
+use crate::{capacity, properties};
 use entry::{Entry, InUse};
+use restore::Found;
 use warm::Warm;
 
 /// Of a clean stop, when it is to take containers with it.
@@ -72,6 +77,8 @@ pub struct Config {
     pub cpu_entitlement_per_share: Option<f64>,
     /// Places for containers that are made ahead: namespaces with their link. A few hundred KiB each.
     pub warm_places: usize,
+    /// Containers of an earlier garden are destroyed at the start, not taken over.
+    pub destroy_containers_on_start: bool,
     /// A clean stop takes containers with it, so that nothing is left on the host.
     pub destroy_containers_on_stop: bool,
 }
@@ -92,6 +99,7 @@ impl Config {
             default_rootfs: String::new(),
             cpu_entitlement_per_share: None,
             warm_places: WARM_PLACES,
+            destroy_containers_on_start: false,
             destroy_containers_on_stop: false,
         }
     }
@@ -133,8 +141,8 @@ struct Inner {
 }
 
 impl Gardener {
-    /// Opens everything, and takes away what an earlier garden on the same directory has left. Containers are reaped
-    /// until `shutdown`.
+    /// Opens everything, and takes over the containers that an earlier garden on the same directory has left; what it left
+    /// half made, or half destroyed, goes. Containers are reaped until `shutdown`.
     pub async fn start(
         config: Config,
         clock: Arc<dyn Clock>,
@@ -146,9 +154,9 @@ impl Gardener {
             let _runtime = runtime.enter();
             Inner::open(config, clock)
         });
-        let inner = opening.await.map_err(|_| StartError::Interrupted)??;
+        let (inner, found) = opening.await.map_err(|_| StartError::Interrupted)??;
         let gardener = Gardener(Arc::new(inner));
-        restore::take_away_leftovers(&gardener).await?;
+        gardener.restore(found).await?;
         tokio::spawn(reaper::reap(gardener.clone(), shutdown.clone()));
         tokio::spawn(warm::keep_warm(gardener.clone(), shutdown));
         Ok(gardener)
@@ -229,14 +237,17 @@ impl Gardener {
 }
 
 impl Inner {
-    fn open(config: Config, clock: Arc<dyn Clock>) -> std::result::Result<Self, StartError> {
+    fn open(config: Config, clock: Arc<dyn Clock>) -> std::result::Result<(Self, Found), StartError> {
         let depot = Depot::open(config.directory.join("depot"))?;
         let store = rootfs::store::Store::open(&config.directory.join("store"), config.rootfs.clone())?;
         let containerizer = Containerizer::new(config.containerizer.clone())?;
+        // After the store, which one garden at a time can open: the records are ours alone.
+        let found = restore::read(&depot, &config)?;
         let idle = config.network_plugin.is_some();
-        let networker = Networker::start(networker::Config { idle, ..config.networker.clone() })?;
+        let networking = networker::Config { idle, ..config.networker.clone() };
+        let networker = Networker::start(networking, &found.connections())?;
         let total_memory_bytes = capacity::total_memory().map_err(StartError::Capacity)?;
-        Ok(Self {
+        let inner = Self {
             cpu_entitlement_per_share: config
                 .cpu_entitlement_per_share
                 .unwrap_or_else(|| measure::default_entitlement_per_share(total_memory_bytes)),
@@ -251,7 +262,8 @@ impl Inner {
             entries: Mutex::default(),
             #[cfg(test)]
             fail_after: Mutex::default(),
-        })
+        };
+        Ok((inner, found))
     }
 }
 
@@ -342,8 +354,8 @@ impl Garden for Gardener {
     async fn stop(&self, handle: &str, kill: bool) -> Result<()> {
         let (container, _in_use) = self.used(handle)?;
         container.stop(kill).await?;
-        self.entry(handle)?.stopped();
-        Ok(())
+        let entry = self.entry(handle)?;
+        self.change(entry, |record| record.stopped = true).await
     }
 
     async fn info(&self, handle: &str) -> Result<ContainerInfo> {

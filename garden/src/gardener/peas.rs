@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::create::{SOCKET_PATH_BYTES_MAX, WRITABLE};
+use super::create::WRITABLE;
 use super::entry::Entry;
 use super::{Gardener, blocking};
 use crate::containerizer::{Container, Pea, PeaBlank, PeaSpec};
@@ -117,7 +117,7 @@ impl Gardener {
             name: name.into(),
             env: image.config.env.clone(),
             bind_mounts: network_files(&directory),
-            socket: (socket.as_os_str().len() <= SOCKET_PATH_BYTES_MAX).then_some(socket),
+            socket: Some(socket),
         };
         Ok(blank.run(pea, spec, root, io).await?)
     }

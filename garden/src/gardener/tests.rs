@@ -19,7 +19,7 @@ use super::*;
 mod peas;
 mod plugins;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 static WORLDS: AtomicUsize = AtomicUsize::new(0);
 
 /// One garden and everything it may touch.
@@ -74,7 +74,7 @@ fn in_a_world_of<F>(
 }
 
 /// Said by the environment, or built beside the tests.
-fn init() -> Option<PathBuf> {
+pub(super) fn init() -> Option<PathBuf> {
     let said = std::env::var_os("GARDEN_INIT").map(PathBuf::from);
     let beside =
         || std::env::current_exe().ok()?.ancestors().nth(2).map(|directory| directory.join("garden-init"));
@@ -148,7 +148,8 @@ impl World {
                 }
                 Err(
                     StartError::Store(rootfs::store::Error::InUse { .. })
-                    | StartError::Networker(networker::Error::InUse { .. }),
+                    | StartError::Networker(networker::Error::InUse { .. })
+                    | StartError::Containerizer(containerizer::Error::InUse { .. }),
                 ) if Instant::now() < deadline => {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
@@ -188,8 +189,10 @@ async fn placeholder(config: &Config) -> Gardener {
     config.networker.table = format!("placeholder-{}", WORLDS.fetch_add(1, Ordering::Relaxed));
     config.networker.link_prefix = format!("p{}-", WORLDS.fetch_add(1, Ordering::Relaxed));
     config.warm_places = 0;
+    config.containerizer.cgroup_parent += &format!("-{}", WORLDS.fetch_add(1, Ordering::Relaxed));
     let gardener = start(&config, &CancellationToken::new()).await;
     gardener.0.networker.remove_table().unwrap();
+    gardener.0.containerizer.remove_cgroup_parent().unwrap();
     gardener
 }
 
@@ -198,7 +201,7 @@ async fn start(config: &Config, shutdown: &CancellationToken) -> Gardener {
     started.unwrap_or_else(|error| panic!("{}", chain(&error)))
 }
 
-fn make_root(root: &Path) {
+pub(super) fn make_root(root: &Path) {
     for directory in ["bin", "etc", "tmp", "home", "proc", "sys", "dev"] {
         std::fs::create_dir_all(root.join(directory)).unwrap();
     }
@@ -211,34 +214,34 @@ fn make_root(root: &Path) {
     std::fs::write(root.join("etc/group"), "root:x:0:\nvcap:x:2000:\n").unwrap();
 }
 
-fn names(directory: &Path) -> Vec<String> {
+pub(super) fn names(directory: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
-fn directories(directory: &Path) -> Vec<String> {
+pub(super) fn directories(directory: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     entries.filter(|entry| entry.path().is_dir()).map(|entry| entry.path().display().to_string()).collect()
 }
 
-fn lines(bytes: &[u8]) -> Vec<String> {
+pub(super) fn lines(bytes: &[u8]) -> Vec<String> {
     String::from_utf8_lossy(bytes).lines().map(str::to_owned).collect()
 }
 
-fn all() -> Properties {
+pub(super) fn all() -> Properties {
     [("garden.state".to_owned(), "all".to_owned())].into()
 }
 
-fn named(handle: &str) -> ContainerSpec {
+pub(super) fn named(handle: &str) -> ContainerSpec {
     ContainerSpec { handle: handle.into(), ..ContainerSpec::default() }
 }
 
-fn shell(command: &str) -> ProcessSpec {
+pub(super) fn shell(command: &str) -> ProcessSpec {
     ProcessSpec { path: "sh".into(), args: vec!["-c".into(), command.into()], ..ProcessSpec::default() }
 }
 
 /// Keeps what is written to it.
-fn sink() -> (Writer, tokio::task::JoinHandle<String>) {
+pub(super) fn sink() -> (Writer, tokio::task::JoinHandle<String>) {
     let (write, mut read) = tokio::io::duplex(1024);
     let text = tokio::spawn(async move {
         let mut text = String::new();
@@ -248,7 +251,7 @@ fn sink() -> (Writer, tokio::task::JoinHandle<String>) {
     (Box::new(write), text)
 }
 
-async fn run(garden: &dyn Garden, handle: &str, spec: ProcessSpec, stdin: &str) -> (i32, String) {
+pub(super) async fn run(garden: &dyn Garden, handle: &str, spec: ProcessSpec, stdin: &str) -> (i32, String) {
     let ((stdout, out), (stderr, err)) = (sink(), sink());
     let stdin: Reader = Box::new(std::io::Cursor::new(stdin.as_bytes().to_vec()));
     let io = ProcessIo { stdin: Some(stdin), stdout: Some(stdout), stderr: Some(stderr) };
@@ -258,7 +261,7 @@ async fn run(garden: &dyn Garden, handle: &str, spec: ProcessSpec, stdin: &str) 
     (status, out.await.unwrap() + &err.await.unwrap())
 }
 
-async fn eventually<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
+pub(super) async fn eventually<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(value) = check().await {
@@ -347,6 +350,7 @@ fn a_container_moves_into_a_place_that_was_ready() {
             eventually("places", async || (links().count() == 1 + links_wanted).then_some(())).await;
         };
         world.config.warm_places = 2;
+        world.config.destroy_containers_on_start = true;
         world.kill_and_start_again().await;
         ready(2).await;
         let waiting: Vec<String> = links().collect();
@@ -508,8 +512,9 @@ fn containers_do_not_wait_for_one_another() {
 }
 
 #[test]
-fn a_garden_takes_away_what_a_killed_one_left() {
-    in_a_world("a_garden_takes_away_what_a_killed_one_left", async |mut world| {
+fn a_garden_that_is_to_begin_clean_takes_away_what_a_killed_one_left() {
+    let name = "a_garden_that_is_to_begin_clean_takes_away_what_a_killed_one_left";
+    in_a_world(name, async |mut world| {
         for handle in ["a", "b"] {
             world.create(ContainerSpec { net_in: vec![NetIn::default()], ..named(handle) }).await;
             let io = ProcessIo::default();
@@ -517,6 +522,7 @@ fn a_garden_takes_away_what_a_killed_one_left() {
         }
         assert!(world.left() != world.clean);
         std::fs::create_dir(world.config.directory.join("depot/half")).unwrap();
+        world.config.destroy_containers_on_start = true;
         world.kill_and_start_again().await;
         world.assert_nothing_left();
         world.create(named("a")).await;

@@ -29,6 +29,15 @@ pub struct Reservations {
 }
 
 impl Reservations {
+    /// Of a container that is there already.
+    pub fn take(&self, connection: &Connection) {
+        lock(&self.subnets).take(connection.subnet);
+        let mut ports = lock(&self.ports);
+        for port in &connection.mapped_ports {
+            ports.take(port.host_port);
+        }
+    }
+
     pub fn release(&self, connection: &Connection) {
         let mut ports = lock(&self.ports);
         for port in &connection.mapped_ports {

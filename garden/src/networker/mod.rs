@@ -79,6 +79,18 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// Whether a connection of an earlier life could have been made with these settings: with others its address or the
+    /// name of its link would become another's.
+    pub fn could_have_made(&self, connection: &Connection) -> bool {
+        let made = Connection::new(self.pool, connection.subnet, &self.link_prefix);
+        let names = |connection: &Connection| {
+            (connection.host_ip, connection.container_ip, connection.host_link.clone())
+        };
+        u64::from(connection.subnet) < Pool::subnets(self.pool).size() && names(&made) == names(connection)
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("link prefix {0:?} is empty or too long")]
@@ -127,9 +139,9 @@ pub struct Networker {
 }
 
 impl Networker {
-    /// Makes the firewall's table anew and lets the host forward. Containers of an earlier life that are to stay must
-    /// be [adopted](Self::adopt) before they can be reached again.
-    pub fn start(config: Config) -> Result<Self> {
+    /// Makes the firewall's table anew and lets the host forward. What containers of an earlier life had, each by its handle,
+    /// is reserved for them and is in the new table from the first moment on: their traffic does not notice.
+    pub fn start(config: Config, kept: &[(&str, &Connection)]) -> Result<Self> {
         let prefix = config.link_prefix.as_bytes();
         if prefix.is_empty() || prefix.len() + LINK_SUFFIX_BYTES_MAX > LINK_NAME_BYTES_MAX {
             return Err(Error::LinkPrefix(config.link_prefix));
@@ -147,9 +159,7 @@ impl Networker {
             host_answers_dns: resolv::asks_the_host(&host_resolv_conf, &config.dns_servers),
         };
         if !config.idle {
-            rules::base(&config.table, &policy)
-                .commit("change the firewall (is nftables in this kernel?)")
-                .map_err(|source| Error::Table { table: config.table.clone(), source })?;
+            make_table(&config.table, &policy, kept)?;
             forward_packets()?;
         }
         let reservations = Arc::new(Reservations {
@@ -157,6 +167,7 @@ impl Networker {
             subnets: Mutex::new(Pool::subnets(config.pool)),
             ports: Mutex::new(Pool::ports(config.port_pool_start, config.port_pool_size)),
         });
+        kept.iter().for_each(|(_, connection)| reservations.take(connection));
         Ok(Self {
             mtu: config.mtu.or_else(default_route_mtu).unwrap_or(DEFAULT_MTU),
             external_ip: config.external_ip.or_else(own_address).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
@@ -287,14 +298,9 @@ impl Networker {
         }
     }
 
-    /// A container that lives on after a restart of garden: its reservations and its part of the firewall are made
-    /// anew, its links are there.
-    pub fn adopt(&self, handle: &str, connection: &Connection) -> Result<()> {
-        lock(&self.reservations.subnets).take(connection.subnet);
-        for port in &connection.mapped_ports {
-            lock(&self.reservations.ports).take(port.host_port);
-        }
-        self.open_firewall(handle, connection)
+    /// Reserves again what a container of an earlier life has that is about to be taken away.
+    pub fn reserve_again(&self, connection: &Connection) {
+        self.reservations.take(connection);
     }
 
     /// Maps one more port of a running container. The caller records the result in the connection.
@@ -383,6 +389,20 @@ impl Networker {
             container_ip,
         )
     }
+}
+
+/// All in one transaction: a packet meets the old table or the new, and both know the containers that live.
+fn make_table(table: &str, policy: &rules::Policy<'_>, kept: &[(&str, &Connection)]) -> Result<()> {
+    let mut change = rules::base(table, policy);
+    for (handle, connection) in kept {
+        // Refused when it was asked for; here only by a record that somebody has changed.
+        if let Err(error) = rules::attach(&mut change, handle, connection) {
+            tracing::error!(handle, %error, "cannot open the firewall for a container that lives");
+        }
+    }
+    change
+        .commit("change the firewall (is nftables in this kernel?)")
+        .map_err(|source| Error::Table { table: table.into(), source })
 }
 
 /// Two gardens with the same names would take each other's networks for leftovers. An abstract socket belongs to a

@@ -168,15 +168,22 @@ fn input(change: &mut Transaction, policy: &Policy<'_>) {
 /// What one container adds to the table.
 pub fn attached(table: &str, handle: &str, connection: &Connection) -> Result<Transaction, InvalidRule> {
     let mut change = Transaction::new(table);
+    attach(&mut change, handle, connection)?;
+    Ok(change)
+}
+
+/// The same as a part of a larger change, which is as it was when this is refused.
+pub fn attach(change: &mut Transaction, handle: &str, connection: &Connection) -> Result<(), InvalidRule> {
+    let rules = egress(handle, &connection.net_out)?;
     let chain = chain(connection);
     change.add_chain(&chain).flush_chain(&chain);
-    for rule in egress(handle, &connection.net_out)? {
+    for rule in rules {
         change.add_rule(&chain, &rule);
     }
     for (set, element) in elements(connection) {
         change.add_element(set, &element);
     }
-    Ok(change)
+    Ok(())
 }
 
 /// Takes it all away again, for several at once; what is not there is no harm.

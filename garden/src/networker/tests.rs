@@ -39,7 +39,8 @@ fn in_a_host_of_its_own(name: &str, config: Config, story: impl FnOnce(&Networke
         far.add_address(index, WORLD, 24).unwrap();
         far.bring_up(index).unwrap();
         let networker =
-            Networker::start(Config { mtu: Some(1400), external_ip: Some(HOST.into()), ..config }).unwrap();
+            Networker::start(Config { mtu: Some(1400), external_ip: Some(HOST.into()), ..config }, &[])
+                .unwrap();
         story(&networker, &world);
         networker.remove_table().unwrap();
     })
@@ -319,12 +320,12 @@ fn a_second_garden_with_the_same_names_is_refused_before_it_does_harm() {
     in_a_host_of_its_own(name, Config::default(), |networker, _| {
         let _container = Container::new(networker, "a", &[APP], &[]);
         let before = ruleset();
-        let refused = |config: Config| Networker::start(config).unwrap_err().to_string();
+        let refused = |config: Config| Networker::start(config, &[]).unwrap_err().to_string();
         assert_eq!(refused(Config::default()), "another garden on this host uses the table 'diego'");
         let other_table = Config { table: "other".into(), ..Config::default() };
         assert_eq!(refused(other_table.clone()), "another garden on this host uses the links 'diego-'");
         assert_eq!(ruleset(), before);
-        let other = Networker::start(Config { link_prefix: "other-".into(), ..other_table }).unwrap();
+        let other = Networker::start(Config { link_prefix: "other-".into(), ..other_table }, &[]).unwrap();
         other.remove_table().unwrap();
     });
 }

@@ -6,11 +6,13 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
+use rustix::fs::OFlags;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 
 /// Payload of one packet. Most messages fit in one; the buffer for it is the largest thing in a pid 1's memory.
@@ -24,6 +26,55 @@ const MORE: u8 = 1;
 /// A connected pair, both ends close-on-exec and blocking.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+}
+
+/// A socket that can be connected to by `directory/name` once its owner listens; only its owner may.
+pub fn bind_below(directory: &Path, name: &str) -> io::Result<OwnedFd> {
+    let socket = socket(SocketFlags::CLOEXEC)?;
+    // Before there is a name: nobody connects between its making and its closing to others.
+    rustix::fs::fchmod(&socket, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
+    below(directory, name, |address| Ok(rustix::net::bind(&socket, address)?))?;
+    Ok(socket)
+}
+
+/// Connected to whoever listens at `directory/name`. Does not wait: `WouldBlock` while others are waiting there.
+pub fn connect_below(directory: &Path, name: &str) -> io::Result<OwnedFd> {
+    let socket = socket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+    below(directory, name, |address| Ok(rustix::net::connect(&socket, address)?))?;
+    Ok(socket)
+}
+
+fn socket(flags: SocketFlags) -> io::Result<OwnedFd> {
+    Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
+}
+
+/// By a descriptor of the directory: an address has room for 107 bytes, a path is often longer.
+fn below<T>(
+    directory: &Path,
+    name: &str,
+    act: impl FnOnce(&SocketAddrUnix) -> io::Result<T>,
+) -> io::Result<T> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(directory, flags, rustix::fs::Mode::empty())?;
+    act(&SocketAddrUnix::new(format!("/proc/self/fd/{}/{name}", directory.as_raw_fd()))?)
+}
+
+/// The process at the other end: of a connection the one that began to listen. 0: it is gone, or not of our pid
+/// namespace.
+pub fn peer(socket: impl AsFd) -> io::Result<i32> {
+    let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: the pointers describe `credentials` and `length`, which outlive the call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut credentials).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 { Ok(credentials.pid) } else { Err(io::Error::last_os_error()) }
 }
 
 /// The packets of a message, each its header byte and its part of the bytes.
@@ -176,6 +227,23 @@ mod tests {
         assert_eq!(assembler.receive_message(&b).unwrap().unwrap().bytes, b"");
         sender.join().unwrap();
         assert!(assembler.receive_message(&b).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_socket_below_a_long_path_tells_who_listens() {
+        let root = std::env::temp_dir().join(format!("packets-{}", std::process::id()));
+        let directory = root.join("long".repeat(40));
+        std::fs::create_dir_all(&directory).unwrap();
+        let bound = bind_below(&directory, "name").unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::mode(
+            &std::fs::metadata(directory.join("name")).unwrap().permissions(),
+        );
+        assert_eq!(mode & 0o777, 0o600);
+        assert!(connect_below(&directory, "name").is_err(), "nobody listens");
+        rustix::net::listen(&bound, 1).unwrap();
+        let client = connect_below(&directory, "name").unwrap();
+        assert_eq!(peer(&client).unwrap(), std::process::id() as i32);
+        std::fs::remove_dir_all(root).unwrap();
     }
 
     #[test]

@@ -159,6 +159,7 @@ fn containers(
 ) -> Result<()> {
     config.default_rootfs = flags.default_rootfs.clone();
     config.default_grace_time = flags.default_grace_time;
+    config.destroy_containers_on_start = flags.destroy_containers_on_startup;
     config.destroy_containers_on_stop = flags.destroy_containers_on_stop;
     config.allow_privileged = !flags.disable_privileged_containers;
     config.containerizer.no_new_privileges = flags.no_new_privileges;

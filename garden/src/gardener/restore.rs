@@ -1,0 +1,186 @@
+//! What an earlier garden on the same directory has left: containers that live are taken over, the rest goes.
+//!
+//! ```text
+//! record ─▶ whole, made with our settings? ──yes─▶ reserved, known as broken ─▶ its pid 1 answers ─▶ created
+//!                 └─no─▶ destroyed                                └─ never: stays broken, to be destroyed by clients
+//! ```
+//! The one place where a start meets records. A pid 1 that does not answer keeps nobody waiting: the start goes on
+//! without it after [`ANSWER_DEADLINE`], and its container is taken over whenever it does answer.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use garden_client::Garden;
+
+use super::entry::{Entry, Stage};
+use super::{Config, Gardener, StartError, chain};
+use crate::containerizer::{self, Container};
+use crate::depot::{self, Depot, Record};
+use crate::networker::Connection;
+
+/// An answer takes a millisecond.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
+const DESTROYED_AT_ONCE: usize = 8;
+const TRIES: usize = 3;
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The records of a depot, judged.
+pub struct Found {
+    kept: Vec<(Record, containerizer::Record)>,
+    going: Vec<Record>,
+}
+
+impl Found {
+    /// Of containers that stay.
+    pub fn connections(&self) -> Vec<(&str, &Connection)> {
+        let records = self.kept.iter().map(|(record, _)| record);
+        records.filter_map(|record| Some((record.handle.as_str(), record.connection.as_ref()?))).collect()
+    }
+}
+
+/// A directory without a readable record tells nothing: it goes, and what belonged to it is swept. Blocks.
+pub fn read(depot: &Depot, config: &Config) -> Result<Found, depot::Error> {
+    let (mut kept, mut going) = (Vec::new(), Vec::new());
+    for found in depot.found()? {
+        let Some(record) = &found.record else {
+            tracing::warn!(directory = %found.directory.display(), "removing a container's directory without a record");
+            depot.drop_directory(&found)?;
+            continue;
+        };
+        let why = if found.going { Some("its destruction had begun") } else { why_not(record, config) };
+        match (why, &record.container) {
+            (None, Some(container)) => kept.push((record.clone(), container.clone())),
+            (why, _) => {
+                let why = why.unwrap_or("its creation was not finished");
+                tracing::info!(handle = record.handle, why, "destroying a container of an earlier garden");
+                going.push(record.clone());
+            }
+        }
+    }
+    Ok(Found { kept, going })
+}
+
+/// Why a container cannot stay.
+fn why_not(record: &Record, config: &Config) -> Option<&'static str> {
+    let Some(container) = record.container.as_ref().filter(|_| record.created) else {
+        return Some("its creation was not finished");
+    };
+    if config.destroy_containers_on_start {
+        return Some("none is to stay");
+    }
+    if !container.is_of(&config.containerizer) {
+        return Some("it was made in other control groups");
+    }
+    if record.plugged != config.network_plugin.is_some() {
+        return Some("its network was made in another way");
+    }
+    let foreign = |connection: &Connection| !config.networker.could_have_made(connection);
+    record.connection.as_ref().is_some_and(foreign).then_some("its network is of another pool")
+}
+
+impl Gardener {
+    pub(super) async fn restore(&self, found: Found) -> Result<(), StartError> {
+        for record in found.going.iter().filter_map(|record| record.connection.as_ref()) {
+            self.0.networker.reserve_again(record);
+        }
+        // All are known, and what they have is reserved, before anybody is spoken with.
+        let known: Vec<_> = found.kept.into_iter().filter_map(|(record, of)| self.know(record, of)).collect();
+        let going = found.going.into_iter().map(|record| self.take_away_earlier(record));
+        let destroying =
+            futures_util::stream::iter(going).buffer_unordered(DESTROYED_AT_ONCE).collect::<()>();
+        tokio::join!(self.take_over_all(known), destroying);
+        self.sweep().await
+    }
+
+    /// Enters a container as one that cannot be used yet.
+    fn know(&self, record: Record, container: containerizer::Record) -> Option<Known> {
+        let adopted = self.0.containerizer.adopt(&container);
+        let adopted = adopted.map(Arc::new).inspect_err(|error| {
+            tracing::error!(handle = record.handle, error = chain(error), "cannot take a container over");
+        });
+        let adopted = adopted.ok();
+        let entry = Arc::new(Entry::new(record, Stage::Broken(adopted.clone())));
+        self.entries().insert(entry.handle.clone(), entry.clone());
+        adopted.map(|adopted| Known { entry, record: container, container: adopted })
+    }
+
+    async fn take_over_all(&self, known: Vec<Known>) {
+        let count = known.len();
+        let each = known.into_iter().map(|known| {
+            let gardener = self.clone();
+            let handle = known.entry.handle.clone();
+            let answering = tokio::spawn(async move { known.take_over(&gardener).await });
+            async move {
+                // What has not answered goes on being waited for, but not by us.
+                let answered = tokio::time::timeout(ANSWER_DEADLINE, answering).await;
+                if answered.is_err() {
+                    tracing::error!(handle, waited = ?ANSWER_DEADLINE, "the pid 1 of a container does not answer");
+                }
+                matches!(answered, Ok(Ok(true)))
+            }
+        });
+        let taken_over = join_all(each).await.into_iter().filter(|taken_over| *taken_over).count();
+        if count > 0 {
+            tracing::info!(count, taken_over, "containers of an earlier garden");
+        }
+    }
+
+    /// What cannot be taken away stays known as broken, so that it can be destroyed later.
+    async fn take_away_earlier(&self, record: Record) {
+        let handle = record.handle.clone();
+        let entry = Entry::new(record, Stage::Broken(None));
+        self.entries().insert(handle.clone(), Arc::new(entry));
+        for tried in 1..=TRIES {
+            match self.destroy(&handle).await {
+                Ok(()) => return,
+                Err(error) => tracing::error!(handle, tried, %error, "cannot destroy it"),
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Roots, links and control groups that belong to no container that is known.
+    async fn sweep(&self) -> Result<(), StartError> {
+        let gardener = self.clone();
+        let sweep = move || -> Result<(), StartError> {
+            let kept: Vec<Record> = gardener.entries().values().map(|entry| entry.record()).collect();
+            let live: BTreeSet<String> = kept.iter().map(|record| record.handle.clone()).collect();
+            gardener.0.containerizer.sweep(&live)?;
+            for handle in gardener.0.store.recover(&live)? {
+                tracing::info!(handle, "removed a root without a container");
+            }
+            let connections: Vec<&Connection> =
+                kept.iter().filter_map(|record| record.connection.as_ref()).collect();
+            Ok(gardener.0.networker.delete_stray_links(&connections)?)
+        };
+        tokio::task::spawn_blocking(sweep).await.map_err(|_| StartError::Interrupted)?
+    }
+}
+
+/// A container that is there, with which nobody has spoken yet.
+struct Known {
+    entry: Arc<Entry>,
+    record: containerizer::Record,
+    container: Arc<Container>,
+}
+
+impl Known {
+    /// Whether it can be used from now on. Everything of it that outlives garden is reached here.
+    async fn take_over(self, gardener: &Gardener) -> bool {
+        match gardener.0.containerizer.take_over(&self.container, &self.record).await {
+            Ok(()) => {
+                self.entry.touch();
+                let taken_over = self.entry.taken_over(self.container);
+                tracing::info!(handle = self.entry.handle, "took a container over");
+                taken_over
+            }
+            Err(error) => {
+                tracing::error!(handle = self.entry.handle, error = chain(&error), "a container is broken");
+                false
+            }
+        }
+    }
+}
