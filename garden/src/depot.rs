@@ -10,13 +10,16 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use garden_client::{ContainerSpec, Properties};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::containerizer;
+use crate::containerizer::{self, PeaRecord};
 use crate::networker::Connection;
 
 const RECORD: &str = "container.json";
 const NEW_RECORD: &str = "container.json.new";
+/// Beside it, the record of a pea.
+const PEA_SUFFIX: &str = ".pea.json";
 /// Beside a record whose container is going.
 const GOING: &str = "going";
 /// Becomes the name of a directory, each byte escaped at worst, which file systems end at 255.
@@ -105,6 +108,42 @@ impl Depot {
         fs::rename(&new, &path).map_err(failed("replace", &path))
     }
 
+    /// Beside the container's record, one for each of its peas.
+    pub fn save_pea(&self, handle: &str, record: &PeaRecord) -> Result<()> {
+        let directory = self.directory(handle);
+        let path = directory.join(format!("{}{PEA_SUFFIX}", record.name));
+        let new = path.with_extension("new");
+        let bytes = serde_json::to_vec(record).map_err(io::Error::other).map_err(failed("encode", &path))?;
+        write_whole(&new, &bytes).map_err(failed("write", &new))?;
+        fs::rename(&new, &path).map_err(failed("replace", &path))
+    }
+
+    /// It may be gone already.
+    pub fn drop_pea(&self, handle: &str, name: &str) -> Result<()> {
+        let path = self.directory(handle).join(format!("{name}{PEA_SUFFIX}"));
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", &path)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Those of a container that are recorded; one that cannot be read is told of, and as good as none.
+    pub fn peas(&self, handle: &str) -> Result<Vec<PeaRecord>> {
+        let directory = self.directory(handle);
+        let list = match fs::read_dir(&directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            list => list.map_err(failed("list", &directory))?,
+        };
+        let mut peas = Vec::new();
+        for entry in list {
+            let path = entry.map_err(failed("list", &directory))?.path();
+            if path.to_string_lossy().ends_with(PEA_SUFFIX) {
+                peas.extend(read::<PeaRecord>(&path));
+            }
+        }
+        Ok(peas)
+    }
+
     /// Tells a later garden that the container is to go, whatever its record says. An empty file: much cheaper than the
     /// record anew. Safe to call twice, and for one that was never recorded.
     pub fn mark_going(&self, handle: &str) -> Result<()> {
@@ -136,7 +175,7 @@ impl Depot {
         };
         let directories = list().map_err(failed("list", &self.root))?;
         let found = |directory: PathBuf| Found {
-            record: read(&directory),
+            record: read(&directory.join(RECORD)),
             going: directory.join(GOING).exists(),
             directory,
         };
@@ -149,13 +188,10 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::File::create(path)?.write_all(bytes)
 }
 
-fn read(directory: &Path) -> Option<Record> {
-    let path = directory.join(RECORD);
-    let bytes = fs::read(&path).ok()?;
+fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    let bytes = fs::read(path).ok()?;
     serde_json::from_slice(&bytes)
-        .inspect_err(
-            |error| tracing::warn!(path = %path.display(), %error, "unreadable record of a container"),
-        )
+        .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "unreadable record"))
         .ok()
 }
 

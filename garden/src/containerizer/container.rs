@@ -233,7 +233,7 @@ impl Container {
         Ok((Ends::Pipes { stdin, stdout, stderr }, fds))
     }
 
-    fn remember(&self, running: Arc<Running>) {
+    pub(super) fn remember(&self, running: Arc<Running>) {
         let mut processes = lock(&self.inner.processes);
         processes.retain(|other| other.id != running.id);
         processes.push_back(running);
@@ -424,7 +424,7 @@ fn has_ended(pidfd: &OwnedFd) -> bool {
 }
 
 /// Later owners begin later, and none asks a thousand million times a second.
-fn first_request() -> u64 {
+pub(super) fn first_request() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_nanos()).unwrap_or(u64::MAX / 2)
 }

@@ -37,7 +37,7 @@ pub use container::Container;
 use garden_sys::cgroup::{self, DeviceRule, Hierarchies};
 pub use ids::{IdPool, IdRange};
 pub use metrics::Usage;
-pub use pea::{Pea, PeaBlank, PeaSpec};
+pub use pea::{Pea, PeaBlank, PeaRecord, PeaSpec};
 pub use record::{InitRecord, Record, clean_up};
 pub use rules::Spec;
 

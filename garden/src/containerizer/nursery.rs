@@ -29,7 +29,7 @@ pub struct Born {
 
 /// A child in a container's namespaces but with mounts of its own.
 pub struct Joined {
-    pub pidfd: OwnedFd,
+    pub pid: i32,
     /// The container's.
     pub user_namespace: Option<OwnedFd>,
     /// Our end of its control socket.
@@ -95,11 +95,11 @@ impl Nursery {
     pub async fn join(&self, container: BorrowedFd<'_>, privileged: bool) -> Result<Joined> {
         let (socket, theirs) = packets::pair().map_err(failed("make a socket"))?;
         let container = container.try_clone_to_owned().map_err(failed("name a container to it"))?;
-        let (_, fds) = self.ask(Birth::Pea { privileged }, &[theirs, container]).await?;
+        let (pid, fds) = self.ask(Birth::Pea { privileged }, &[theirs, container]).await?;
         let mut fds = fds.into_iter();
         match (fds.next(), fds.next()) {
-            (Some(pidfd), user_namespace) if privileged != user_namespace.is_some() => {
-                Ok(Joined { pidfd, user_namespace, socket })
+            (Some(_pidfd), user_namespace) if privileged != user_namespace.is_some() => {
+                Ok(Joined { pid, user_namespace, socket })
             }
             _ => Err(failed("get its descriptors")(std::io::ErrorKind::InvalidData.into())),
         }

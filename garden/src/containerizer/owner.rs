@@ -85,8 +85,8 @@ impl Owner {
     }
 
     /// Of the init of a pea, which ends when its process's end is acknowledged.
-    pub fn of_pea(control: Control, commands: mpsc::Receiver<Command>) -> Owner {
-        Owner { of_pea: true, ..Owner::new(control, commands) }
+    pub fn of_pea(self) -> Owner {
+        Owner { of_pea: true, ..self }
     }
 
     /// Until pid 1 or everybody who could ask is gone.

@@ -8,22 +8,25 @@
 //! with the container; being in the container's hands as much as any process there, it may be killed or stopped at any
 //! moment, and what it says is believed no more than what a pid 1 says.
 
+use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use garden_client::{Limits, ProcessIo, ProcessLimits, ProcessSpec};
-use garden_init::Role;
+use garden_client::{Limits, PidLimits, ProcessIo, ProcessLimits, ProcessSpec};
+use garden_init::{Request, Role};
 use garden_sys::cgroup::{Cgroup, Hierarchies, Part};
 use garden_sys::process as sys;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
 
-use super::container::{Claim, Container, end_of};
+use super::adoption::{self, Adopted};
+use super::container::{Claim, Container, first_request};
 use super::control::Control;
 use super::nursery::Joined;
-use super::owner::{Owner, QUEUE_MAX};
-use super::record::{KILL_DEADLINE, remove_socket};
+use super::owner::{Command, Owner, QUEUE_MAX};
+use super::process::Running;
+use super::record::InitRecord;
 use super::rules::{self, Spec};
 use super::{Containerizer, Error, Result, Shared, blank};
 
@@ -42,8 +45,28 @@ pub struct PeaSpec {
     pub env: Vec<String>,
     /// Before those of the process itself.
     pub bind_mounts: Vec<garden_client::BindMount>,
+    /// The container's: it holds for a pea with limits of its own, too.
+    pub pid_limit: PidLimits,
     /// Where its init listens for a later agent.
-    pub socket: Option<PathBuf>,
+    pub socket: PathBuf,
+}
+
+/// What must be on disk before a pea has a process, so that a later garden can take it over, or away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeaRecord {
+    pub name: String,
+    pub process_id: String,
+    pub init: InitRecord,
+    pub own_limits: bool,
+    /// Its root is made by a plugin, which is to be told of its end.
+    pub imaged: bool,
+}
+
+impl PeaRecord {
+    /// Of its control group beside the container's, if it has one there.
+    pub fn group_name(&self, handle: &str) -> Option<String> {
+        self.own_limits.then(|| format!("{handle}{NAME_SEPARATOR}{}", self.name))
+    }
 }
 
 impl Containerizer {
@@ -52,6 +75,15 @@ impl Containerizer {
         let claim = container.claim(process_id)?;
         let joined = self.nursery.join(container.pidfd()?, container.spec().privileged).await?;
         Ok(PeaBlank { shared: self.shared.clone(), container: container.clone(), claim, joined })
+    }
+
+    /// One that a garden has made, this or an earlier one, as its record tells: to be destroyed, or taken over first.
+    pub fn known_pea(&self, handle: &str, record: PeaRecord) -> Result<Pea> {
+        // From a disk that may have seen anything.
+        rules::check_handle(&record.name)?;
+        rules::check_handle(handle)?;
+        let group = Group::of(&self.shared, handle, &record);
+        Ok(Pea::new(handle.into(), record, group))
     }
 }
 
@@ -68,48 +100,63 @@ impl PeaBlank {
         self.joined.user_namespace.as_ref().map(AsFd::as_fd)
     }
 
-    /// Starts the process in `root`, a detached mount. Nothing is left of the pea when it fails.
+    /// The host id of the container's root; `None` for a privileged one.
+    pub fn root_id(&self) -> Option<u32> {
+        self.container.root_id()
+    }
+
+    /// To be on disk before [`PeaBlank::run`].
+    pub fn record(&self, pea: &PeaSpec, process: &ProcessSpec) -> Result<PeaRecord> {
+        let failed = |source| {
+            let handle = self.container.handle().into();
+            Error::Container { act: "find the start time of a pea of", handle, source }
+        };
+        let started = sys::start_time(Path::new("/proc"), self.joined.pid).map_err(failed)?;
+        Ok(PeaRecord {
+            name: pea.name.clone(),
+            process_id: self.claim.id().into(),
+            init: InitRecord {
+                pid: self.joined.pid,
+                started: started.ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))?,
+                socket: Some(pea.socket.clone()),
+            },
+            own_limits: process.override_container_limits.is_some(),
+            imaged: false,
+        })
+    }
+
+    /// Starts the process in `root`, a detached mount. What there is of it when it fails is for the caller to destroy, by
+    /// its record.
     pub async fn run(
         self,
         pea: PeaSpec,
+        record: PeaRecord,
         process: &ProcessSpec,
         root: OwnedFd,
         io: ProcessIo,
     ) -> Result<(Pea, Box<dyn garden_client::Process>)> {
         let PeaBlank { shared, container, claim, joined } = self;
         let spec = spec(&container, &pea, process)?;
-        let group = Group::of(&shared, &container, &pea.name, process.override_container_limits.is_some());
-        let Joined { pidfd, user_namespace: _, socket } = joined;
+        let group = Group::of(&shared, container.handle(), &record);
         let (commands, waiting) = mpsc::channel(QUEUE_MAX);
-        let handle = container.handle().to_owned();
-        let pea = Pea::new(handle, claim.id().into(), pidfd, group, spec.socket.clone());
-        let started = async {
-            let control = start(&shared, &spec, &pea.inner.group, socket, root).await?;
-            pea.own(Owner::of_pea(control, waiting));
-            let mut spawn = rules::spawn_spec(claim.id().into(), &spec.env, process);
-            if spawn.dir.is_empty() {
-                spawn.dir = DIRECTORY_DEFAULT.into();
-            }
-            container.launch(&commands, spawn, io).await
-        };
-        match started.await {
-            Ok(process) => Ok((pea, process)),
-            Err(error) => {
-                if let Err(left) = pea.destroy().await {
-                    tracing::error!(handle = spec.handle, error = %left, "cannot remove a pea that did not start");
-                }
-                Err(error)
-            }
+        let pea = Pea::new(container.handle().to_owned(), record, group);
+        let control = start(&shared, &spec, &pea.inner.group, joined.socket, root).await?;
+        pea.own(Owner::new(control, waiting).of_pea());
+        let mut spawn = rules::spawn_spec(claim.id().into(), &spec.env, process);
+        if spawn.dir.is_empty() {
+            spawn.dir = DIRECTORY_DEFAULT.into();
         }
+        let process = container.launch(&commands, spawn, io).await?;
+        Ok((pea, process))
     }
 }
 
 /// Limits of its own, or those that hold for the container anyway, which then are not set again.
-fn limits(container: &Limits, own: Option<&ProcessLimits>) -> Limits {
+fn limits(container: PidLimits, own: Option<&ProcessLimits>) -> Limits {
     match own {
         // How many processes there may be is not the process's to say.
         Some(own) => {
-            Limits { cpu: own.cpu_limits, memory: own.memory_limits, pid: container.pid, ..Limits::default() }
+            Limits { cpu: own.cpu_limits, memory: own.memory_limits, pid: container, ..Limits::default() }
         }
         None => Limits::default(),
     }
@@ -123,8 +170,8 @@ fn spec(container: &Container, pea: &PeaSpec, process: &ProcessSpec) -> Result<S
         privileged: of_container.privileged,
         env: pea.env.clone(),
         bind_mounts: pea.bind_mounts.iter().chain(&process.bind_mounts).cloned().collect(),
-        limits: limits(&of_container.limits, process.override_container_limits.as_ref()),
-        socket: pea.socket.clone(),
+        limits: limits(pea.pid_limit, process.override_container_limits.as_ref()),
+        socket: Some(pea.socket.clone()),
     })
 }
 
@@ -165,13 +212,11 @@ enum Group {
 }
 
 impl Group {
-    fn of(shared: &Shared, container: &Container, name: &str, own: bool) -> Group {
+    fn of(shared: &Shared, handle: &str, record: &PeaRecord) -> Group {
         let parent = &shared.config.cgroup_parent;
-        if own {
-            let name = format!("{}{NAME_SEPARATOR}{name}", container.handle());
-            Group::Own(shared.hierarchies.cgroup(parent, &name))
-        } else {
-            Group::Part(container.cgroup().part(name))
+        match record.group_name(handle) {
+            Some(name) => Group::Own(shared.hierarchies.cgroup(parent, &name)),
+            None => Group::Part(shared.hierarchies.cgroup(parent, handle).part(&record.name)),
         }
     }
 
@@ -200,18 +245,16 @@ pub struct Pea {
 struct Inner {
     /// Of its container.
     handle: String,
-    process_id: String,
-    pidfd: OwnedFd,
+    record: PeaRecord,
     group: Group,
-    socket: Option<PathBuf>,
     /// Whether nobody speaks with its init any more.
     over: watch::Sender<bool>,
 }
 
 impl Pea {
-    fn new(handle: String, process_id: String, pidfd: OwnedFd, group: Group, socket: Option<PathBuf>) -> Pea {
+    fn new(handle: String, record: PeaRecord, group: Group) -> Pea {
         let (over, _) = watch::channel(false);
-        Pea { inner: Arc::new(Inner { handle, process_id, pidfd, group, socket, over }) }
+        Pea { inner: Arc::new(Inner { handle, record, group, over }) }
     }
 
     fn own(&self, owner: Owner) {
@@ -222,8 +265,8 @@ impl Pea {
         });
     }
 
-    pub fn process_id(&self) -> &str {
-        &self.inner.process_id
+    pub fn record(&self) -> &PeaRecord {
+        &self.inner.record
     }
 
     /// Until its process has ended and its exit status has arrived, or its init is gone.
@@ -232,44 +275,66 @@ impl Pea {
         let _ = self.inner.over.subscribe().wait_for(|over| *over).await;
     }
 
+    /// Speaks with the init that an earlier garden has started: from now on its process is one of the container's. Waits until
+    /// it answers, or has ended.
+    pub async fn take_over(&self, container: &Container) -> Result<()> {
+        let (handle, record) = (&self.inner.handle, &self.inner.record);
+        let failed = |source| Error::Adoption { handle: handle.clone(), source };
+        let io_failed = |source| failed(adoption::Error::Io { act: "listen to a pea's process", source });
+        let _claim = container.claim(&record.process_id)?;
+        // Held, so that its pid cannot become another's.
+        let known = record.init.find().map_err(io_failed)?;
+        let _known = known.ok_or_else(|| failed(adoption::Error::Gone(record.init.pid)))?;
+        let mut control = adoption::reach(&record.init).await.map_err(failed)?;
+        let told = adoption::hear(&mut control).await.map_err(failed)?;
+        let (commands, waiting) = mpsc::channel(QUEUE_MAX);
+        let mut running = HashMap::new();
+        // Others than the one that was started there are not believed.
+        if let Some(Adopted { id, ends, status }) = told.into_iter().find(|told| told.id == record.process_id)
+        {
+            let (exit_sender, exit) = watch::channel(status);
+            let adopted = Running::adopted(id.clone(), ends, exit, commands.clone()).map_err(io_failed)?;
+            container.remember(adopted);
+            match status {
+                None => drop(running.insert(id, exit_sender)),
+                // Heard of; there is room for this one.
+                Some(_) => drop(commands.try_send(Command::Tell(Request::Acknowledge { process: id }))),
+            }
+        }
+        self.own(Owner::adopting(control, waiting, running, first_request()).of_pea());
+        Ok(())
+    }
+
     /// Ends it and all that its process has left, and removes what it had. Safe to call twice; what failed is tried again
     /// by the next call.
     pub async fn destroy(&self) -> Result<()> {
+        let inner = self.inner.clone();
         let failed = |act| {
             let handle = self.inner.handle.clone();
             move |source| Error::Container { act, handle, source }
         };
-        sys::kill(&self.inner.pidfd).map_err(failed("kill a pea of"))?;
-        let ended = timeout(KILL_DEADLINE, end_of(self.inner.pidfd.as_fd())).await;
-        let ended = ended.map_err(|_| Error::Late { step: "kill a pea", deadline: KILL_DEADLINE })?;
-        ended.map_err(failed("watch a pea of"))?;
-        let inner = self.inner.clone();
-        let removed = tokio::task::spawn_blocking(move || inner.group.remove()).await;
-        removed.map_err(|error| {
-            failed("remove the control groups of a pea of")(std::io::Error::other(error))
-        })??;
-        remove_socket(self.inner.socket.as_deref()).map_err(failed("remove the socket of a pea of"))
+        let (end, interrupted) = (failed("end a pea of"), failed("remove a pea of"));
+        let ended = tokio::task::spawn_blocking(move || {
+            inner.record.init.end().map_err(end)?;
+            inner.group.remove()
+        });
+        ended.await.map_err(|error| interrupted(std::io::Error::other(error)))?
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use garden_client::{CpuLimits, MemoryLimits, PidLimits};
+    use garden_client::MemoryLimits;
 
     #[test]
     fn limits_of_its_own_take_the_place_of_the_containers() {
-        let container = Limits {
-            memory: MemoryLimits { limit_in_bytes: 1 << 20 },
-            cpu: CpuLimits { weight: 9, limit_in_shares: 0 },
-            pid: PidLimits { max: 7 },
-            ..Limits::default()
-        };
-        assert_eq!(limits(&container, None), Limits::default());
-        let none = limits(&container, Some(&ProcessLimits::default()));
-        assert_eq!(none, Limits { pid: container.pid, ..Limits::default() });
+        let container = PidLimits { max: 7 };
+        assert_eq!(limits(container, None), Limits::default());
+        let none = limits(container, Some(&ProcessLimits::default()));
+        assert_eq!(none, Limits { pid: container, ..Limits::default() });
         let own =
             ProcessLimits { memory_limits: MemoryLimits { limit_in_bytes: 5 }, ..ProcessLimits::default() };
-        assert_eq!(limits(&container, Some(&own)).memory.limit_in_bytes, 5);
+        assert_eq!(limits(container, Some(&own)).memory.limit_in_bytes, 5);
     }
 }

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
-use garden_client::{ContainerSpec, DiskStat, Error, ImageRef, Result};
+use garden_client::{ContainerSpec, DiskLimits, DiskStat, Error, ImageRef, Result};
 use rootfs::image;
 use rootfs::registry::Credentials;
 use rootfs::store::{BaseIds, DiskLimit, DiskScope, Image};
@@ -111,35 +111,47 @@ impl Gardener {
     }
 
     /// In the record before it is asked, so that it is told to delete whatever becomes of this.
-    async fn ask_plugin(
-        &self,
-        entry: &Arc<Entry>,
-        spec: &ContainerSpec,
-        mut image: ImageRef,
-    ) -> Result<Made> {
-        let Some(plugin) = self.image_plugin(spec.privileged) else { return Ok(Made::default()) };
-        let plugin = plugin?;
+    async fn ask_plugin(&self, entry: &Arc<Entry>, spec: &ContainerSpec, image: ImageRef) -> Result<Made> {
         self.change(entry.clone(), |record| record.imaged = true).await?;
+        let directory = self.0.depot.directory(&entry.handle).join("image");
+        self.make_by_plugin(&entry.handle, spec.privileged, image, spec.limits.disk, directory).await
+    }
+
+    /// `directory`: for what is written for the plugin to read. What becomes of the root is for the caller to have recorded.
+    pub(super) async fn make_by_plugin(
+        &self,
+        name: &str,
+        privileged: bool,
+        mut image: ImageRef,
+        disk: DiskLimits,
+        directory: PathBuf,
+    ) -> Result<Made> {
+        let Some(plugin) = self.image_plugin(privileged) else { return Ok(Made::default()) };
+        let plugin = plugin?;
         if image.uri.starts_with("preloaded+layer:") {
             let image::ImageRef::PreloadedWithLayer { base, layer } =
                 image::ImageRef::from_str(&image.uri).map_err(failed)?
             else {
                 return Err(Error::Other(format!("'{}' names no image with a layer over it", image.uri)));
             };
-            let directory = self.0.depot.directory(&entry.handle).join("image");
             image.uri = blocking(move || plugin::write_layout(&directory, &base, &layer)).await?;
         }
-        plugin.create(&entry.handle, &image, spec.limits.disk).await.map_err(failed)
+        plugin.create(name, &image, disk).await.map_err(failed)
+    }
+
+    /// Safe to call again.
+    pub(super) async fn delete_by_plugin(&self, name: &str, privileged: bool) -> Result<()> {
+        let plugin = self.image_plugin(privileged).ok_or_else(|| {
+            Error::Other("its root was made by a plugin, and this garden has none to take it away".into())
+        })??;
+        plugin.delete(name).await.map_err(failed)
     }
 
     /// Safe to call again.
     pub(super) async fn unmount(&self, entry: &Arc<Entry>) -> Result<()> {
         let (imaged, privileged) = entry.with_record(|record| (record.imaged, record.spec.privileged));
         if imaged {
-            let plugin = self.image_plugin(privileged).ok_or_else(|| {
-                Error::Other("its root was made by a plugin, and this garden has none to take it away".into())
-            })??;
-            plugin.delete(&entry.handle).await.map_err(failed)?;
+            self.delete_by_plugin(&entry.handle, privileged).await?;
             return self.change(entry.clone(), |record| record.imaged = false).await;
         }
         let (gardener, handle) = (self.clone(), entry.handle.clone());

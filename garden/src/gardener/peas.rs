@@ -5,10 +5,11 @@
 //! for it. The destruction of a container stops those that still wait for their image, and waits for all.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use garden_client::{BindMount, Error, Process, ProcessIo, ProcessSpec, Result};
+use futures_util::future::join_all;
+use garden_client::{BindMount, ContainerSpec, DiskLimits, Error, Process, ProcessIo, ProcessSpec, Result};
 use rootfs::store::{BaseIds, DiskLimit, DiskScope, Image};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -16,36 +17,31 @@ use tokio_util::task::TaskTracker;
 
 use super::create::WRITABLE;
 use super::entry::Entry;
-use super::{Gardener, blocking};
-use crate::containerizer::{Container, Pea, PeaBlank, PeaSpec};
+use super::image::{Root, Wanted};
+use super::{Gardener, blocking, chain};
+use crate::containerizer::{Container, Pea, PeaBlank, PeaRecord, PeaSpec};
+use crate::depot;
+use crate::plugins::image::Made;
+use crate::plugins::root;
 
 /// For all peas of a container to be gone after its pid 1; each step of theirs has a deadline of its own.
 const END_DEADLINE: Duration = Duration::from_secs(60);
 
+/// The scope of a disk limit that the image does not count for.
+const EXCLUSIVE: u8 = 1;
+
 /// What says who a container is in its network: its peas are shown the same files.
 const NETWORK_FILES: [&str; 2] = ["hosts", "resolv.conf"];
 
-/// Those of one container.
+/// For those of an earlier garden to answer; what answers later is taken over then.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Those of one container. Each stands in the depot from before it has anything until it has nothing any more.
 #[derive(Default)]
 pub(super) struct Peas {
     /// Cancelled when the container goes.
     ending: CancellationToken,
     tasks: TaskTracker,
-    /// What could not be taken away, to be tried again when the container goes.
-    broken: Mutex<Vec<Remains>>,
-}
-
-impl Peas {
-    fn broken(&self) -> MutexGuard<'_, Vec<Remains>> {
-        self.broken.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What there may be left of a pea.
-struct Remains {
-    /// Of its root.
-    name: String,
-    pea: Option<Pea>,
 }
 
 type Started = Result<(Pea, Box<dyn Process>)>;
@@ -67,94 +63,213 @@ impl Gardener {
 
     async fn see_through(
         &self,
-        entry: &Entry,
+        entry: &Arc<Entry>,
         container: &Container,
         spec: ProcessSpec,
         io: ProcessIo,
         answer: oneshot::Sender<Result<Box<dyn Process>>>,
     ) {
+        let (blank, image) = match self.prepare_pea(entry, container, &spec).await {
+            Ok(prepared) => prepared,
+            Err(error) => return refuse(entry, &spec, error, answer),
+        };
         let name = format!("pea-{}", uuid::Uuid::new_v4());
-        match self.start_pea(&name, entry, container, &spec, io).await {
+        match self.start_pea(&name, entry, blank, image, &spec, io).await {
             Ok((pea, process)) => {
                 // A client that is gone loses sight of it, no more.
                 _ = answer.send(Ok(process));
                 pea.over().await;
-                self.take_away_or_keep(entry, Remains { name, pea: Some(pea) }).await;
+                self.take_away_pea(entry, &name, Some(pea)).await;
             }
             Err(error) => {
-                tracing::error!(handle = entry.handle, process = spec.id, %error, "cannot start a process with its own image");
-                self.take_away_or_keep(entry, Remains { name, pea: None }).await;
-                _ = answer.send(Err(error));
+                self.take_away_pea(entry, &name, None).await;
+                refuse(entry, &spec, error, answer);
             }
+        }
+    }
+
+    /// Only this may take long. What comes after it ends soon once the container has ended, and is not to be left half done.
+    async fn prepare_pea(
+        &self,
+        entry: &Entry,
+        container: &Container,
+        spec: &ProcessSpec,
+    ) -> Result<(PeaBlank, Wanted)> {
+        let image = ContainerSpec {
+            image: spec.image.clone(),
+            privileged: container.spec().privileged,
+            ..ContainerSpec::default()
+        };
+        let blank = async { Ok(self.0.containerizer.pea_blank(container, &spec.id).await?) };
+        let prepared = async { tokio::try_join!(blank, self.pull(&image)) };
+        tokio::select! {
+            prepared = prepared => prepared,
+            () = entry.peas.ending.cancelled() => Err(is_going(entry)),
         }
     }
 
     async fn start_pea(
         &self,
         name: &str,
-        entry: &Entry,
-        container: &Container,
+        entry: &Arc<Entry>,
+        blank: PeaBlank,
+        image: Wanted,
         spec: &ProcessSpec,
         io: ProcessIo,
     ) -> Started {
-        let prepared = async {
-            let blank = async { Ok(self.0.containerizer.pea_blank(container, &spec.id).await?) };
-            tokio::try_join!(blank, self.pull_stored(&spec.image))
+        let directory = self.0.depot.directory(&entry.handle);
+        let mut pea = PeaSpec {
+            name: name.into(),
+            env: Vec::new(),
+            bind_mounts: network_files(&directory),
+            pid_limit: entry.with_record(|record| record.spec.limits.pid),
+            socket: directory.join(name),
         };
-        // Only this may take long. What comes after it ends soon once the container has ended, and is not to be left
-        // half done.
-        let (blank, image) = tokio::select! {
-            prepared = prepared => prepared?,
-            () = entry.peas.ending.cancelled() => {
-                return Err(Error::Other(format!("container '{}' is being destroyed", entry.handle)));
+        let mut record = blank.record(&pea, spec)?;
+        record.imaged = matches!(image, Wanted::Plugin(_));
+        let (blank, root) = self.record_and_mount(entry, record.clone(), blank, image).await?;
+        pea.env = root.env;
+        Ok(blank.run(pea, record, spec, root.fd, io).await?)
+    }
+
+    async fn record_and_mount(
+        &self,
+        entry: &Arc<Entry>,
+        record: PeaRecord,
+        blank: PeaBlank,
+        image: Wanted,
+    ) -> Result<(PeaBlank, Root)> {
+        let (gardener, handle, recorded) = (self.clone(), entry.handle.clone(), record.clone());
+        let save = move || gardener.0.depot.save_pea(&handle, &recorded);
+        let made = match image {
+            Wanted::Stored(image) => return self.mount_stored_pea(entry, save, record, blank, image).await,
+            Wanted::Raw(root) => {
+                blocking(save).await?;
+                Made { root, ..Made::default() }
+            }
+            Wanted::Plugin(image) => {
+                blocking(save).await?;
+                let (privileged, disk) =
+                    entry.with_record(|record| (record.spec.privileged, record.spec.limits.disk));
+                let disk = DiskLimits { scope: EXCLUSIVE, ..disk };
+                let directory = self.0.depot.directory(&entry.handle).join(format!("{}.image", record.name));
+                // A program that is not waited for is killed, and then told to take away what it had made.
+                tokio::select! {
+                    made = self.make_by_plugin(&record.name, privileged, image, disk, directory) => made?,
+                    () = entry.peas.ending.cancelled() => return Err(is_going(entry)),
+                }
             }
         };
-        let base = container.root_id().map_or(BaseIds::default(), |id| BaseIds { uid: id, gid: id });
-        let (blank, root) = self.mount_pea(name, entry, blank, &image, base).await?;
-        let directory = self.0.depot.directory(&entry.handle);
-        let socket = directory.join(name);
-        let pea = PeaSpec {
-            name: name.into(),
-            env: image.config.env.clone(),
-            bind_mounts: network_files(&directory),
-            socket: Some(socket),
-        };
-        Ok(blank.run(pea, spec, root, io).await?)
+        let env = made.env.clone();
+        let fd = blocking(move || root::assemble(&made)).await?;
+        Ok((blank, Root { fd, env }))
     }
 
     /// What it writes is held to what its container may write, but counted by itself.
-    async fn mount_pea(
+    async fn mount_stored_pea(
         &self,
-        name: &str,
         entry: &Entry,
+        save: impl FnOnce() -> depot::Result<()> + Send + 'static,
+        record: PeaRecord,
         blank: PeaBlank,
-        image: &Image,
-        base: BaseIds,
-    ) -> Result<(PeaBlank, std::os::fd::OwnedFd)> {
+        image: Image,
+    ) -> Result<(PeaBlank, Root)> {
         let disk = entry.with_record(|record| record.spec.limits.disk);
         let limit = DiskLimit { bytes: disk.byte_hard, inodes: disk.inode_hard, scope: DiskScope::Exclusive };
-        let (gardener, name, image) = (self.clone(), name.to_owned(), image.clone());
+        let base = blank.root_id().map_or(BaseIds::default(), |id| BaseIds { uid: id, gid: id });
+        let gardener = self.clone();
         blocking(move || {
-            let root = gardener.0.store.mount(&name, &image, blank.user_namespace(), base, limit)?;
-            Ok::<_, rootfs::store::Error>((blank, root.fd))
+            save()?;
+            let namespace = blank.user_namespace();
+            let root = gardener.0.store.mount(&record.name, &image, namespace, base, limit)?;
+            Ok::<_, MountError>((blank, Root { fd: root.fd, env: image.config.env.clone() }))
         })
         .await
     }
 
-    async fn take_away_or_keep(&self, entry: &Entry, remains: Remains) {
-        if let Err(error) = self.take_away_pea(&remains).await {
-            tracing::error!(handle = entry.handle, name = remains.name, %error, "cannot take away what is left of a pea");
-            entry.peas.broken().push(remains);
+    /// Takes over the peas that an earlier garden had in a container of its; what of them is gone is taken away.
+    pub(super) async fn adopt_peas(&self, entry: &Arc<Entry>, container: &Arc<Container>) {
+        let (gardener, handle) = (self.clone(), entry.handle.clone());
+        let records = match blocking(move || gardener.0.depot.peas(&handle)).await {
+            Ok(records) => records,
+            Err(error) => {
+                tracing::error!(handle = entry.handle, %error, "cannot tell which peas there are");
+                return;
+            }
+        };
+        let answered = records.into_iter().map(|record| {
+            let (tell, told) = oneshot::channel();
+            let (gardener, entry, container) = (self.clone(), entry.clone(), container.clone());
+            let tasks = entry.peas.tasks.clone();
+            tasks.spawn(async move { gardener.adopt_pea(&entry, &container, record, tell).await });
+            told
+        });
+        // Those that do not answer go on being waited for, but not by us.
+        _ = tokio::time::timeout(ANSWER_DEADLINE, join_all(answered)).await;
+    }
+
+    async fn adopt_pea(
+        &self,
+        entry: &Entry,
+        container: &Container,
+        record: PeaRecord,
+        tell: oneshot::Sender<()>,
+    ) {
+        let name = record.name.clone();
+        let known = self.0.containerizer.known_pea(&entry.handle, record);
+        let pea = match known {
+            Ok(pea) => pea,
+            Err(error) => {
+                tracing::error!(handle = entry.handle, name, error = chain(&error), "cannot take a pea over");
+                return;
+            }
+        };
+        let taken_over = pea.take_over(container).await;
+        _ = tell.send(());
+        match taken_over {
+            Ok(()) => pea.over().await,
+            Err(error) => {
+                tracing::warn!(handle = entry.handle, name, error = chain(&error), "a pea is gone");
+            }
+        }
+        self.take_away_pea(entry, &name, Some(pea)).await;
+    }
+
+    /// What fails keeps its record, and is tried again when the container goes.
+    async fn take_away_pea(&self, entry: &Entry, name: &str, pea: Option<Pea>) {
+        if let Err(error) = self.try_to_take_away_pea(entry, name, pea).await {
+            tracing::error!(handle = entry.handle, name, %error, "cannot take a pea away");
         }
     }
 
-    /// Processes first: they hold the root.
-    async fn take_away_pea(&self, remains: &Remains) -> Result<()> {
-        if let Some(pea) = &remains.pea {
+    /// Processes first: they hold the root. Without a `pea` it is found by its record, if it got that far.
+    async fn try_to_take_away_pea(&self, entry: &Entry, name: &str, pea: Option<Pea>) -> Result<()> {
+        let pea = match pea {
+            Some(pea) => Some(pea),
+            None => {
+                let records = self.recorded_peas(entry).await?;
+                let record = records.into_iter().find(|record| record.name == name);
+                record.map(|record| self.0.containerizer.known_pea(&entry.handle, record)).transpose()?
+            }
+        };
+        if let Some(pea) = pea {
             pea.destroy().await?;
+            if pea.record().imaged {
+                let privileged = entry.with_record(|record| record.spec.privileged);
+                self.delete_by_plugin(name, privileged).await?;
+            }
         }
-        let (gardener, name) = (self.clone(), remains.name.clone());
-        blocking(move || gardener.0.store.unmount(&name)).await
+        let (gardener, handle, name) = (self.clone(), entry.handle.clone(), name.to_owned());
+        blocking(move || {
+            gardener.0.store.unmount(&name)?;
+            Ok::<_, MountError>(gardener.0.depot.drop_pea(&handle, &name)?)
+        })
+        .await
+    }
+
+    async fn recorded_peas(&self, entry: &Entry) -> Result<Vec<PeaRecord>> {
+        let (gardener, handle) = (self.clone(), entry.handle.clone());
+        blocking(move || gardener.0.depot.peas(&handle)).await
     }
 
     /// Of a container whose pid 1 has ended, and its peas' processes with it.
@@ -165,16 +280,35 @@ impl Gardener {
         if tokio::time::timeout(END_DEADLINE, peas.tasks.wait()).await.is_err() {
             return Err(Error::Other(format!("peas of '{}' did not end in {END_DEADLINE:?}", entry.handle)));
         }
-        let broken = std::mem::take(&mut *peas.broken());
         let mut outcome = Ok(());
-        for remains in broken {
-            if let Err(error) = self.take_away_pea(&remains).await {
-                peas.broken().push(remains);
-                outcome = Err(error);
-            }
+        for record in self.recorded_peas(entry).await? {
+            let taken_away = self.try_to_take_away_pea(entry, &record.name, None).await;
+            outcome = outcome.and(taken_away);
         }
         outcome
     }
+}
+
+fn is_going(entry: &Entry) -> Error {
+    Error::Other(format!("container '{}' is being destroyed", entry.handle))
+}
+
+fn refuse(
+    entry: &Entry,
+    spec: &ProcessSpec,
+    error: Error,
+    answer: oneshot::Sender<Result<Box<dyn Process>>>,
+) {
+    tracing::error!(handle = entry.handle, process = spec.id, %error, "cannot start a process with its own image");
+    _ = answer.send(Err(error));
+}
+
+#[derive(Debug, thiserror::Error)]
+enum MountError {
+    #[error(transparent)]
+    Depot(#[from] depot::Error),
+    #[error(transparent)]
+    Store(#[from] rootfs::store::Error),
 }
 
 /// A container without a network has none.

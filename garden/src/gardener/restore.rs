@@ -147,9 +147,16 @@ impl Gardener {
         let gardener = self.clone();
         let sweep = move || -> Result<(), StartError> {
             let kept: Vec<Record> = gardener.entries().values().map(|entry| entry.record()).collect();
-            let live: BTreeSet<String> = kept.iter().map(|record| record.handle.clone()).collect();
-            gardener.0.containerizer.sweep(&live)?;
-            for handle in gardener.0.store.recover(&live)? {
+            let mut groups: BTreeSet<String> = kept.iter().map(|record| record.handle.clone()).collect();
+            let mut roots = groups.clone();
+            for record in &kept {
+                for pea in gardener.0.depot.peas(&record.handle)? {
+                    groups.extend(pea.group_name(&record.handle));
+                    roots.insert(pea.name);
+                }
+            }
+            gardener.0.containerizer.sweep(&groups)?;
+            for handle in gardener.0.store.recover(&roots)? {
                 tracing::info!(handle, "removed a root without a container");
             }
             let connections: Vec<&Connection> =
@@ -172,6 +179,7 @@ impl Known {
     async fn take_over(self, gardener: &Gardener) -> bool {
         match gardener.0.containerizer.take_over(&self.container, &self.record).await {
             Ok(()) => {
+                gardener.adopt_peas(&self.entry, &self.container).await;
                 self.entry.touch();
                 let taken_over = self.entry.taken_over(self.container);
                 tracing::info!(handle = self.entry.handle, "took a container over");

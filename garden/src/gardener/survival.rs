@@ -21,6 +21,8 @@ use super::tests::{
 };
 use super::*;
 
+mod peas;
+
 /// What a garden in a process of its own is to be.
 const GARDEN: &str = "GARDEN_OF_ITS_OWN";
 

@@ -333,3 +333,48 @@ fn a_root_that_a_plugin_made_is_deleted_until_it_is_gone() {
         world
     });
 }
+
+#[test]
+fn a_plugin_makes_the_root_of_a_pea_and_is_told_of_its_end() {
+    let name = "a_plugin_makes_the_root_of_a_pea_and_is_told_of_its_end";
+    in_a_world_of(name, with_image_plugins, async |world| {
+        let garden = &world.gardener;
+        for (handle, privileged) in [("h", false), ("p", true)] {
+            world.create(ContainerSpec { privileged, ..named(handle) }).await;
+            let image = ImageRef { uri: "docker:///busybox#1".into(), ..ImageRef::default() };
+            let pea = ProcessSpec {
+                image,
+                ..shell("echo $FROM; cat /etc/seal | wc -l; echo x > /mine; [ -e /mine ] && exit 3")
+            };
+            let calls = world.calls().len();
+            let (status, text) = run(garden, handle, pea.clone(), "").await;
+            assert_eq!((status, text.starts_with("image\n")), (3, true), "{text}");
+            assert!(world.calls()[calls].contains(" docker:///busybox:1 pea-"), "{:?}", world.calls());
+            let is_deleted = async || (names(&world.file("images")) == [handle.to_owned()]).then_some(());
+            eventually("the plugin has taken the root away", is_deleted).await;
+            std::fs::write(world.file("create.fails"), "").unwrap();
+            let error =
+                garden.run(handle, pea.clone(), ProcessIo::default()).await.err().unwrap().to_string();
+            assert_eq!(error, "running image plugin create: exit status 1: partly: no image today");
+            assert!(world.calls().last().unwrap().starts_with("delete pea-"), "half a root is deleted, too");
+            std::fs::remove_file(world.file("create.fails")).unwrap();
+            // What cannot be taken away at once goes with the container.
+            std::fs::write(world.file("delete.fails"), "").unwrap();
+            run(garden, handle, pea, "").await;
+            let refused = garden.destroy(handle).await.unwrap_err().to_string();
+            assert!(refused.contains("running image plugin delete: exit status 1"), "{refused}");
+            std::fs::remove_file(world.file("delete.fails")).unwrap();
+            garden.destroy(handle).await.unwrap();
+            assert_eq!(names(&world.file("images")), [] as [&str; 0]);
+        }
+        world.assert_nothing_left();
+        let raw = format!("raw://{}", world.file("rootfs").display());
+        world.create(ContainerSpec { rootfs_path: raw.clone(), privileged: true, ..named("raw") }).await;
+        let image = ImageRef { uri: raw, ..ImageRef::default() };
+        assert_eq!(run(garden, "raw", ProcessSpec { image, ..shell("exit 4") }, "").await.0, 4);
+        garden.destroy("raw").await.unwrap();
+        assert!(!names(&world.file("rootfs/bin")).is_empty());
+        world.assert_nothing_left();
+        world
+    });
+}
