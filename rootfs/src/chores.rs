@@ -1,4 +1,4 @@
-//! What the store does behind everybody's back, one thing at a time: removing trees, and waiting for the disk. A
+//! What the store does behind everybody's back, one thing at a time: removing trees, closing mounts, and waiting for the disk. A
 //! container that wrote a million files is gone at once for who destroys it. What is not done when the store is
 //! closed is done at the next start: trees lie in `tmp`, and layers that are not durable yet are known by that.
 
@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 
 use crate::digest::Digest;
 use crate::layers::Layers;
+use crate::overlay::Spent;
 use crate::tree;
 
 /// Chores waiting; whoever brings one more removal does it himself.
@@ -18,6 +19,7 @@ const WAITING_MAX: usize = 1024;
 enum Chore {
     Remove(PathBuf),
     MakeDurable(Vec<Digest>),
+    LetGo(Spent),
     Answer(SyncSender<()>),
 }
 
@@ -55,6 +57,13 @@ impl Chores {
         }
     }
 
+    /// With too much to do they are closed here and now.
+    pub fn let_go(&self, spent: Spent) {
+        if let Some(chores) = &self.chores {
+            let _ = chores.try_send(Chore::LetGo(spent));
+        }
+    }
+
     /// Waits until everything brought so far is done.
     pub fn settle(&self) {
         let (sender, done) = sync_channel(1);
@@ -82,6 +91,7 @@ fn work(chores: &Receiver<Chore>, layers: &Layers, stopping: &AtomicBool) {
         match chore {
             // Whoever asked may have gone.
             Chore::Answer(done) => drop(done.send(())),
+            Chore::LetGo(spent) => drop(spent),
             _ if stopping.load(Ordering::Relaxed) => {}
             Chore::Remove(path) => remove(&path),
             Chore::MakeDurable(ids) => {

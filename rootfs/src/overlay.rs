@@ -75,6 +75,12 @@ struct View {
     tree: OwnedFd,
 }
 
+/// Clones that were needed until their overlay existed. To close one takes a wait for every processor of the machine, a
+/// millisecond or several: not for somebody who waits for a container.
+pub struct Spent {
+    _trees: Vec<OwnedFd>,
+}
+
 struct Lower {
     view: usize,
     /// Below its view.
@@ -152,13 +158,16 @@ impl Overlays {
             std::fs::create_dir_all(path(name))
                 .map_err(|source| Error::Layer { path: path(name), source })?;
         }
-        let mut lowers = Lowers::new(None);
+        let lowers = || {
+            let mut lowers = Lowers::new(None);
+            lowers.add(&path("lower"), Path::new(""))?;
+            Ok(lowers)
+        };
         let not_allowed = |error: Error| match error.os_error() {
             Some(EPERM) => Error::NotAllowed(Box::new(error)),
             _ => error,
         };
-        lowers.add(&path("lower"), Path::new("")).map_err(not_allowed)?;
-        let works = |way: Overlays| way.mount("probe", &lowers, scratch).map(|_| way);
+        let works = |way: Overlays| way.mount("probe", lowers()?, scratch).map(|_| way);
         let by_descriptor = match works(Overlays::ByDescriptor).map_err(not_allowed) {
             Err(error) if !matches!(error, Error::NotAllowed(_)) => error,
             settled => return settled,
@@ -176,8 +185,14 @@ impl Overlays {
 
     /// `lowers` is not empty; `writable` holds [`UPPER`] and [`WORK`]. `name` is what `mount` shows as the source; the
     /// paths it shows begin at `writable`, so that a container learns nothing of the host's.
-    pub fn mount(&self, name: &str, lowers: &Lowers<'_>, writable: &Path) -> Result<OwnedFd, Error> {
+    pub fn mount(&self, name: &str, lowers: Lowers<'_>, writable: &Path) -> Result<(OwnedFd, Spent), Error> {
         let writable = View::of(writable, None)?;
+        let root = self.mount_on(name, &lowers, &writable)?;
+        let trees = lowers.views.into_iter().chain([writable]).map(|view| view.tree).collect();
+        Ok((root, Spent { _trees: trees }))
+    }
+
+    fn mount_on(&self, name: &str, lowers: &Lowers<'_>, writable: &View) -> Result<OwnedFd, Error> {
         let layers = lowers.layers.len();
         match self {
             Overlays::ByDescriptor => {
@@ -190,7 +205,7 @@ impl Overlays {
                 })
             }
             Overlays::ByPath(secluded) => secluded
-                .run(|| mount_by_path(name, lowers, &writable))
+                .run(|| mount_by_path(name, lowers, writable))
                 .map_err(|source| Error::OverlayByPath { name: name.into(), layers, source }),
         }
     }
@@ -290,7 +305,7 @@ mod tests {
             }
             lowers.add(&path("elsewhere"), Path::new("")).unwrap();
             let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-            let root = way.mount("many", &lowers, scratch.path()).unwrap();
+            let root = way.mount("many", lowers, scratch.path()).unwrap().0;
             assert_eq!((read(&root, "top"), read(&root, "kept")), ("0".into(), "elsewhere".into()));
             let last = (LAYERS - 2).to_string();
             assert_eq!(read(&root, &last), "");

@@ -183,7 +183,8 @@ impl Store {
         let overlays = self.inner.overlays.as_ref().map_err(Clone::clone)?;
         let lowers = self.lowers(&image.layers, user_namespace)?;
         dress(&upper, lowers.topmost(), &image.inherited, base).map_err(disk("prepare", &upper))?;
-        let fd = overlays.mount(handle, &lowers, path)?;
+        let (fd, spent) = overlays.mount(handle, lowers, path)?;
+        self.inner.chores.let_go(spent);
         Ok(RootMount { fd, upper, image_bytes: image.bytes() })
     }
 
