@@ -27,6 +27,8 @@ pub struct Process {
     pub streams: Vec<(StreamKind, OwnedFd)>,
 }
 
+const PAUSE_BEFORE_NEXT_WELCOME: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// A child that packs or unpacks a tar, with the pipe on which it says what went wrong.
 struct TarStream {
     pid: Pid,
@@ -91,11 +93,21 @@ impl Pid1 {
     /// The next agent; only who can open the socket's path in the depot, root of the host, gets here.
     fn welcome(&mut self) {
         let Some(listener) = &self.container.listener else { return };
-        if let Ok(agent) = rustix::net::accept_with(listener, rustix::net::SocketFlags::CLOEXEC) {
-            self.agent = Some(agent);
-            // Answers to questions that another asked.
-            self.tar_streams.iter_mut().for_each(|stream| stream.request = None);
-            self.assembler = Assembler::new(garden_init::REQUEST_BYTES_MAX, garden_init::REQUEST_FDS_MAX);
+        match rustix::net::accept_with(listener, rustix::net::SocketFlags::CLOEXEC) {
+            Ok(agent) => {
+                self.agent = Some(agent);
+                // Answers to questions that another asked.
+                self.tar_streams.iter_mut().for_each(|stream| stream.request = None);
+                self.assembler =
+                    Assembler::new(garden_init::REQUEST_BYTES_MAX, garden_init::REQUEST_FDS_MAX);
+            }
+            Err(Errno::INTR | Errno::AGAIN | Errno::CONNABORTED) => {}
+            // Of the machine's want of something, which may pass.
+            Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                std::thread::sleep(PAUSE_BEFORE_NEXT_WELCOME);
+            }
+            // A door through which nobody will ever come: asking again and again would only burn time.
+            Err(_) => std::process::exit(1),
         }
     }
 
