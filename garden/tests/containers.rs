@@ -3,6 +3,7 @@
 //! No network and no image store: the root is a plain directory, bound. Each test has its own control-group parent and
 //! asks at its end that nothing is left of it.
 
+#[allow(dead_code)]
 mod world;
 
 use garden_client::{

@@ -295,7 +295,7 @@ pub struct Capacity {
 pub struct ContainerInfo {
     /// `active` or `stopped`.
     pub state: String,
-    /// `oom` once the container ran out of memory.
+    /// `Out of memory` once the kernel has killed one of its processes, whichever, for want of memory.
     #[serde(deserialize_with = "null_is_default")]
     pub events: Vec<String>,
     #[serde(rename = "HostIP")]

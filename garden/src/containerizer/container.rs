@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use garden_client::{ProcessIo, ProcessSpec, Reader};
 use garden_init::{PROCESS_ID_BYTES_MAX, Request, SpawnSpec};
-use garden_sys::cgroup::Cgroup;
+use garden_sys::cgroup::{self, Cgroup};
 use garden_sys::process as sys;
 use tokio::io::Interest;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -337,6 +337,17 @@ impl Container {
     /// What it uses now.
     pub fn usage(&self) -> Result<Usage> {
         Ok(metrics::usage(&self.inner.cgroup.stats()?))
+    }
+
+    /// What it was given of the CPU beside others.
+    pub fn cpu_shares(&self) -> u64 {
+        rules::cpu_shares(&self.inner.spec.limits).unwrap_or(cgroup::CPU_SHARES_DEFAULT)
+    }
+
+    /// Makes it weigh as much as these shares for now.
+    pub fn weigh(&self, shares: u64) -> Result<()> {
+        let limits = cgroup::CpuLimits { shares: Some(shares), ..cgroup::CpuLimits::default() };
+        Ok(self.inner.cgroup.limit_cpu(&limits)?)
     }
 
     /// Whether the kernel has killed any of its processes for want of memory.

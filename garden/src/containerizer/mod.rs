@@ -34,12 +34,13 @@ use std::time::Duration;
 
 pub use blank::Blank;
 pub use container::Container;
+pub use garden_sys::cgroup::IoRates;
 use garden_sys::cgroup::{self, DeviceRule, Hierarchies};
 pub use ids::{IdPool, IdRange};
 pub use metrics::Usage;
 pub use pea::{Pea, PeaBlank, PeaRecord, PeaSpec};
 pub use record::{InitRecord, Record, clean_up};
-pub use rules::Spec;
+pub use rules::{CPU_SHARES_MAX, CPU_SHARES_MIN, Spec};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -111,6 +112,12 @@ pub struct Config {
     pub swap_limited: bool,
     /// CPU time in each 100 ms for each share; 0: no quota.
     pub cpu_quota_per_share_us: u64,
+    /// Quota left over from earlier periods that may be used on top; 0: none.
+    pub cpu_burst_us: u64,
+    /// Of disk time, beside other containers: 10 to 1000; 0: the kernel's own.
+    pub io_weight: u64,
+    /// For each container, on each disk; only cgroup version 2 has them.
+    pub io_rates: IoRates,
     pub no_new_privileges: bool,
     /// Set in each container: `net.ipv4.tcp_keepalive_time` and such.
     pub sysctls: Vec<(String, String)>,
@@ -125,6 +132,9 @@ impl Default for Config {
             ids: IdPool::default(),
             swap_limited: true,
             cpu_quota_per_share_us: 0,
+            cpu_burst_us: 0,
+            io_weight: 0,
+            io_rates: IoRates::default(),
             no_new_privileges: false,
             sysctls: Vec::new(),
         }
@@ -187,7 +197,10 @@ impl Containerizer {
     /// Needs root. Makes the parent control group where it is missing.
     pub fn new(config: Config) -> Result<Containerizer> {
         let nursery = nursery::Nursery::new(&config.init)?;
-        let hierarchies = Hierarchies::probe(&config.cgroup_root)?;
+        let mut hierarchies = Hierarchies::probe(&config.cgroup_root)?;
+        if config.io_weight > 0 {
+            hierarchies = hierarchies.with_io_weights(&config.cgroup_root);
+        }
         hierarchies.prepare(&config.cgroup_parent, &DEVICES_ALLOWED)?;
         let claim = claim(&hierarchies, &config.cgroup_parent)?;
         let ids = ids::Allocator::new(config.ids.clone());

@@ -68,7 +68,8 @@ pub fn clean_up(record: &Record) -> Result<()> {
     super::rules::check_handle(&record.cgroup_parent)?;
     let failed = |source| Error::Container { act: "end", handle: record.handle.clone(), source };
     record.init.end().map_err(failed)?;
-    let hierarchies = Hierarchies::probe(&record.cgroup_root)?;
+    // Whether weights were set then is not recorded; where they were not there is nothing to remove.
+    let hierarchies = Hierarchies::probe(&record.cgroup_root)?.with_io_weights(&record.cgroup_root);
     super::pea::remove_groups(&hierarchies, &record.cgroup_parent, &record.cgroup_name)?;
     Ok(hierarchies.cgroup(&record.cgroup_parent, &record.cgroup_name).remove()?)
 }

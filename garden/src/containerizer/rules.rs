@@ -180,26 +180,41 @@ fn checked_destination(path: &str) -> Result<String> {
     Ok(clean)
 }
 
+/// More processes than any kernel can have; it refuses to limit them to so many.
+const PIDS_MAX: u64 = 1 << 22;
+
 pub fn cgroup_limits(config: &Config, limits: &Limits) -> cgroup::Limits {
     // 0 is "none" for both; more than the kernel can count is as good as none.
     let given = |value: u64| (value > 0 && value < i64::MAX as u64).then_some(value);
     cgroup::Limits {
         memory_bytes: given(limits.memory.limit_in_bytes),
         swap_limited: config.swap_limited,
-        pids: given(limits.pid.max),
+        pids: given(limits.pid.max).filter(|pids| *pids < PIDS_MAX),
+        io_weight: (config.io_weight > 0).then_some(config.io_weight),
+        io_rates: config.io_rates,
     }
 }
 
 /// Least CPU time in each 100 ms that a container is given.
 const CPU_QUOTA_US_MIN: u64 = 1000;
 
-pub fn cpu_limits(config: &Config, limits: &Limits) -> cgroup::CpuLimits {
+/// What the kernel takes.
+pub const CPU_SHARES_MIN: u64 = 2;
+pub const CPU_SHARES_MAX: u64 = 262_144;
+
+/// `weight` goes before the older `limit_in_shares`; `None`: the kernel's own number.
+pub fn cpu_shares(limits: &Limits) -> Option<u64> {
     let shares = if limits.cpu.weight > 0 { limits.cpu.weight } else { limits.cpu.limit_in_shares };
-    let shares = (shares > 0).then_some(shares.clamp(2, 262_144));
+    (shares > 0).then_some(shares.clamp(CPU_SHARES_MIN, CPU_SHARES_MAX))
+}
+
+pub fn cpu_limits(config: &Config, limits: &Limits) -> cgroup::CpuLimits {
+    let shares = cpu_shares(limits);
     let per_share = config.cpu_quota_per_share_us;
     let quota_us =
         shares.filter(|_| per_share > 0).map(|shares| shares.saturating_mul(per_share).max(CPU_QUOTA_US_MIN));
-    cgroup::CpuLimits { shares, quota_us }
+    let burst_us = (config.cpu_burst_us > 0).then_some(config.cpu_burst_us);
+    cgroup::CpuLimits { shares, quota_us, burst_us }
 }
 
 /// The environment of the container comes first, so that the process's own wins.
@@ -336,6 +351,8 @@ mod tests {
         check(0, 0, (None, None));
         check(64 << 20, 100, (Some(64 << 20), Some(100)));
         check(u64::MAX, u64::MAX, (None, None));
+        check(1, PIDS_MAX - 1, (Some(1), Some(PIDS_MAX - 1)));
+        check(0, PIDS_MAX, (None, None));
     }
 
     #[test]

@@ -9,6 +9,8 @@ use super::{Gardener, chain};
 use crate::plugins::network;
 
 const MIB: u64 = 1 << 20;
+/// The event that clients look for to say why a process ended.
+const OUT_OF_MEMORY: &str = "Out of memory";
 const PERCENT: f64 = 100.0;
 
 /// In percent: all CPUs, spread over all memory in MiB, as shares are given out by memory.
@@ -50,7 +52,7 @@ impl Gardener {
         };
         Ok(ContainerInfo {
             state: if running { "active" } else { "stopped" }.into(),
-            events: if out_of_memory { vec!["oom".into()] } else { Vec::new() },
+            events: if out_of_memory { vec![OUT_OF_MEMORY.into()] } else { Vec::new() },
             host_ip,
             container_ip,
             container_ipv6: record.properties.get(network::CONTAINER_IPV6).cloned().unwrap_or_default(),
@@ -93,12 +95,9 @@ impl Gardener {
             Some(disk) => disk.clone()?,
             None => self.stored_disk(&entry.handle)?,
         };
-        let (created_at_ns, cpu, link) = entry.with_record(|record| {
-            let link = record.connection.as_ref().map(|connection| connection.host_link.clone());
-            (record.created_at_ns, record.spec.limits.cpu, link)
-        });
-        let age = u64::try_from(self.0.clock.now_ns() - created_at_ns).unwrap_or(0);
-        let shares = if cpu.weight > 0 { cpu.weight } else { cpu.limit_in_shares };
+        let link = entry
+            .with_record(|record| record.connection.as_ref().map(|connection| connection.host_link.clone()));
+        let (age, cpu_entitlement) = self.age_and_entitlement(entry);
         Ok(Metrics {
             memory: usage.memory,
             cpu: usage.cpu,
@@ -109,8 +108,21 @@ impl Gardener {
                 None => self.plugged_traffic(entry),
             },
             age,
-            cpu_entitlement: entitlement_ns(shares, self.0.cpu_entitlement_per_share, age),
+            cpu_entitlement,
         })
+    }
+
+    /// Both in nanoseconds.
+    fn age_and_entitlement(&self, entry: &Entry) -> (u64, u64) {
+        let (created_at_ns, cpu) = entry.with_record(|record| (record.created_at_ns, record.spec.limits.cpu));
+        let age = u64::try_from(self.0.clock.now_ns() - created_at_ns).unwrap_or(0);
+        let shares = if cpu.weight > 0 { cpu.weight } else { cpu.limit_in_shares };
+        (age, entitlement_ns(shares, self.0.cpu_entitlement_per_share, age))
+    }
+
+    /// CPU that a container was entitled to until now.
+    pub(super) fn entitled_ns(&self, handle: &str) -> Result<u64> {
+        Ok(self.age_and_entitlement(&*self.entry(handle)?).1)
     }
 }
 

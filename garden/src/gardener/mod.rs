@@ -24,6 +24,7 @@ mod restore;
 mod survival;
 #[cfg(test)]
 mod tests;
+mod throttle;
 mod warm;
 
 use std::collections::BTreeMap;
@@ -75,6 +76,8 @@ pub struct Config {
     pub default_rootfs: String,
     /// Percent of a CPU that one share entitles to; `None`: all CPUs spread over all memory, in MiB.
     pub cpu_entitlement_per_share: Option<f64>,
+    /// How often to look who has used more CPU than it is entitled to, and has to make way.
+    pub cpu_throttling: Option<Duration>,
     /// Places for containers that are made ahead: namespaces with their link. A few hundred KiB each.
     pub warm_places: usize,
     /// Containers of an earlier garden are destroyed at the start, not taken over.
@@ -98,6 +101,7 @@ impl Config {
             allow_privileged: true,
             default_rootfs: String::new(),
             cpu_entitlement_per_share: None,
+            cpu_throttling: None,
             warm_places: WARM_PLACES,
             destroy_containers_on_start: false,
             destroy_containers_on_stop: false,
@@ -158,6 +162,9 @@ impl Gardener {
         let gardener = Gardener(Arc::new(inner));
         gardener.restore(found).await?;
         tokio::spawn(reaper::reap(gardener.clone(), shutdown.clone()));
+        if let Some(interval) = gardener.0.config.cpu_throttling {
+            tokio::spawn(throttle::throttle(gardener.clone(), interval, shutdown.clone()));
+        }
         tokio::spawn(warm::keep_warm(gardener.clone(), shutdown));
         Ok(gardener)
     }

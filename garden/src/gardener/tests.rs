@@ -18,6 +18,7 @@ use super::*;
 
 mod peas;
 mod plugins;
+mod throttling;
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 static WORLDS: AtomicUsize = AtomicUsize::new(0);
@@ -121,10 +122,14 @@ impl World {
     }
 
     fn groups(&self) -> Vec<String> {
-        let hierarchies =
-            names(Path::new("/sys/fs/cgroup")).into_iter().map(|name| Path::new("/sys/fs/cgroup").join(name));
-        let parents = hierarchies.map(|path| path.join(&self.cgroup_parent)).filter(|path| path.is_dir());
-        parents.flat_map(|parent| directories(&parent)).collect()
+        self.group_parents().into_iter().flat_map(|parent| directories(&parent)).collect()
+    }
+
+    /// In each hierarchy of version 1, or the one of version 2.
+    fn group_parents(&self) -> Vec<PathBuf> {
+        let root = Path::new("/sys/fs/cgroup");
+        let hierarchies = names(root).into_iter().map(|name| root.join(name)).chain([root.to_owned()]);
+        hierarchies.map(|path| path.join(&self.cgroup_parent)).filter(|path| path.is_dir()).collect()
     }
 
     fn assert_nothing_left(&self) {
@@ -166,10 +171,7 @@ impl World {
         self.shutdown.cancel();
         let firewall = std::process::Command::new("nft").args(["list", "ruleset"]).output();
         assert_eq!(firewall.map(|output| lines(&output.stdout)).unwrap_or_default(), [] as [&str; 0]);
-        for hierarchy in names(Path::new("/sys/fs/cgroup")) {
-            let parent = Path::new("/sys/fs/cgroup").join(hierarchy).join(&self.cgroup_parent);
-            assert!(!parent.exists(), "{}", parent.display());
-        }
+        assert_eq!(self.group_parents(), [] as [PathBuf; 0]);
     }
 
     async fn create(&self, spec: ContainerSpec) -> String {

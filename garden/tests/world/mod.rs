@@ -52,6 +52,10 @@ fn init_program() -> std::result::Result<PathBuf, String> {
 
 impl World {
     pub fn new(name: &str) -> std::result::Result<World, String> {
+        World::with(name, |_| {})
+    }
+
+    pub fn with(name: &str, configure: impl FnOnce(&mut Config)) -> std::result::Result<World, String> {
         if !rustix::process::geteuid().is_root() {
             return Err("needs root".into());
         }
@@ -66,12 +70,13 @@ impl World {
         let base = 0x3000_0000 + number * 0x100_0000;
         make_root(&root, busybox).map_err(|error| format!("cannot make a root: {error}"))?;
         std::fs::create_dir_all(&outside).map_err(|error| error.to_string())?;
-        let config = Config {
+        let mut config = Config {
             init,
             cgroup_parent: format!("diego-test-{}-{number}", std::process::id()),
             ids: IdPool::Own { base, ids_per_container: 65_536, containers_max: 16 },
             ..Config::default()
         };
+        configure(&mut config);
         let containerizer = Containerizer::new(config.clone()).map_err(|error| format!("{name}: {error}"))?;
         Ok(World { containerizer, root, outside, config })
     }
@@ -103,6 +108,14 @@ impl World {
             IdPool::Own { base, .. } => base,
             IdPool::Shared(range) => range.base,
         }
+    }
+
+    /// A file of a container's control group: of this controller where each has its own hierarchy.
+    pub fn cgroup_file(&self, container: &Container, controller: &str, file: &str) -> Option<String> {
+        let v1 = self.config.cgroup_root.join(controller);
+        let root = if v1.is_dir() { v1 } else { self.config.cgroup_root.clone() };
+        let path = root.join(&self.config.cgroup_parent).join(container.handle()).join(file);
+        Some(std::fs::read_to_string(path).ok()?.trim().to_string())
     }
 
     pub async fn run(&self, container: &Container, spec: &ProcessSpec) -> Done {

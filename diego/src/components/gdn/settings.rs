@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use diego_base::serve::Listen;
 use diego_base::telemetry::{Style, Timestamps};
-use garden::containerizer::{IdPool, IdRange};
+use garden::containerizer::{IdPool, IdRange, IoRates};
 use garden::gardener;
 use garden::networker::Network;
 use garden::plugins::Program;
@@ -109,7 +110,7 @@ pub fn settings(name: Name, mut flags: ServerFlags, init: PathBuf) -> Result<Set
     containers(flags.containers, shared_ids, &mut config, &mut notes)?;
     runtime(&flags.runtime, &mut notes)?;
     networks(name, flags.network, &mut config)?;
-    limits(&flags.limits, &mut config, &mut notes)?;
+    limits(&flags.limits, &mut config)?;
     config.containerizer.sysctls = sysctls(&flags.sysctls);
     let registries = &mut config.rootfs.registries;
     if let Some(registry) = flags.image.docker_registry.take() {
@@ -264,7 +265,7 @@ fn networks(name: Name, flags: Networks, config: &mut gardener::Config) -> Resul
     Ok(())
 }
 
-fn limits(flags: &Limits, config: &mut gardener::Config, notes: &mut Vec<Note>) -> Result<()> {
+fn limits(flags: &Limits, config: &mut gardener::Config) -> Result<()> {
     config.max_containers = flags.max_containers;
     config.containerizer.cpu_quota_per_share_us = flags.cpu_quota_per_share;
     config.containerizer.swap_limited = !flags.disable_swap_limit;
@@ -279,20 +280,16 @@ fn limits(flags: &Limits, config: &mut gardener::Config, notes: &mut Vec<Note>) 
         weight == 0 || BLOCK_IO_WEIGHTS.contains(&weight),
         "--default-container-blockio-weight={weight} is neither 0 nor from 10 to 1000"
     );
-    if weight > 0 {
-        notes.push(Note { flag: "default-container-blockio-weight", why: "weights are not set yet".into() });
-    }
-    if flags.enable_cpu_throttling {
-        notes.push(Note { flag: "enable-cpu-throttling", why: "CPU is not throttled yet".into() });
-    }
-    for (value, flag) in [
-        (flags.container_io_max_read_bps, "container-io-max-read-bps"),
-        (flags.container_io_max_write_bps, "container-io-max-write-bps"),
-        (flags.container_io_max_read_iops, "container-io-max-read-iops"),
-        (flags.container_io_max_write_iops, "container-io-max-write-iops"),
-    ] {
-        ensure!(value == 0, "--{flag} is not supported yet");
-    }
+    config.containerizer.io_weight = weight.into();
+    let given = |rate: u64| (rate > 0).then_some(rate);
+    config.containerizer.io_rates = IoRates {
+        read_bytes_per_s: given(flags.container_io_max_read_bps),
+        written_bytes_per_s: given(flags.container_io_max_write_bps),
+        reads_per_s: given(flags.container_io_max_read_iops),
+        writes_per_s: given(flags.container_io_max_write_iops),
+    };
+    let interval = Duration::from_secs(flags.cpu_throttling_check_interval.into());
+    config.cpu_throttling = flags.enable_cpu_throttling.then_some(interval);
     Ok(())
 }
 

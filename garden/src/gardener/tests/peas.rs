@@ -303,7 +303,7 @@ fn limits_of_a_pea_are_its_own_or_its_containers() {
         assert_eq!((status, text.trim()), (0, "90000000"));
         unlimited.override_container_limits = None;
         assert_ne!(run(garden, "h", unlimited, "").await.1.trim(), "90000000");
-        assert_eq!(garden.info("h").await.unwrap().events, ["oom"], "it is the container's memory");
+        assert_eq!(garden.info("h").await.unwrap().events, ["Out of memory"], "it is the container's memory");
         let bomb = pea(&image, "for i in $(cat /proc/meminfo); do sleep 5 & done; true");
         let (_, text) = run(garden, "h", bomb, "").await;
         assert!(text.contains("fork"), "{text}");

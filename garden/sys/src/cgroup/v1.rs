@@ -10,6 +10,9 @@ use super::{
 /// The controllers used; others are left alone, each group costs every container time. The memory controller must be there.
 const CONTROLLERS: [&str; 5] = ["memory", "pids", "cpu", "cpuacct", "devices"];
 
+/// Used only by who sets weights.
+const IO_CONTROLLER: &str = "blkio";
+
 const CPU_PERIOD_US: u64 = 100_000;
 
 #[derive(Debug, Clone)]
@@ -27,31 +30,33 @@ struct Mounted {
 
 impl Hierarchies {
     pub fn probe(root: &Path) -> Result<Hierarchies> {
-        let mut mounted: Vec<Mounted> = Vec::new();
+        let mut found = Hierarchies { mounted: Vec::new() };
         for controller in CONTROLLERS {
-            // `cpu` is often a symbolic link to `cpu,cpuacct`.
-            let Ok(directory) = root.join(controller).canonicalize() else { continue };
-            if !directory.join("tasks").exists() {
-                continue;
-            }
-            match mounted.iter_mut().find(|other| other.root == directory) {
-                Some(together) => together.controllers.push(controller),
-                None => mounted.push(Mounted {
-                    root: directory,
-                    name: controller.into(),
-                    controllers: vec![controller],
-                }),
-            }
+            found.add(root, controller);
         }
-        for one in &mut mounted {
-            if let Some(name) = one.root.file_name() {
-                one.name = name.to_string_lossy().into_owned();
-            }
-        }
-        if !mounted.iter().any(|one| one.controllers.contains(&"memory")) {
+        if found.position("memory").is_none() {
             return Err(Error::Missing { root: root.into() });
         }
-        Ok(Hierarchies { mounted })
+        Ok(found)
+    }
+
+    pub fn with_io_weights(mut self, root: &Path) -> Hierarchies {
+        self.add(root, IO_CONTROLLER);
+        self
+    }
+
+    /// If it is mounted.
+    fn add(&mut self, root: &Path, controller: &'static str) {
+        // `cpu` is often a symbolic link to `cpu,cpuacct`.
+        let Ok(directory) = root.join(controller).canonicalize() else { return };
+        if !directory.join("tasks").exists() {
+            return;
+        }
+        if let Some(together) = self.mounted.iter_mut().find(|other| other.root == directory) {
+            return together.controllers.push(controller);
+        }
+        let name = directory.file_name().unwrap_or(controller.as_ref()).to_string_lossy().into_owned();
+        self.mounted.push(Mounted { root: directory, name, controllers: vec![controller] });
     }
 
     pub fn view(&self) -> Vec<(String, String)> {
@@ -90,6 +95,14 @@ impl Hierarchies {
         if let (Some(pids), Some(max)) = (self.of(directories, "pids"), limits.pids) {
             write(&pids.join("pids.max"), &max.to_string())?;
         }
+        if let (Some(io), Some(weight)) = (self.of(directories, IO_CONTROLLER), limits.io_weight) {
+            // Whichever scheduler is there; disks without one do not weigh.
+            for file in ["blkio.weight", "blkio.bfq.weight"].map(|name| io.join(name)) {
+                if file.exists() {
+                    write(&file, &weight.to_string())?;
+                }
+            }
+        }
         Ok(())
     }
 
@@ -101,6 +114,11 @@ impl Hierarchies {
         if let Some(quota) = limits.quota_us {
             write(&cpu.join("cpu.cfs_period_us"), &CPU_PERIOD_US.to_string())?;
             write(&cpu.join("cpu.cfs_quota_us"), &quota.to_string())?;
+            let burst = cpu.join("cpu.cfs_burst_us");
+            if let Some(us) = limits.burst_us.filter(|_| burst.exists()) {
+                // The kernel takes no more than the quota.
+                write(&burst, &us.min(quota).to_string())?;
+            }
         }
         Ok(())
     }
