@@ -16,8 +16,10 @@ static USUAL: OnceLock<Vec<(u32, ResourceLimit)>> = OnceLock::new();
 pub fn raise() {
     let mut usual = Vec::new();
     for resource in 0..RESOURCE_LIMITS {
-        if let Ok(now) = ResourceLimit::get(resource) {
-            raise_one(resource, now).map(|limit| usual.push((resource, limit)));
+        if let Ok(now) = ResourceLimit::get(resource)
+            && let Some(limit) = raise_one(resource, now)
+        {
+            usual.push((resource, limit));
         }
     }
     // Once: this program has one nursery.
