@@ -1,8 +1,9 @@
-//! Takes layers away that nothing needs, the longest unused first. Explicit: somebody asks for it.
+//! Takes layers away that nothing needs, the longest unused first: when somebody asks for it, and when a pull needs
+//! the room.
 
 use std::time::{Duration, SystemTime};
 
-use crate::store::{Error, Store, disk};
+use crate::store::{Error, Inner, Store, disk};
 
 /// How much to take away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +24,13 @@ impl Store {
     /// Removes unused layers, and forgets the images that had them. Never takes what a root or a pull needs, and runs
     /// beside both. Blocking.
     pub fn collect(&self, collect: Collect) -> Result<Collected, Error> {
-        let layers = &self.inner.layers;
+        self.inner.collect(collect)
+    }
+}
+
+impl Inner {
+    pub fn collect(&self, collect: Collect) -> Result<Collected, Error> {
+        let layers = &self.layers;
         let failed = || disk("collect layers in", layers.directory());
         let mut collected = Collected::default();
         let now = SystemTime::now();
@@ -33,7 +40,7 @@ impl Store {
                 break;
             }
             if let Some(trash) = layers.withdraw(&layer.id).map_err(failed())? {
-                self.inner.chores.remove(trash);
+                self.chores.remove(trash);
                 collected.layers += 1;
                 collected.bytes += layer.bytes;
             }
@@ -46,14 +53,14 @@ impl Store {
 
     /// Records of images that lost a layer say nothing any more.
     fn forget_images(&self) -> Result<(), Error> {
-        let path = self.inner.directory.join("images");
+        let path = self.directory.join("images");
         for entry in std::fs::read_dir(&path).map_err(disk("read", &path))? {
             let path = entry.map_err(disk("read", &path))?.path();
             let digest = path.file_stem().and_then(|stem| stem.to_str());
             let Some(digest) = digest.and_then(|hex| crate::digest::Digest::from_hex(hex).ok()) else {
                 continue;
             };
-            if self.inner.known(&digest, "").is_none() {
+            if self.known(&digest, "").is_none() {
                 // Pulled again just now, it is written again; gone already, it is gone.
                 let _ = std::fs::remove_file(&path);
             }

@@ -20,6 +20,7 @@ mod overlay;
 mod pull;
 pub mod quota;
 pub mod registry;
+mod room;
 mod roots;
 mod stack;
 pub mod store;

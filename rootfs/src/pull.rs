@@ -257,6 +257,7 @@ async fn fetch_layer(
         diff_id: Some(wanted.diff_id.clone()),
     };
     let naming = Naming { image: wanted.image.clone(), layer: wanted.blob.digest.to_string() };
+    inner.make_room(&naming.layer, wanted.blob.size).await?;
     match source {
         Source::Layout(layout) => {
             let file = layout.open(&wanted.blob.digest)?;
@@ -321,7 +322,8 @@ async fn unpack_blocking(
     below: PathBuf,
     id: Option<Digest>,
 ) -> Result<LayerRecord, Error> {
-    let (layers, limits) = (inner.layers.clone(), inner.config.limits);
+    let layers = inner.layers.clone();
+    let limits = inner.layer_limits().map_err(disk("measure", &inner.directory))?;
     let unpacking = tokio::task::spawn_blocking(move || {
         let scratch = layers.scratch().map_err(disk("make a directory in", layers.directory()))?;
         let unpacked = unpack_below(reader, &expected, &scratch, &below, limits);
@@ -444,6 +446,8 @@ async fn import(inner: &Arc<Inner>, name: &str, path: &Path, id: &Digest) -> Res
             let _place = inner.places.acquire().await;
             let naming = Naming { image: name, layer: path.display().to_string() };
             let file = std::fs::File::open(&path).map_err(disk("open", &path)).map_err(Arc::new)?;
+            let bytes = file.metadata().map_err(disk("look at", &path)).map_err(Arc::new)?.len();
+            inner.make_room(&naming.layer, bytes).await.map_err(Arc::new)?;
             let expected = Expected::default();
             unpack_blocking(&inner, naming, file, expected, PathBuf::new(), Some(id)).await.map_err(Arc::new)
         }
@@ -501,6 +505,7 @@ async fn fetch_remote(
     let unpacking = async {
         // Without a size there is no answer to unpack either.
         let Ok(size) = size.await else { return Ok(None) };
+        inner.make_room(&layer.digest.to_string(), size).await?;
         let expected = Expected { blob: Some((layer.digest.clone(), size)), diff_id: None };
         let naming = Naming { image, layer: layer.digest.to_string() };
         let below = layer.path.strip_prefix("/").unwrap_or(&layer.path).to_path_buf();

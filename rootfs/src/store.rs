@@ -61,6 +61,12 @@ pub enum Error {
          {limit} bytes"
     )]
     ImageExceedsLimit { image: String, bytes: u64, limit: u64 },
+    #[error(
+        "no room for layer {layer}: it takes {bytes} bytes at least, and {room} bytes of the disk of {} may be taken, \
+         with nothing unused left to remove",
+        path.display()
+    )]
+    NoRoom { layer: String, path: PathBuf, bytes: u64, room: u64 },
     #[error("cannot {act} {}: {source}", path.display())]
     Disk { act: &'static str, path: PathBuf, source: io::Error },
     #[error("the store {} is in use by another process", path.display())]
@@ -148,6 +154,10 @@ pub struct StoreUsage {
     pub roots: usize,
     pub disk_bytes: u64,
     pub disk_free_bytes: u64,
+    /// What layers may still take.
+    pub room_bytes: u64,
+    /// What all roots together may take.
+    pub roots_bytes: u64,
 }
 
 #[derive(Clone)]
@@ -256,7 +266,19 @@ impl Store {
             roots: self.roots().len(),
             disk_bytes: filesystem.f_blocks * filesystem.f_frsize,
             disk_free_bytes: filesystem.f_bavail * filesystem.f_frsize,
+            room_bytes: self.inner.room().map_err(disk("measure", directory))?,
+            roots_bytes: self.capacity()?,
         })
+    }
+
+    /// What all roots together may take, in bytes.
+    pub fn capacity(&self) -> Result<u64, Error> {
+        if let Some(bytes) = self.inner.areas.chosen.capacity() {
+            return Ok(bytes);
+        }
+        let directory = &self.inner.directory;
+        let filesystem = rustix::fs::statvfs(directory).map_err(|e| disk("measure", directory)(e.into()))?;
+        Ok(filesystem.f_blocks * filesystem.f_frsize)
     }
 
     /// Waits until everything that was unmounted or collected is removed from the disk, and what was pulled is on it. Blocking.

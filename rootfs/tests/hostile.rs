@@ -12,7 +12,7 @@ use rootfs::digest::Digest;
 use rootfs::unpack::{Error, Expected, Limits, Unpacked, unpack};
 use tar::EntryType;
 
-const LIMITS: Limits = Limits { bytes_max: 10_000_000, entries_max: 3_000 };
+const LIMITS: Limits = Limits { bytes_max: 10_000_000, entries_max: 3_000, free_bytes_min: 0 };
 
 /// Unpacks below a directory beside which nothing may appear.
 fn unpacked(source: &[u8], look: impl FnOnce(&Path)) -> Result<Unpacked, Error> {

@@ -433,3 +433,117 @@ async fn usage_of_250_roots_takes_no_walk() {
     println!("usage of 250 roots: {:?}", times[2]);
     assert!(times[0] < Duration::from_millis(100), "{times:?}");
 }
+
+/// A disk of its own for a store.
+struct SmallDisk {
+    path: PathBuf,
+}
+
+const DISK_BYTES: u64 = 400 * MIB;
+
+impl SmallDisk {
+    fn new(file: &Path) -> Result<SmallDisk, String> {
+        let disk = File::options().read(true).write(true).create_new(true).open(file).unwrap();
+        disk.set_len(DISK_BYTES).unwrap();
+        let made = Command::new("mkfs.ext4").args(["-q", "-m", "0"]).arg(file).status();
+        if !made.as_ref().is_ok_and(|status| status.success()) {
+            return Err(format!("mkfs.ext4: {made:?}"));
+        }
+        let device = garden_sys::loop_device::attach(&disk, false).map_err(|error| error.to_string())?;
+        let ext4 = garden_sys::mount::Filesystem::open("ext4").map_err(|error| error.to_string())?;
+        ext4.set_path("source", &device.path).unwrap();
+        ext4.create().unwrap();
+        let mount = ext4.mount(garden_sys::mount::MountAttrFlags::empty()).unwrap();
+        let path = file.with_extension("mounted");
+        fs::create_dir(&path).unwrap();
+        garden_sys::mount::move_mount(mount.as_fd(), &path).unwrap();
+        Ok(SmallDisk { path })
+    }
+
+    fn free(&self) -> u64 {
+        let disk = rustix::fs::statvfs(&self.path).unwrap();
+        disk.f_bavail * disk.f_frsize
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        garden_sys::mount::unmount(&self.path).unwrap();
+    }
+}
+
+/// One layer of so many bytes that cannot be compressed, or can be very well.
+async fn try_pull(
+    store: &Store,
+    directory: &Path,
+    seed: u8,
+    bytes: u64,
+    dense: bool,
+) -> Result<Image, rootfs::Error> {
+    let mut state = u64::from(seed) + 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        // Letters, for the file is text here.
+        if dense { b'a' + (state % 26) as u8 } else { b'x' }
+    };
+    let block: String = (0..4 << 20).map(|_| char::from(next())).collect();
+    let content = block.repeat((bytes >> 22) as usize);
+    let built = image(&[Tar::default().file("file", &content).bytes()], json!({}));
+    let layout = directory.join(format!("layout{seed}"));
+    built.write_layout(&layout, "v1");
+    let pulled = store.pull(&format!("oci://{}:v1", layout.display()).parse().unwrap(), None, &|_| {}).await;
+    fs::remove_dir_all(layout).unwrap();
+    pulled
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_too_small_for_all_images_keeps_those_in_use_and_never_fills_up() {
+    let name = "a_disk_too_small_for_all_images_keeps_those_in_use_and_never_fills_up";
+    if World::new(name).is_none() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let disk = match SmallDisk::new(&directory.path().join("disk")) {
+        Ok(disk) => disk,
+        Err(reason) => return println!("SKIPPED {name}: {reason}"),
+    };
+    let mut config = config(Backend::Btrfs);
+    config.quota.image_bytes = Some(256 * MIB);
+    let store = Store::open(&disk.path.join("store"), config).unwrap();
+    let room = store.store_usage().unwrap().room_bytes;
+    assert!(room > 60 * MIB && room < DISK_BYTES - 256 * MIB, "{room}");
+    // More than fits, one after the other: the longest unused make place.
+    for seed in 0..7 {
+        try_pull(&store, directory.path(), seed, 20 * MIB, true).await.unwrap();
+    }
+    let kept = store.store_usage().unwrap();
+    assert!(kept.layers < 7 && kept.layers > 0, "{kept:?}");
+    // In use, none may go; then there is an end.
+    let mut in_use = Vec::new();
+    let refused = loop {
+        match try_pull(&store, directory.path(), 10 + in_use.len() as u8, 20 * MIB, true).await {
+            Ok(image) => in_use.push(image),
+            Err(error) => break error.to_string(),
+        }
+        assert!(in_use.len() < 10);
+    };
+    assert!(refused.contains("no room for"), "{refused}");
+    assert!(in_use.len() >= 3, "{}: {refused}", in_use.len());
+    // What was promised to containers is theirs still, and more than that is left.
+    let mount = store.mount("a", &in_use[0], None, BaseIds::default(), exclusive(0)).unwrap();
+    let root = directory.path().join("root");
+    let mounted = Mounted::on(&root, &mount);
+    assert_eq!(fill(&root.join("big"), 150 * MIB), (150 * MIB, None));
+    drop(mounted);
+    assert!(disk.free() > DISK_BYTES / 20, "{}", disk.free());
+    // A layer that nobody could foresee to be so large is stopped on its way.
+    let bomb = try_pull(&store, directory.path(), 30, 200 * MIB, false).await.unwrap_err().to_string();
+    assert!(bomb.contains("there is no room for its entry 'file' of 209715200 bytes"), "{bomb}");
+    assert!(disk.free() > DISK_BYTES / 20, "{}", disk.free());
+    // Room comes back with those who held it.
+    drop((mount, in_use));
+    store.unmount("a").unwrap();
+    try_pull(&store, directory.path(), 40, 20 * MIB, true).await.unwrap();
+}

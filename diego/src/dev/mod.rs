@@ -61,7 +61,7 @@ pub struct Flags {
     /// Memory for containers, in MiB; otherwise all of the machine's.
     #[arg(long)]
     memory_mb: Option<u64>,
-    /// Disk for containers, in MiB; otherwise what is free where the state directory is.
+    /// Disk for what containers write, in MiB; otherwise half of what is free where the state directory is.
     #[arg(long)]
     disk_mb: Option<u64>,
     #[arg(long, default_value_t = 250)]
@@ -170,6 +170,7 @@ async fn gardener(state: &StateDir, flags: &Flags, cluster: &Parts) -> Result<Ga
     config.networker.deny_networks = vec![LINK_LOCAL];
     config.max_containers = flags.max_containers;
     config.destroy_containers_on_start = true;
+    config.rootfs.quota.image_bytes = flags.disk_mb.map(|mebibytes| mebibytes << 20);
     config.destroy_containers_on_stop = true;
     slot::apply(flags.slot, &mut config.containerizer, &mut config.networker);
     let gardener = Gardener::start(config, Arc::new(SystemClock), cluster.shutdown()).await;

@@ -307,8 +307,8 @@ impl Garden for Gardener {
     }
 
     async fn capacity(&self) -> Result<Capacity> {
-        let directory = self.0.config.directory.clone();
-        let disk = blocking(move || capacity::total_disk(&directory)).await?;
+        let store = self.0.store.clone();
+        let disk = blocking(move || store.capacity()).await?;
         let networks = match self.0.config.network_plugin {
             Some(_) => u64::MAX,
             None => self.0.networker.capacity(),

@@ -16,6 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 
+mod disk;
 mod peas;
 mod plugins;
 mod throttling;
@@ -93,6 +94,7 @@ impl World {
         config.containerizer.cgroup_parent = cgroup_parent.clone();
         // What is ready for later would change what is counted.
         config.warm_places = 0;
+        config.rootfs.quota.image_bytes = Some(1 << 30);
         config.default_rootfs = format!("preloaded:{}", directory.path().join("rootfs").display());
         configure(&mut config, directory.path());
         let shutdown = CancellationToken::new();

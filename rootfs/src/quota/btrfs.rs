@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -24,6 +25,7 @@ const ALL_ROOTS: Group = Group::new(1, 1);
 /// One in so many bytes of the filesystem is never given to roots, and this much at least.
 const KEPT_FREE_PART: u64 = 20;
 const KEPT_FREE_BYTES_MIN: u64 = 64 << 20;
+const SECTOR_BYTES: u64 = 512;
 const FIGURE_BYTES_MAX: usize = 32;
 /// How long a new root waits for what others left.
 const RECLAIM_MAX: Duration = Duration::from_secs(2);
@@ -64,8 +66,7 @@ impl Btrfs {
             }
             _ => {}
         }
-        let kept_free = (image.bytes / KEPT_FREE_PART).max(KEPT_FREE_BYTES_MIN);
-        btrfs::limit(image.top(), Some(ALL_ROOTS), image.bytes - kept_free)
+        btrfs::limit(image.top(), Some(ALL_ROOTS), image.bytes - kept_free(&image))
             .map_err(refused("limit all roots together"))?;
         let id = btrfs::filesystem_id(image.top()).map_err(refused("read the id"))?;
         let groups = Path::new("/sys/fs/btrfs").join(uuid(id)).join("qgroups");
@@ -113,6 +114,10 @@ impl fmt::Display for Btrfs {
         let (bytes, path) = (self.image.bytes, self.image.path.display());
         write!(f, "disk limits are enforced by btrfs ({kind}) on {path}, which takes up to {bytes} bytes")
     }
+}
+
+fn kept_free(image: &Image) -> u64 {
+    (image.bytes / KEPT_FREE_PART).max(KEPT_FREE_BYTES_MIN)
 }
 
 /// Whether they are the cheap ones.
@@ -166,6 +171,15 @@ impl Quota for Btrfs {
 
     fn enforces(&self) -> bool {
         true
+    }
+
+    fn capacity(&self) -> Option<u64> {
+        Some(self.image.bytes - kept_free(&self.image))
+    }
+
+    fn promised(&self) -> io::Result<u64> {
+        let taken = std::fs::metadata(&self.image.path)?.blocks() * SECTOR_BYTES;
+        Ok(self.image.bytes.saturating_sub(taken))
     }
 
     fn reclaim(&self) {

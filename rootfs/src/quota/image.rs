@@ -22,6 +22,7 @@ use garden_sys::mount::{self, Filesystem, MountAttrFlags};
 use rustix::fs::{Mode, OFlags};
 
 use super::Unavailable;
+use crate::room;
 
 const MKFS: &str = "mkfs.btrfs";
 /// Small nodes: what a root takes beside its files' content is counted in them.
@@ -154,14 +155,20 @@ fn remove_earlier(store: &Path, current: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// What is wanted, but no more than the disk has.
 fn size(store: &Path, wanted: Option<u64>) -> Result<u64, Unavailable> {
-    let bytes = match wanted {
-        Some(bytes) => bytes,
-        None => {
-            let disk = rustix::fs::statvfs(store).map_err(io::Error::from).map_err(at("measure", store))?;
-            disk.f_bavail * disk.f_frsize / 2
-        }
-    };
+    let free = room::free(store).map_err(at("measure", store))?;
+    let most = free.bytes.saturating_sub(free.kept);
+    let bytes = wanted.unwrap_or(free.bytes / 2).min(most);
+    if let Some(wanted) = wanted
+        && bytes < wanted
+    {
+        tracing::warn!(
+            wanted,
+            bytes,
+            "the disk is too small for the filesystem for roots as it was asked for"
+        );
+    }
     match bytes {
         BYTES_MIN.. => Ok(bytes - bytes % ALIGNMENT),
         _ => Err(Unavailable::TooSmall { bytes, min: BYTES_MIN }),

@@ -63,6 +63,14 @@ pub(crate) trait Quota: std::fmt::Debug + Send + Sync {
     fn discard(&self, name: &str) -> io::Result<()>;
     /// Whether the kernel holds roots to their limits.
     fn enforces(&self) -> bool;
+    /// What roots may take together, in bytes; `None`: as much as the store's disk has.
+    fn capacity(&self) -> Option<u64> {
+        None
+    }
+    /// How much of the store's disk roots may still take beyond what they take already, in bytes.
+    fn promised(&self) -> io::Result<u64> {
+        Ok(0)
+    }
     /// Waits a moment for the room of discarded roots, when there is none left for a new one.
     fn reclaim(&self) {}
     /// What the filesystem keeps accounts of, ours and others'.

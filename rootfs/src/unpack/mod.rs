@@ -42,6 +42,10 @@ pub enum Error {
     TooManyBytes { limit: u64 },
     #[error("it holds more than the {limit} entries that are allowed")]
     TooManyEntries { limit: u64 },
+    #[error(
+        "there is no room for its entry '{entry}' of {bytes} bytes: {free} bytes are free, and {kept} stay free"
+    )]
+    NoRoom { entry: String, bytes: u64, free: u64, kept: u64 },
     #[error("cannot write its entry '{entry}': {source}")]
     Write { entry: String, source: io::Error },
 }
@@ -49,7 +53,7 @@ pub enum Error {
 impl Error {
     /// Whether the bytes themselves are to blame, so that reading them again may help no more than once.
     pub fn is_the_blobs_fault(&self) -> bool {
-        !matches!(self, Error::Read(_) | Error::Write { .. })
+        !matches!(self, Error::Read(_) | Error::Write { .. } | Error::NoRoom { .. })
     }
 }
 
@@ -58,11 +62,13 @@ pub struct Limits {
     /// Of file content, uncompressed.
     pub bytes_max: u64,
     pub entries_max: u64,
+    /// Left free on the disk that is unpacked to.
+    pub free_bytes_min: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { bytes_max: 64 * 1024 * 1024 * 1024, entries_max: 4_000_000 }
+        Limits { bytes_max: 64 * 1024 * 1024 * 1024, entries_max: 4_000_000, free_bytes_min: 0 }
     }
 }
 

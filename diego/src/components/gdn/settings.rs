@@ -104,6 +104,7 @@ pub fn settings(name: Name, mut flags: ServerFlags, init: PathBuf) -> Result<Set
         flags.unused.given().into_iter().map(|(flag, why)| Note { flag, why: why.into() }).collect();
     let depot = flags.containers.depot.clone().unwrap_or_else(|| name.depot().into());
     let mut config = gardener::Config::new(depot);
+    config.rootfs.quota.image_bytes = flags.containers.disk_mb.map(|mebibytes| mebibytes << 20);
     config.containerizer.init = init;
     // Who shifts the owners of files knows of one range for all.
     let shared_ids = !flags.image.no_image_plugin && flags.image.image_plugin.is_some();
