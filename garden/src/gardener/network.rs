@@ -2,6 +2,7 @@
 //! noted down in the record either way.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use garden_client::{
@@ -53,14 +54,16 @@ impl Gardener {
             let networker = &gardener.0.networker;
             networker.open_firewall(&entry.handle, &connection)?;
             let hosts = networker.hosts(Some(connection.container_ip.into()), &entry.handle);
-            etc_files(
-                &gardener.0.depot.directory(&entry.handle),
-                &hosts,
-                &networker.resolv_conf(&connection),
-                &blank,
-            )
+            let directory = gardener.network_files(&entry.handle);
+            etc_files(&directory, &hosts, &networker.resolv_conf(&connection), &blank)
         })
         .await
+    }
+
+    /// Where a container's `hosts` and `resolv.conf` are: with its root, so that what it writes to them counts for its disk
+    /// limit; in the depot when the root is a plugin's. Only for this process to open.
+    pub(super) fn network_files(&self, handle: &str) -> PathBuf {
+        self.0.store.files(handle).unwrap_or_else(|_| self.0.depot.directory(handle))
     }
 
     async fn plug_in(
@@ -82,7 +85,7 @@ impl Gardener {
             let networker = &gardener.0.networker;
             let hosts = networker.hosts(container_ip, &entry.handle);
             let resolv_conf = networker.plugin_resolv_conf(&connected, container_ip);
-            etc_files(&gardener.0.depot.directory(&entry.handle), &hosts, &resolv_conf, &blank)
+            etc_files(&gardener.network_files(&entry.handle), &hosts, &resolv_conf, &blank)
         })
         .await
     }

@@ -121,7 +121,7 @@ impl Gardener {
         let mut pea = PeaSpec {
             name: name.into(),
             env: Vec::new(),
-            bind_mounts: network_files(&directory),
+            bind_mounts: shown(&self.network_files(&entry.handle)),
             pid_limit: entry.with_record(|record| record.spec.limits.pid),
             socket: directory.join(name),
         };
@@ -311,8 +311,8 @@ enum MountError {
     Store(#[from] rootfs::store::Error),
 }
 
-/// A container without a network has none.
-fn network_files(directory: &Path) -> Vec<BindMount> {
+/// The network files of a container; one without a network has none.
+fn shown(directory: &Path) -> Vec<BindMount> {
     let files = NETWORK_FILES.iter().map(|name| (directory.join(name), format!("/etc/{name}")));
     files
         .filter(|(path, _)| path.exists())

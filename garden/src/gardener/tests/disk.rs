@@ -31,6 +31,8 @@ fn a_container_cannot_write_more_than_its_disk_limit_and_others_go_on() {
         }
         let write = "dd if=/dev/zero of=/tmp/big bs=1024k count=20 2>/dev/null && stat -c %s /tmp/big";
         assert_eq!(world.sh("large", write).await, (0, format!("{}\n", 20 * MIB)));
+        let hosts = "dd if=/dev/zero of=/etc/hosts bs=1024k count=20 2>&1";
+        assert!(world.sh("small", hosts).await.1.contains("uota exceeded"), "files of the network count too");
         let used = world.gardener.metrics("small").await.unwrap().disk;
         assert!(used.exclusive_bytes_used > 9 * MIB && used.total_bytes_used >= used.exclusive_bytes_used);
         // What is removed can be written again.
