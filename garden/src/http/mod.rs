@@ -11,8 +11,8 @@
 //! ```
 
 mod api;
-pub mod connection;
-pub mod head;
+mod connection;
+mod head;
 mod process;
 mod routes;
 #[cfg(test)]
@@ -20,6 +20,7 @@ mod tests;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use diego_base::serve::{CONNECTIONS_MAX, DRAIN_TIME, Listener};
@@ -85,6 +86,8 @@ struct Server {
     budget: Budget,
     /// Told once for each connection that finds no place: who has waited longest for a request leaves.
     crowded: Notify,
+    /// How many would hear it.
+    waiting: AtomicUsize,
     shutdown: CancellationToken,
 }
 
@@ -100,7 +103,8 @@ pub async fn serve_within(
     shutdown: CancellationToken,
 ) {
     let (relays, budget) = (Relays::default(), Budget::new(limits.request_bytes));
-    let server = Arc::new(Server { garden, relays, limits, budget, crowded: Notify::new(), shutdown });
+    let (crowded, waiting) = Default::default();
+    let server = Arc::new(Server { garden, relays, limits, budget, crowded, waiting, shutdown });
     let places = Arc::new(Semaphore::new(limits.connections));
     loop {
         let accepted = tokio::select! {
@@ -157,7 +161,10 @@ impl Server {
         let place = match places.clone().try_acquire_owned() {
             Ok(place) => Ok(place),
             Err(_) => {
-                self.crowded.notify_one();
+                // With nobody to hear it, it would be kept for a connection that has only just found its place.
+                if self.waiting.load(Ordering::Relaxed) > 0 {
+                    self.crowded.notify_one();
+                }
                 // Nobody else is accepted meanwhile: the kernel's queue is where they wait.
                 timeout(PLACE_WAIT, places.clone().acquire_owned())
                     .await
@@ -194,7 +201,7 @@ impl Server {
         loop {
             let head = tokio::select! {
                 () = self.shutdown.cancelled() => return Ok(()),
-                () = self.crowded.notified() => return Ok(()),
+                () = self.evicted() => return Ok(()),
                 head = self.next_head(&connection, patience) => head,
             };
             let head = match head {
@@ -219,6 +226,21 @@ impl Server {
             }
             patience = self.limits.idle_time;
         }
+    }
+
+    /// Until somebody else wants the place more than who waits here.
+    async fn evicted(&self) {
+        struct Waiting<'a>(&'a AtomicUsize);
+        impl Drop for Waiting<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        let mut told = std::pin::pin!(self.crowded.notified());
+        told.as_mut().enable();
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _waiting = Waiting(&self.waiting);
+        told.await;
     }
 
     async fn next_head(&self, connection: &Connection, patience: Duration) -> Result<Option<Head>, Unread> {
