@@ -281,9 +281,9 @@ async fn a_terminal_is_one() {
 async fn signals_reach_the_process_and_stop_reaches_all() {
     let world = world!("signals_reach_the_process_and_stop_reaches_all");
     let container = world.start(world.spec()).await;
-    let trapping = sh("trap 'exit 42' TERM; while true; do sleep 0.05; done");
+    let trapping = sh("trap 'exit 42' TERM; touch /tmp/trapping; while true; do sleep 0.05; done");
     let process = container.run(&trapping, ProcessIo::default()).await.unwrap();
-    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    world.run(&container, &sh("until [ -e /tmp/trapping ]; do sleep 0.05; done")).await;
     process.signal(Signal::Terminate).await.unwrap();
     assert_eq!(process.wait().await.unwrap(), 42);
     let process = container
