@@ -22,8 +22,15 @@ mod tar_streams;
 
 use std::process::ExitCode;
 
+/// How an OCI runtime is told to start this program: as pid 1 of a container that is there already.
+const PID_1: &str = "pid1";
+
 fn main() -> ExitCode {
-    match nursery::run() {
+    let done = match std::env::args().nth(1).as_deref() {
+        Some(PID_1) => setup::live_in_a_made_container(),
+        _ => nursery::run(),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("garden-init: {failure}");

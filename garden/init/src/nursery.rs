@@ -41,7 +41,7 @@ pub fn run() -> Result<()> {
 
 /// The socket arrives as descriptor 0, the one that every way to start a program can set; what processes of a
 /// container would see there otherwise is `/dev/null`.
-fn take_stdin() -> Result<OwnedFd> {
+pub fn take_stdin() -> Result<OwnedFd> {
     let socket =
         rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).act("take the socket of garden")?;
     let null = fs::OpenOptions::new().read(true).write(true).open("/dev/null").act("open /dev/null")?;

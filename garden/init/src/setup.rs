@@ -20,7 +20,7 @@ use rustix::mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags, mount_c
 use crate::credentials;
 use crate::failure::{Context, Failure, Result};
 use crate::mounts::{self, Kind, MountOption, PLAIN};
-use crate::pid1;
+use crate::{limits, nursery, pid1};
 
 /// Links of `/dev`, as every program expects them.
 const DEVICE_LINKS: [(&str, &str); 5] = [
@@ -55,9 +55,31 @@ pub struct Container {
 pub unsafe fn live(socket: OwnedFd, garden: &OwnedFd) -> ! {
     // SAFETY: as our own contract says.
     unsafe { rustix::io::close(garden.as_raw_fd()) };
+    live_by_plan(socket, carry_out)
+}
+
+/// Somebody else has made the container around us, and started us in it: what is left of the plan is to take the
+/// listener, the only descriptor beside it, and to give up power.
+pub fn live_in_a_made_container() -> Result<()> {
+    process::never_dumpable().act("become undumpable")?;
+    let socket = nursery::take_stdin()?;
+    limits::raise();
+    live_by_plan(socket, |plan, mut fds| {
+        silence_output()?;
+        rustix::process::umask(Mode::from_raw_mode(0o022));
+        let listener = take_listener(plan, &mut fds)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let terminals = open("/dev/pts", flags, Mode::empty()).act("open /dev/pts")?;
+        give_up_power(plan)?;
+        let (capabilities, non_root_capabilities) = (plan.capabilities, plan.non_root_capabilities);
+        Ok(Container { is_pea: false, capabilities, non_root_capabilities, listener, terminals })
+    })
+}
+
+fn live_by_plan(socket: OwnedFd, carry_out: impl FnOnce(&Plan, Descriptors) -> Result<Container>) -> ! {
     let mut assembler = Assembler::new(REQUEST_BYTES_MAX, REQUEST_FDS_MAX);
     let outcome = match assembler.receive_message(&socket) {
-        Ok(Some(message)) => prepare(message),
+        Ok(Some(message)) => prepare(message, carry_out),
         // Nobody has a plan for us.
         Ok(None) => std::process::exit(0),
         Err(error) => Err(Failure::new("receive a plan", error)),
@@ -73,7 +95,10 @@ pub unsafe fn live(socket: OwnedFd, garden: &OwnedFd) -> ! {
     }
 }
 
-fn prepare(message: Message) -> Result<Container> {
+fn prepare(
+    message: Message,
+    carry_out: impl FnOnce(&Plan, Descriptors) -> Result<Container>,
+) -> Result<Container> {
     let request =
         serde_json::from_slice(&message.bytes).map_err(io::Error::from).act("understand the plan")?;
     let Request::Plan(plan) = request else {
@@ -133,16 +158,21 @@ fn carry_out(plan: &Plan, mut fds: Descriptors) -> Result<Container> {
     plan.read_only_paths.iter().try_for_each(|path| mounts::make_read_only(&root, path))?;
     leave_host_root(&root)?;
 
-    let listener = plan.listener.map(|index| fds.take(index)).transpose()?;
-    if let Some(listener) = &listener {
-        // Here and not in garden: whoever connects is shown the process that did this.
-        rustix::net::listen(listener, NEXT_AGENTS_MAX).act("listen for the next garden")?;
-    }
+    let listener = take_listener(plan, &mut fds)?;
     drop((root, mask, fds));
     give_up_power(plan)?;
     let (capabilities, non_root_capabilities) = (plan.capabilities, plan.non_root_capabilities);
     let is_pea = plan.role == Role::Pea;
     Ok(Container { is_pea, capabilities, non_root_capabilities, listener, terminals })
+}
+
+fn take_listener(plan: &Plan, fds: &mut Descriptors) -> Result<Option<OwnedFd>> {
+    let listener = plan.listener.map(|index| fds.take(index)).transpose()?;
+    if let Some(listener) = &listener {
+        // Here and not in garden: whoever connects is shown the process that did this.
+        rustix::net::listen(listener, NEXT_AGENTS_MAX).act("listen for the next garden")?;
+    }
+    Ok(listener)
 }
 
 /// From here on failures go through the socket; the log of garden is nothing for a container to write to.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use garden_init::{ERROR_BYTES_MAX, EVENT_BYTES_MAX, EVENT_FDS_MAX, Event, IdRange, Request};
+use garden_init::{ERROR_BYTES_MAX, EVENT_BYTES_MAX, EVENT_FDS_MAX, Event, IdRange, Plan, Request};
 use garden_sys::cgroup::Cgroup;
 use garden_sys::{detached, packets, process};
 use tokio::time::timeout;
@@ -14,6 +14,7 @@ use super::container::Container;
 use super::control::Control;
 use super::ids::Allocated;
 use super::nursery::Born;
+use super::oci::{self, Created, Instance, Wanted};
 use super::record::InitRecord;
 use super::rules::{self, HostMount, Prepared, Spec};
 use super::{Error, Record, Result, Shared};
@@ -69,6 +70,7 @@ impl Blank {
             cgroup_name: spec.handle.clone(),
             ids: self.ids(),
             env: spec.env.clone(),
+            oci: spec.oci.clone(),
         })
     }
 
@@ -76,6 +78,9 @@ impl Blank {
     pub async fn start(self, spec: Spec, root: OwnedFd) -> Result<Container> {
         rules::check_handle(&spec.handle)?;
         let Blank { shared, born, ids } = self;
+        if let Some(instance) = spec.oci.clone() {
+            return start_by_runtime(&shared, born, ids, spec, root, instance).await;
+        }
         let config = &shared.config;
         let cgroup = shared.hierarchies.cgroup(&config.cgroup_parent, &spec.handle);
         let container = Container::new(spec, cgroup, born.pid, Some(born.pidfd), ids);
@@ -92,6 +97,78 @@ impl Blank {
             }
         }
     }
+}
+
+/// The same by an OCI runtime, in the namespaces of the blank, whose child then ends.
+async fn start_by_runtime(
+    shared: &Arc<Shared>,
+    born: Born,
+    ids: Option<Allocated>,
+    spec: Spec,
+    root: OwnedFd,
+    instance: Instance,
+) -> Result<Container> {
+    let cgroup = shared.hierarchies.cgroup(&shared.config.cgroup_parent, &spec.handle);
+    let created = create_by_runtime(shared, &born, ids.as_ref(), &spec, root, &instance, &cgroup).await;
+    let (created, plan) = match created {
+        Ok(created) => created,
+        Err(error) => {
+            let handle = spec.handle.clone();
+            let left = move || -> Result<()> {
+                instance.delete()?;
+                Ok(cgroup.remove()?)
+            };
+            if let Ok(Err(left)) = tokio::task::spawn_blocking(left).await {
+                tracing::error!(handle, error = %left, "cannot remove a container that its runtime did not make");
+            }
+            return Err(error);
+        }
+    };
+    let container = Container::new(spec, cgroup, created.pid, Some(created.pidfd), ids);
+    let conversation = async {
+        let spec = container.spec();
+        let failed = |act| move |source| Error::Container { act, handle: spec.handle.clone(), source };
+        let listener = spec.socket.as_deref().map(listen).transpose();
+        let fds = listener.map_err(failed("make the socket of"))?.into_iter().collect::<Vec<_>>();
+        let control = converse(spec, plan, created.socket, &fds).await?;
+        container.cgroup().limit_cpu(&rules::cpu_limits(&shared.config, &spec.limits))?;
+        Ok(control)
+    };
+    match conversation.await {
+        Ok(control) => container.begin(control),
+        Err(error) => {
+            if let Err(left) = container.destroy().await {
+                tracing::error!(handle = container.handle(), error = %left, "cannot remove a container that did not start");
+            }
+            return Err(error);
+        }
+    }
+    Ok(container)
+}
+
+async fn create_by_runtime(
+    shared: &Arc<Shared>,
+    born: &Born,
+    ids: Option<&Allocated>,
+    spec: &Spec,
+    root: OwnedFd,
+    instance: &Instance,
+    cgroup: &Cgroup,
+) -> Result<(Created, Plan)> {
+    limited_cgroup(shared, cgroup, spec)?;
+    let prepared = rules::plan(&shared.config, spec, shared.hierarchies.view(), 0, &shared.filter)?;
+    let plan = oci::remaining(&prepared.plan);
+    let (shared, spec, instance) = (shared.clone(), spec.clone(), instance.clone());
+    let (blank, ids) = (born.pid, ids.map(|ids| ids.range));
+    let create = move || -> Result<Created> {
+        let mounts = prepared.mounts.iter().map(open_mount).collect::<Result<Vec<_>>>()?;
+        let first_mount = 1 + spec.socket.iter().len();
+        let config = &shared.config;
+        let (spec, prepared) = (&spec, &prepared);
+        Ok(instance.create(Wanted { config, spec, prepared, first_mount, blank, ids, root, mounts })?)
+    };
+    let created = tokio::task::spawn_blocking(create).await.map_err(|_| oci::Error::Interrupted)??;
+    Ok((created, plan))
 }
 
 async fn carry_out(
@@ -127,9 +204,14 @@ pub(super) async fn hand_over(
     for mount in &mounts {
         fds.push(open_mount(mount)?);
     }
+    converse(spec, plan, socket, &fds).await
+}
+
+async fn converse(spec: &Spec, plan: Plan, socket: OwnedFd, fds: &[OwnedFd]) -> Result<Control> {
+    let failed = |act| move |source| Error::Container { act, handle: spec.handle.clone(), source };
     let mut control = Control::new(socket, EVENT_BYTES_MAX, EVENT_FDS_MAX).map_err(failed("speak with"))?;
     let conversation = async {
-        control.send(&Request::Plan(Box::new(plan)), &fds).await.map_err(failed("send its plan to"))?;
+        control.send(&Request::Plan(Box::new(plan)), fds).await.map_err(failed("send its plan to"))?;
         control.receive().await.map_err(failed("hear from"))
     };
     let answer = timeout(START_DEADLINE, conversation).await;

@@ -18,6 +18,7 @@ use super::adoption;
 use super::control::Control;
 use super::ids::Allocated;
 use super::metrics::{self, Usage};
+use super::oci::Instance;
 use super::owner::{Command, Owner, QUEUE_MAX, Refused, Started};
 use super::process::{Attached, Ends, Running};
 use super::record::{InitRecord, KILL_DEADLINE, remove_socket};
@@ -135,6 +136,14 @@ impl Container {
     /// Of pid 1, in the host's numbering.
     pub fn pid(&self) -> i32 {
         self.inner.pid
+    }
+
+    /// By which a later garden finds its pid 1.
+    pub fn init_record(&self) -> Result<InitRecord> {
+        let started = sys::start_time(std::path::Path::new("/proc"), self.inner.pid);
+        let failed = self.failed("find the start time of");
+        let started = started.map_err(&failed)?.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+        Ok(InitRecord { pid: self.inner.pid, started, socket: self.inner.spec.socket.clone() })
     }
 
     pub(super) fn cgroup(&self) -> &Cgroup {
@@ -367,8 +376,12 @@ impl Container {
             sys::kill(pidfd).map_err(self.failed("kill"))?;
             self.ended(pidfd).await?;
         }
-        let cgroup = self.inner.cgroup.clone();
-        let removed = tokio::task::spawn_blocking(move || cgroup.remove()).await;
+        let (cgroup, oci) = (self.inner.cgroup.clone(), self.inner.spec.oci.clone());
+        let remove = move || -> Result<()> {
+            oci.iter().try_for_each(Instance::delete)?;
+            Ok(cgroup.remove()?)
+        };
+        let removed = tokio::task::spawn_blocking(remove).await;
         removed.map_err(|error| self.failed("remove the control groups of")(io::Error::other(error)))??;
         remove_socket(self.inner.spec.socket.as_deref()).map_err(self.failed("remove the socket of"))?;
         drop(lock(&self.inner.ids).take());

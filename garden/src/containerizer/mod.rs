@@ -16,6 +16,7 @@ mod control;
 mod ids;
 mod metrics;
 mod nursery;
+mod oci;
 mod owner;
 mod pea;
 mod process;
@@ -38,6 +39,7 @@ pub use garden_sys::cgroup::IoRates;
 use garden_sys::cgroup::{self, DeviceRule, Hierarchies};
 pub use ids::{IdPool, IdRange};
 pub use metrics::Usage;
+pub use oci::{Instance, Runtime};
 pub use pea::{Pea, PeaBlank, PeaRecord, PeaSpec};
 pub use record::{InitRecord, Record, clean_up};
 pub use rules::{CPU_SHARES_MAX, CPU_SHARES_MIN, Spec};
@@ -76,6 +78,8 @@ pub enum Error {
     IdsTaken(#[from] ids::Taken),
     #[error(transparent)]
     Cgroup(#[from] cgroup::Error),
+    #[error(transparent)]
+    Oci(#[from] oci::Error),
     #[error(transparent)]
     Refused(#[from] owner::Refused),
     #[error("process ID '{id}' already in use")]
@@ -121,6 +125,8 @@ pub struct Config {
     pub no_new_privileges: bool,
     /// Set in each container: `net.ipv4.tcp_keepalive_time` and such.
     pub sysctls: Vec<(String, String)>,
+    /// For containers that are to be made by it.
+    pub oci: Option<Runtime>,
 }
 
 impl Default for Config {
@@ -137,6 +143,7 @@ impl Default for Config {
             io_rates: IoRates::default(),
             no_new_privileges: false,
             sysctls: Vec::new(),
+            oci: None,
         }
     }
 }
@@ -228,6 +235,7 @@ impl Containerizer {
             privileged: record.ids.is_none(),
             env: record.env.clone(),
             socket: record.init.socket.clone(),
+            oci: record.oci.clone(),
             ..Spec::default()
         };
         let cgroup = self.shared.hierarchies.cgroup(&record.cgroup_parent, &record.cgroup_name);
@@ -267,6 +275,11 @@ impl Containerizer {
 
     /// Drops the parent control group, when no container is left.
     pub fn remove_cgroup_parent(&self) -> Result<()> {
-        Ok(self.shared.hierarchies.remove_parent(&self.shared.config.cgroup_parent)?)
+        let config = &self.shared.config;
+        self.shared.hierarchies.remove_parent(&config.cgroup_parent)?;
+        if config.oci.is_some() {
+            oci::remove_other_parents(&config.cgroup_root, &config.cgroup_parent);
+        }
+        Ok(())
     }
 }

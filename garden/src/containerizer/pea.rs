@@ -172,6 +172,7 @@ fn spec(container: &Container, pea: &PeaSpec, process: &ProcessSpec) -> Result<S
         bind_mounts: pea.bind_mounts.iter().chain(&process.bind_mounts).cloned().collect(),
         limits: limits(pea.pid_limit, process.override_container_limits.as_ref()),
         socket: Some(pea.socket.clone()),
+        oci: None,
     })
 }
 

@@ -9,6 +9,7 @@ use garden_sys::cgroup::Hierarchies;
 use garden_sys::process;
 use serde::{Deserialize, Serialize};
 
+use super::oci::Instance;
 use super::{Error, Result};
 
 /// A pid 1 that is killed and all its processes with it.
@@ -26,6 +27,9 @@ pub struct Record {
     pub ids: Option<IdRange>,
     /// Of every process, before its own.
     pub env: Vec<String>,
+    /// Made by an OCI runtime, which must be told of its end.
+    #[serde(default)]
+    pub oci: Option<Instance>,
 }
 
 /// One `garden-init` that outlives garden, and where it is found again.
@@ -68,6 +72,7 @@ pub fn clean_up(record: &Record) -> Result<()> {
     super::rules::check_handle(&record.cgroup_parent)?;
     let failed = |source| Error::Container { act: "end", handle: record.handle.clone(), source };
     record.init.end().map_err(failed)?;
+    record.oci.iter().try_for_each(Instance::delete)?;
     // Whether weights were set then is not recorded; where they were not there is nothing to remove.
     let hierarchies = Hierarchies::probe(&record.cgroup_root)?.with_io_weights(&record.cgroup_root);
     super::pea::remove_groups(&hierarchies, &record.cgroup_parent, &record.cgroup_name)?;
@@ -104,6 +109,7 @@ mod tests {
             cgroup_name: "h".into(),
             ids: Some(IdRange { base: 6, count: 7, root: None }),
             env: vec!["A=b".into()],
+            oci: None,
         };
         let text = serde_json::to_string(&record).unwrap();
         assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record);

@@ -8,6 +8,7 @@ use garden_client::{Limits, ProcessSpec, ResourceLimits};
 use garden_init::{BindMount, CgroupView, Device, Plan, Role, Source, SpawnSpec, WindowSize};
 use garden_sys::cgroup::{self, View};
 
+use super::oci::Instance;
 use super::{Config, Error, Result, capabilities};
 
 /// What a container is to be, besides its root file system and its network.
@@ -21,6 +22,8 @@ pub struct Spec {
     pub limits: Limits,
     /// Where pid 1 listens for a later agent; best in the container's directory of the depot.
     pub socket: Option<PathBuf>,
+    /// Made by an OCI runtime instead of us.
+    pub oci: Option<Instance>,
 }
 
 /// Longest host name given; of a longer handle its end.

@@ -17,6 +17,12 @@ use crate::depot::{HANDLE_BYTES_MAX, Record};
 const SOCKET: &str = "pid1";
 pub(super) const WRITABLE: u8 = 1;
 
+/// By which a container's creator chooses who makes it, where garden has an OCI runtime.
+const RUNTIME_PROPERTY: &str = "garden.runtime";
+const BUILT_IN: &str = "built-in";
+/// Also where that keeps what it knows, in the container's directory.
+const OCI: &str = "oci";
+
 /// In the order in which they are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
@@ -159,7 +165,13 @@ impl Gardener {
         root: Root,
         files: Vec<BindMount>,
     ) -> Result<Container> {
-        let socket = self.0.depot.directory(&spec.handle).join(SOCKET);
+        let directory = self.0.depot.directory(&spec.handle);
+        let socket = directory.join(SOCKET);
+        let oci = self.runtime(&spec)?.map(|runtime| containerizer::Instance {
+            runtime,
+            directory: directory.join(OCI),
+            id: spec.handle.clone(),
+        });
         let spec = containerizer::Spec {
             handle: spec.handle,
             privileged: spec.privileged,
@@ -167,12 +179,37 @@ impl Gardener {
             bind_mounts: files.into_iter().chain(spec.bind_mounts).collect(),
             limits: spec.limits,
             socket: Some(socket),
+            oci,
         };
+        let by_runtime = spec.oci.is_some();
         let record = blank.record(&spec)?;
         self.change(entry.clone(), move |kept| kept.container = Some(record)).await?;
         // The steps before it have let it go.
         let blank = Arc::into_inner(blank).ok_or_else(|| Error::Other("the blank is still in use".into()))?;
-        Ok(blank.start(spec, root.fd).await?)
+        let container = blank.start(spec, root.fd).await?;
+        if by_runtime {
+            // Only now it is known which process became pid 1.
+            let init = container.init_record()?;
+            let set = |record: containerizer::Record| containerizer::Record { init, ..record };
+            self.change(entry.clone(), |kept| kept.container = kept.container.take().map(set)).await?;
+        }
+        Ok(container)
+    }
+
+    /// The OCI runtime that is to make the container; `None`: we do.
+    fn runtime(&self, spec: &ContainerSpec) -> Result<Option<containerizer::Runtime>> {
+        let runtime = &self.0.config.containerizer.oci;
+        match spec.properties.get(RUNTIME_PROPERTY).map(String::as_str) {
+            Some(BUILT_IN) => Ok(None),
+            Some(OCI) if runtime.is_none() => {
+                Err(Error::Other("this garden was given no OCI runtime to make containers with".into()))
+            }
+            Some(OCI) => Ok(runtime.clone()),
+            Some(other) => {
+                Err(Error::Other(format!("there is no runtime '{other}': it is {OCI} or {BUILT_IN}")))
+            }
+            None => Ok(runtime.clone().filter(|_| self.0.config.oci_for_all)),
+        }
     }
 
     /// Takes a creation back. What cannot be taken back stays known, to be destroyed again.

@@ -82,6 +82,8 @@ pub struct Config {
     pub warm_places: usize,
     /// Containers of an earlier garden are destroyed at the start, not taken over.
     pub destroy_containers_on_start: bool,
+    /// The OCI runtime makes all containers whose creators do not say otherwise.
+    pub oci_for_all: bool,
     /// A clean stop takes containers with it, so that nothing is left on the host.
     pub destroy_containers_on_stop: bool,
 }
@@ -104,6 +106,7 @@ impl Config {
             cpu_throttling: None,
             warm_places: WARM_PLACES,
             destroy_containers_on_start: false,
+            oci_for_all: false,
             destroy_containers_on_stop: false,
         }
     }

@@ -18,6 +18,7 @@ use super::*;
 
 mod disk;
 mod peas;
+mod oci;
 mod plugins;
 mod throttling;
 

@@ -137,9 +137,12 @@ pub struct Runtime {
     /// The OCI runtime that makes containers instead of this program. `runc`, which deployments name by default, is what
     /// this program stands in for.
     #[arg(long)]
-    pub runtime_plugin: Option<String>,
+    pub runtime_plugin: Option<PathBuf>,
     #[arg(long = "runtime-plugin-extra-arg", allow_hyphen_values = true)]
     pub runtime_plugin_extra_args: Vec<String>,
+    /// An OCI runtime that makes all containers, runc too.
+    #[arg(long)]
+    pub oci_runtime: Option<PathBuf>,
 }
 
 #[derive(Args)]

@@ -109,7 +109,7 @@ pub fn settings(name: Name, mut flags: ServerFlags, init: PathBuf) -> Result<Set
     // Who shifts the owners of files knows of one range for all.
     let shared_ids = !flags.image.no_image_plugin && flags.image.image_plugin.is_some();
     containers(flags.containers, shared_ids, &mut config, &mut notes)?;
-    runtime(&flags.runtime, &mut notes)?;
+    runtime(flags.runtime, &mut config, &mut notes)?;
     networks(name, flags.network, &mut config)?;
     limits(&flags.limits, &mut config)?;
     config.containerizer.sysctls = sysctls(&flags.sysctls);
@@ -214,16 +214,25 @@ fn ids(flags: &Containers, shared: bool) -> Result<IdPool> {
     Ok(IdPool::Own { base, ids_per_container: IDS_PER_CONTAINER, containers_max })
 }
 
-fn runtime(flags: &Runtime, notes: &mut Vec<Note>) -> Result<()> {
-    let Some(plugin) = &flags.runtime_plugin else { return Ok(()) };
-    let program = std::path::Path::new(plugin).file_name().unwrap_or_default();
-    ensure!(program == "runc", "--runtime-plugin={plugin} is not supported yet");
-    let why = "this program stands in for runc".into();
-    notes.push(Note { flag: "runtime-plugin", why });
-    if !flags.runtime_plugin_extra_args.is_empty() {
-        let why = "no runtime plugin is used".into();
-        notes.push(Note { flag: "runtime-plugin-extra-arg", why });
+/// Every deployment names runc, which this program stands in for: it makes those containers only that ask for an OCI
+/// runtime. Any other runtime is named because somebody wants it.
+fn runtime(flags: Runtime, config: &mut gardener::Config, notes: &mut Vec<Note>) -> Result<()> {
+    let Runtime { runtime_plugin, runtime_plugin_extra_args: extra_args, oci_runtime } = flags;
+    config.oci_for_all = oci_runtime.is_some();
+    let Some(path) = oci_runtime.or(runtime_plugin) else { return Ok(()) };
+    let stands_in = !config.oci_for_all && path.file_name().is_some_and(|name| name == "runc");
+    if stands_in {
+        let why =
+            "containers are made by this program, unless they have the property garden.runtime=oci".into();
+        notes.push(Note { flag: "runtime-plugin", why });
+        if !path.is_file() {
+            return Ok(());
+        }
+    } else {
+        config.oci_for_all = true;
+        program("runtime-plugin", &path)?;
     }
+    config.containerizer.oci = Some(garden::containerizer::Runtime { program: path, extra_args });
     Ok(())
 }
 
@@ -387,6 +396,20 @@ mod tests {
         check("--uid-map-start=1 --uid-map-length=4294967293", (0x2000_0000, 0xdfff));
         check("--uid-map-start=1 --uid-map-length=0", (0x2000_0000, 0xdfff));
         check("--uid-map-start=1000000 --uid-map-length=131072 --gid-map-start=1000000", (1_000_000, 2));
+    }
+
+    #[test]
+    fn another_runtime_than_runc_makes_all_containers() {
+        let check = |line: &str, program: Option<&str>, for_all: bool| {
+            let config = of(line).unwrap().gardener;
+            let given = config.containerizer.oci.map(|runtime| runtime.program.display().to_string());
+            assert_eq!((given.as_deref(), config.oci_for_all), (program, for_all), "{line}");
+        };
+        check("", None, false);
+        check("--runtime-plugin=/no/such/runc", None, false);
+        check("--runtime-plugin=/proc/self/exe", Some("/proc/self/exe"), true);
+        check("--runtime-plugin=/no/such/runc --oci-runtime=/proc/self/exe", Some("/proc/self/exe"), true);
+        assert!(of("--runtime-plugin=/no/such/runsc").is_err());
     }
 
     #[test]
