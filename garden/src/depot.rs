@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::containerizer::{self, PeaRecord};
+use crate::milestone;
 use crate::networker::Connection;
 
 const RECORD: &str = "container.json";
@@ -105,7 +106,10 @@ impl Depot {
         let (path, new) = (directory.join(RECORD), directory.join(NEW_RECORD));
         let bytes = serde_json::to_vec(record).map_err(io::Error::other).map_err(failed("encode", &path))?;
         write_whole(&new, &bytes).map_err(failed("write", &new))?;
-        fs::rename(&new, &path).map_err(failed("replace", &path))
+        milestone::passed();
+        fs::rename(&new, &path).map_err(failed("replace", &path))?;
+        milestone::passed();
+        Ok(())
     }
 
     /// Beside the container's record, one for each of its peas.
@@ -195,7 +199,15 @@ fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
         .ok()
 }
 
+/// Without its record first: whatever is left then tells of nothing that is still there.
 fn remove(directory: &Path) -> Result<()> {
+    let record = directory.join(RECORD);
+    match fs::remove_file(&record) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(failed("remove", &record)(error));
+        }
+        _ => milestone::passed(),
+    }
     match fs::remove_dir_all(directory) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", directory)(error)),
         _ => Ok(()),

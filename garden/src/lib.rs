@@ -9,6 +9,7 @@ pub mod debug;
 pub mod depot;
 pub mod gardener;
 pub mod http;
+mod milestone;
 pub mod networker;
 pub mod plugins;
 mod properties;

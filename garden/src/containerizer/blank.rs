@@ -199,6 +199,7 @@ pub(super) async fn hand_over(
     let mut fds = vec![root];
     if let Some(path) = &spec.socket {
         fds.push(listen(path).map_err(failed("make the socket of"))?);
+        crate::milestone::passed();
     }
     fds.extend(cgroups);
     for mount in &mounts {
@@ -212,6 +213,7 @@ async fn converse(spec: &Spec, plan: Plan, socket: OwnedFd, fds: &[OwnedFd]) -> 
     let mut control = Control::new(socket, EVENT_BYTES_MAX, EVENT_FDS_MAX).map_err(failed("speak with"))?;
     let conversation = async {
         control.send(&Request::Plan(Box::new(plan)), fds).await.map_err(failed("send its plan to"))?;
+        crate::milestone::passed();
         control.receive().await.map_err(failed("hear from"))
     };
     let answer = timeout(START_DEADLINE, conversation).await;
@@ -219,7 +221,10 @@ async fn converse(spec: &Spec, plan: Plan, socket: OwnedFd, fds: &[OwnedFd]) -> 
         .map_err(|_| Error::Late { step: "carry out the plan of a container", deadline: START_DEADLINE })??;
     let answer = answer.ok_or_else(|| failed("hear from")(std::io::ErrorKind::UnexpectedEof.into()))?;
     match serde_json::from_slice(&answer.bytes) {
-        Ok(Event::Ready) => Ok(control),
+        Ok(Event::Ready) => {
+            crate::milestone::passed();
+            Ok(control)
+        }
         Ok(Event::Failed { mut message }) => {
             message.truncate(
                 (0..=message.len().min(ERROR_BYTES_MAX))
@@ -236,6 +241,7 @@ async fn converse(spec: &Spec, plan: Plan, socket: OwnedFd, fds: &[OwnedFd]) -> 
 
 pub(super) fn limited_cgroup(shared: &Shared, cgroup: &Cgroup, spec: &Spec) -> Result<Vec<OwnedFd>> {
     cgroup.create()?;
+    crate::milestone::passed();
     cgroup.limit(&rules::cgroup_limits(&shared.config, &spec.limits))?;
     Ok(cgroup.join_files()?)
 }

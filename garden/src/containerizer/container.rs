@@ -374,8 +374,10 @@ impl Container {
     pub async fn destroy(&self) -> Result<()> {
         if let Some(pidfd) = &self.inner.pidfd {
             sys::kill(pidfd).map_err(self.failed("kill"))?;
+            crate::milestone::passed();
             self.ended(pidfd).await?;
         }
+        crate::milestone::passed();
         let (cgroup, oci) = (self.inner.cgroup.clone(), self.inner.spec.oci.clone());
         let remove = move || -> Result<()> {
             oci.iter().try_for_each(Instance::delete)?;

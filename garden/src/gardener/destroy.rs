@@ -8,6 +8,7 @@ use super::entry::Entry;
 use super::pace::Pace;
 use super::{Gardener, blocking};
 use crate::containerizer::{self, Container};
+use crate::milestone;
 
 impl Gardener {
     /// Of an entry whose destruction has begun. Afterwards it is gone, or broken and may be tried again.
@@ -19,13 +20,17 @@ impl Gardener {
         let mut pace = Pace::start();
         // A garden that dies from here on is followed by one that goes on with this.
         let marked = self.mark_going(&entry).await;
+        milestone::passed();
         // Processes first: they hold the root and the network.
         let ended = self.end_processes(&entry, container.as_deref()).await;
+        milestone::passed();
         let peas_ended = self.end_peas(&entry).await;
         pace.done("processes");
         let disconnected = self.disconnect(&entry).await;
+        milestone::passed();
         let unmounted = self.unmount(&entry).await;
         pace.done("root");
+        milestone::passed();
         let mut failures: Vec<Error> = [marked, ended, peas_ended, disconnected, unmounted]
             .into_iter()
             .filter_map(Result::err)
@@ -65,6 +70,7 @@ impl Gardener {
     async fn forget(&self, entry: &Entry) -> garden_client::Result<()> {
         let (gardener, handle) = (self.clone(), entry.handle.clone());
         blocking(move || gardener.0.depot.drop_record(&handle)).await?;
+        milestone::passed();
         self.entries().remove(&entry.handle);
         Ok(())
     }

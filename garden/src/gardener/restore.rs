@@ -19,6 +19,7 @@ use super::entry::{Entry, Stage};
 use super::{Config, Gardener, StartError, chain};
 use crate::containerizer::{self, Container};
 use crate::depot::{self, Depot, Record};
+use crate::milestone;
 use crate::networker::Connection;
 
 /// An answer takes a millisecond.
@@ -87,11 +88,13 @@ impl Gardener {
             self.0.networker.reserve_again(record);
         }
         // All are known, and what they have is reserved, before anybody is spoken with.
+        milestone::passed();
         let known: Vec<_> = found.kept.into_iter().filter_map(|(record, of)| self.know(record, of)).collect();
         let going = found.going.into_iter().map(|record| self.take_away_earlier(record));
         let destroying =
             futures_util::stream::iter(going).buffer_unordered(DESTROYED_AT_ONCE).collect::<()>();
         tokio::join!(self.take_over_all(known), destroying);
+        milestone::passed();
         self.sweep().await
     }
 
@@ -156,6 +159,7 @@ impl Gardener {
                 }
             }
             gardener.0.containerizer.sweep(&groups)?;
+            milestone::passed();
             for handle in gardener.0.store.recover(&roots)? {
                 tracing::info!(handle, "removed a root without a container");
             }
@@ -179,6 +183,7 @@ impl Known {
     async fn take_over(self, gardener: &Gardener) -> bool {
         match gardener.0.containerizer.take_over(&self.container, &self.record).await {
             Ok(()) => {
+                milestone::passed();
                 gardener.adopt_peas(&self.entry, &self.container).await;
                 self.entry.touch();
                 let taken_over = self.entry.taken_over(self.container);

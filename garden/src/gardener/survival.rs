@@ -42,6 +42,7 @@ struct Settings {
 fn a_garden_in_a_process_of_its_own() {
     let Some(settings) = std::env::var_os(GARDEN) else { return };
     let settings: Settings = serde_json::from_slice(settings.as_encoded_bytes()).unwrap();
+    crate::milestone::die_at(settings.dies_at.unwrap_or(usize::MAX));
     let mut gardener = Config::new(settings.directory);
     gardener.containerizer.init = settings.init;
     gardener.containerizer.cgroup_parent = settings.cgroup_parent;
@@ -140,6 +141,43 @@ impl Place {
             assert!(self.running.as_mut().unwrap().try_wait().unwrap().is_none(), "the garden has ended");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    /// Whether a garden that dies by itself has done what was asked for first.
+    async fn lives_through(&mut self, dies_at: usize, asked: impl AsyncFnOnce(&HttpGarden) -> bool) -> bool {
+        self.settings.dies_at = Some(dies_at);
+        self.begin();
+        self.settings.dies_at = None;
+        let started = Instant::now();
+        while self.client.ping().await.is_err() {
+            assert!(started.elapsed() < PATIENCE, "the garden does not answer");
+            if self.running.as_mut().unwrap().try_wait().unwrap().is_some() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let client = HttpGarden::new(Address::Unix(self.settings.socket.clone()));
+        let done = asked(&client).await;
+        // What it does behind the answer can be its end, too.
+        tokio::time::sleep(Duration::from_millis(if done { 150 } else { 0 })).await;
+        let lives = self.running.as_mut().unwrap().try_wait().unwrap().is_none();
+        self.kill();
+        done && lives
+    }
+
+    /// A garden that begins now finds the container whole, or not at all.
+    async fn whole_or_gone(&mut self, when: &str) {
+        self.start().await;
+        if self.client.containers(&all()).await.unwrap() == ["h"] {
+            assert_eq!(
+                run(&self.client, "h", shell("echo whole"), "").await,
+                (0, "whole\n".into()),
+                "{when}"
+            );
+            self.client.destroy("h").await.unwrap();
+        }
+        self.assert_nothing_left(when).await;
+        self.kill();
     }
 
     fn kill(&mut self) {
@@ -426,6 +464,53 @@ fn a_killed_garden_is_not_missed() {
         place.kill();
         place.start().await;
         assert_eq!(client.info("h").await.unwrap().state, "stopped");
+        place
+    });
+}
+
+/// More than there are, by far.
+const MILESTONES_MAX: usize = 200;
+
+#[test]
+fn a_garden_that_dies_while_it_creates_leaves_all_or_nothing() {
+    let name = "a_garden_that_dies_while_it_creates_leaves_all_or_nothing";
+    in_a_place(name, async |mut place| {
+        let spec = full_spec(&place);
+        let mut deaths = 0;
+        while !place.lives_through(deaths + 1, async |client| client.create(spec.clone()).await.is_ok()).await
+        {
+            deaths += 1;
+            assert!(deaths < MILESTONES_MAX);
+            place.whole_or_gone(&format!("killed at {deaths} while creating")).await;
+        }
+        assert!(deaths > 10, "{deaths}");
+        println!("died {deaths} times");
+        place.whole_or_gone("killed after creating").await;
+        place
+    });
+}
+
+#[test]
+fn a_garden_that_dies_while_it_destroys_leaves_all_or_nothing() {
+    let name = "a_garden_that_dies_while_it_destroys_leaves_all_or_nothing";
+    in_a_place(name, async |mut place| {
+        let spec = full_spec(&place);
+        let mut deaths = 0;
+        loop {
+            place.start().await;
+            place.client.create(spec.clone()).await.unwrap();
+            let sleeper = process("sleeper", "sleep 1000 & sleep 1000");
+            place.client.run("h", sleeper, ProcessIo::default()).await.unwrap();
+            place.kill();
+            if place.lives_through(deaths + 1, async |client| client.destroy("h").await.is_ok()).await {
+                break;
+            }
+            deaths += 1;
+            assert!(deaths < MILESTONES_MAX);
+            place.whole_or_gone(&format!("killed at {deaths} while destroying")).await;
+        }
+        assert!(deaths > 10, "{deaths}");
+        println!("died {deaths} times");
         place
     });
 }

@@ -124,6 +124,7 @@ fn work(shared: &(Mutex<Queue>, Condvar), reservations: &Reservations) {
 
 fn take_away(table: &str, leaving: &[Connection]) -> netlink::Result<()> {
     rules::detached(table, leaving).commit("remove containers from the firewall")?;
+    crate::milestone::passed();
     let host = Route::open()?;
     let started = Instant::now();
     let mut left: Vec<&str> = leaving.iter().map(|connection| connection.host_link.as_str()).collect();

@@ -22,6 +22,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::milestone;
 use departures::{Departures, Reservations};
 use garden_client::{MappedPort, NetIn, NetOutRule, NetworkStat};
 use garden_sys::netlink::route::{LINK_NAME_BYTES_MAX, Route, Veth};
@@ -160,6 +161,7 @@ impl Networker {
         };
         if !config.idle {
             make_table(&config.table, &policy, kept)?;
+            milestone::passed();
             forward_packets()?;
         }
         let reservations = Arc::new(Reservations {
@@ -259,6 +261,7 @@ impl Networker {
     pub fn link(&self, connection: &Connection, namespace: BorrowedFd<'_>) -> Result<()> {
         let host = Route::open().map_err(Error::netlink("reach the host's links"))?;
         self.make_links(&host, connection, namespace).map_err(Error::netlink("make a container's links"))?;
+        milestone::passed();
         configure_link(&connection.host_link)?;
         let host_side = || {
             let index = host.index(&connection.host_link)?;
@@ -266,6 +269,7 @@ impl Networker {
             host.bring_up(index)
         };
         host_side().map_err(Error::netlink("set up the host's side of a link"))?;
+        milestone::passed();
         container_side(connection, namespace).map_err(Error::netlink("set up a container's side of a link"))
     }
 
