@@ -83,7 +83,7 @@ impl Blank {
         }
         let config = &shared.config;
         let cgroup = shared.hierarchies.cgroup(&config.cgroup_parent, &spec.handle);
-        let container = Container::new(spec, cgroup, born.pid, Some(born.pidfd), ids);
+        let container = Container::new(spec, cgroup, born.pid, Some(born.pidfd), ids, config.deadlines);
         match carry_out(&shared, &container, born.socket, root).await {
             Ok(control) => {
                 container.begin(control);
@@ -124,7 +124,8 @@ async fn start_by_runtime(
             return Err(error);
         }
     };
-    let container = Container::new(spec, cgroup, created.pid, Some(created.pidfd), ids);
+    let container =
+        Container::new(spec, cgroup, created.pid, Some(created.pidfd), ids, shared.config.deadlines);
     let conversation = async {
         let spec = container.spec();
         let failed = |act| move |source| Error::Container { act, handle: spec.handle.clone(), source };

@@ -17,20 +17,21 @@ use tokio::time::timeout;
 use super::adoption;
 use super::control::Control;
 use super::ids::Allocated;
+use super::liveness::Progress;
 use super::metrics::{self, Usage};
 use super::oci::Instance;
 use super::owner::{Command, Owner, QUEUE_MAX, Refused, Started};
 use super::process::{Attached, Ends, Running};
-use super::record::{InitRecord, KILL_DEADLINE, remove_socket};
+use super::record::{InitRecord, remove_socket};
 use super::rules::{self, Spec};
 use super::watched::watched;
-use super::{Error, Result, streams};
+use super::{Deadlines, Error, Result, streams};
 
-/// Starting a process takes about a millisecond.
-const SPAWN_DEADLINE: Duration = Duration::from_secs(30);
-/// How long processes may take to end by themselves when the container is stopped.
-const STOP_GRACE: Duration = Duration::from_secs(10);
-const STOP_POLL: Duration = Duration::from_millis(20);
+/// How often processes that nobody tells of are looked for when the container is stopped.
+const STOP_POLL_MIN: Duration = Duration::from_millis(1);
+const STOP_POLL_MAX: Duration = Duration::from_millis(50);
+const STREAM_IN: &str = "stream anything more into a container";
+const STREAM_OUT: &str = "stream anything more out of a container";
 /// Processes that have ended whose status can still be asked for.
 const ENDED_PROCESSES_KEPT: usize = 64;
 
@@ -41,6 +42,7 @@ pub struct Container {
 
 struct Inner {
     spec: Spec,
+    deadlines: Deadlines,
     cgroup: Cgroup,
     pid: i32,
     /// `None`: an earlier garden made it, and it has ended since.
@@ -68,6 +70,7 @@ impl Container {
         pid: i32,
         pidfd: Option<OwnedFd>,
         ids: Option<Allocated>,
+        deadlines: Deadlines,
     ) -> Container {
         let (commands, waiting) = mpsc::channel(QUEUE_MAX);
         let root_id = ids.as_ref().map(|ids| ids.range.root_id());
@@ -76,6 +79,7 @@ impl Container {
         Container {
             inner: Arc::new(Inner {
                 spec,
+                deadlines,
                 cgroup,
                 pid,
                 pidfd,
@@ -201,7 +205,7 @@ impl Container {
         let (answer, answered) = oneshot::channel();
         let command = Command::Spawn { spec: Box::new(spawn), fds, exit: exit_sender, answer };
         let started: Started =
-            ask(commands, command, answered, Some(SPAWN_DEADLINE), "start a process").await?;
+            ask(commands, command, answered, Some(self.inner.deadlines.answer), "start a process").await?;
         if !started.clamped.is_empty() {
             tracing::warn!(handle = self.handle(), process = id, limits = ?started.clamped, "resource limits were held to the hard limit");
         }
@@ -279,9 +283,13 @@ impl Container {
         let (answer, answered) = oneshot::channel();
         let make = |request, user, path| Request::StreamIn { request, user, path };
         let command = Command::Stream { make, user: user.into(), path: path.into(), pipe: read, answer };
-        let unpacked = ask(&self.inner.commands, command, answered, None, "stream in");
+        let unpacked = ask(&self.inner.commands, command, answered, None, STREAM_IN);
         // When unpacking fails its end of the pipe closes, which ends the feeding; its reason is the one that counts.
-        let (fed, unpacked) = tokio::join!(streams::feed(write, tar), unpacked);
+        let progress = Progress::default();
+        let carried = async { tokio::join!(streams::feed(write, progress.watch(tar)), unpacked) };
+        let deadline = self.inner.deadlines.stall;
+        let carried = progress.or_stall(deadline, carried).await;
+        let (fed, unpacked) = carried.ok_or(Error::Late { step: STREAM_IN, deadline })?;
         unpacked?;
         match fed {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -298,8 +306,10 @@ impl Container {
         let (answer, answered) = oneshot::channel();
         let make = |request, user, path| Request::StreamOut { request, user, path };
         let command = Command::Stream { make, user: user.into(), path: path.into(), pipe: write, answer };
-        self.inner.commands.send(command).await.map_err(|_| Refused::Ended)?;
-        super::tar_out::open(read, answered).await.map_err(|error| match error {
+        let Deadlines { answer, stall, .. } = self.inner.deadlines;
+        tell(&self.inner.commands, command, answer).await?;
+        let opened = timeout(stall, super::tar_out::open(read, answered, stall)).await;
+        opened.map_err(|_| Error::Late { step: STREAM_OUT, deadline: stall })?.map_err(|error| match error {
             super::tar_out::Error::Refused(refused) => refused.into(),
             super::tar_out::Error::Read(error) => self.failed("read the tar stream of")(error),
         })
@@ -309,29 +319,39 @@ impl Container {
     pub async fn stop(&self, kill: bool) -> Result<()> {
         if !kill {
             self.signal_all(libc::SIGTERM).await?;
-            if self.emptied(STOP_GRACE).await? {
+            if self.emptied().await? {
                 return Ok(());
             }
         }
         self.signal_all(libc::SIGKILL).await?;
-        match self.emptied(STOP_GRACE).await? {
+        match self.emptied().await? {
             true => Ok(()),
-            false => Err(Error::Late { step: "kill the processes of a container", deadline: STOP_GRACE }),
+            false => Err(Error::Late {
+                step: "kill the processes of a container",
+                deadline: self.inner.deadlines.stop,
+            }),
         }
     }
 
     async fn signal_all(&self, signal: i32) -> Result<()> {
-        Ok(self
-            .inner
-            .commands
-            .send(Command::Tell(Request::SignalAll { signal }))
-            .await
-            .map_err(|_| Refused::Ended)?)
+        let command = Command::Tell(Request::SignalAll { signal });
+        tell(&self.inner.commands, command, self.inner.deadlines.answer).await
     }
 
     /// Whether only pid 1 is left before the deadline. Peas may be in groups elsewhere: they are asked for by name.
-    async fn emptied(&self, deadline: Duration) -> Result<bool> {
-        let started = Instant::now();
+    /// What garden has started tells of its end; what that has left behind is looked for, rarer and rarer.
+    async fn emptied(&self) -> Result<bool> {
+        let (started, deadline) = (Instant::now(), self.inner.deadlines.stop);
+        let known: Vec<_> = lock(&self.inner.processes).iter().map(|process| process.exit.clone()).collect();
+        let known_end = async {
+            for mut exit in known {
+                // An owner that is gone has told all it could.
+                let _ = exit.wait_for(Option::is_some).await;
+            }
+        };
+        // In time or not, the kernel has the last word.
+        let _ = timeout(deadline, known_end).await;
+        let mut pause = STOP_POLL_MIN;
         loop {
             if self.inner.cgroup.process_count()? <= 1 && self.process_ids().is_empty() {
                 return Ok(true);
@@ -339,7 +359,8 @@ impl Container {
             if started.elapsed() > deadline {
                 return Ok(false);
             }
-            tokio::time::sleep(STOP_POLL).await;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(STOP_POLL_MAX);
         }
     }
 
@@ -392,8 +413,9 @@ impl Container {
 
     /// Pid 1's end is the end of all: the kernel kills what is in its pid namespace, and only then lets it go.
     async fn ended(&self, pidfd: &OwnedFd) -> Result<()> {
-        let ended = timeout(KILL_DEADLINE, end_of(pidfd.as_fd())).await;
-        let ended = ended.map_err(|_| Error::Late { step: "kill a container", deadline: KILL_DEADLINE })?;
+        let deadline = self.inner.deadlines.kill;
+        let ended = timeout(deadline, end_of(pidfd.as_fd())).await;
+        let ended = ended.map_err(|_| Error::Late { step: "kill a container", deadline })?;
         ended.map_err(self.failed("watch"))
     }
 }
@@ -401,6 +423,17 @@ impl Container {
 /// Until the process of a pidfd has ended.
 pub(super) async fn end_of(pidfd: BorrowedFd<'_>) -> io::Result<()> {
     watched(pidfd.try_clone_to_owned()?, Interest::READABLE)?.readable().await.map(drop)
+}
+
+/// Hands a request over without waiting for what comes of it.
+pub(super) async fn tell(
+    commands: &mpsc::Sender<Command>,
+    command: Command,
+    deadline: Duration,
+) -> Result<()> {
+    let told = timeout(deadline, commands.send(command)).await;
+    let step = "give a request to the init process of a container";
+    Ok(told.map_err(|_| Error::Late { step, deadline })?.map_err(|_| Refused::Ended)?)
 }
 
 async fn ask<T>(

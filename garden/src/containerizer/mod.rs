@@ -14,6 +14,7 @@ mod capabilities;
 mod container;
 mod control;
 mod ids;
+mod liveness;
 mod metrics;
 mod nursery;
 mod oci;
@@ -123,10 +124,38 @@ pub struct Config {
     /// For each container, on each disk; only cgroup version 2 has them.
     pub io_rates: IoRates,
     pub no_new_privileges: bool,
+    pub deadlines: Deadlines,
     /// Set in each container: `net.ipv4.tcp_keepalive_time` and such.
     pub sysctls: Vec<(String, String)>,
     /// For containers that are to be made by it.
     pub oci: Option<Runtime>,
+}
+
+const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long containers are waited for before what was asked of them is an error. None of these is ever met by one that
+/// works; a machine in trouble is slow.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadlines {
+    /// For an init process to take a request, and to start a process: about a millisecond.
+    pub answer: Duration,
+    /// For processes to end by themselves when the container is stopped, and again when they are killed for that.
+    pub stop: Duration,
+    /// For a container that is killed to be gone.
+    pub kill: Duration,
+    /// For a tar stream to move, however little.
+    pub stall: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Deadlines {
+        Deadlines {
+            answer: ANSWER_DEADLINE,
+            stop: Duration::from_secs(10),
+            kill: record::KILL_DEADLINE,
+            stall: Duration::from_secs(120),
+        }
+    }
 }
 
 impl Default for Config {
@@ -142,6 +171,7 @@ impl Default for Config {
             io_weight: 0,
             io_rates: IoRates::default(),
             no_new_privileges: false,
+            deadlines: Deadlines::default(),
             sysctls: Vec::new(),
             oci: None,
         }
@@ -245,7 +275,7 @@ impl Containerizer {
                 return Err(Error::Container { act: "look for", handle: record.handle.clone(), source });
             }
         };
-        Ok(Container::new(spec, cgroup, record.init.pid, pidfd, ids))
+        Ok(Container::new(spec, cgroup, record.init.pid, pidfd, ids, self.shared.config.deadlines))
     }
 
     /// Hears from an adopted container what runs in it. Waits until it tells, or has ended.

@@ -115,6 +115,9 @@ impl Owner {
         self.next_request += 1;
         // What cannot be sent any more ends with pid 1's end of file, which is next to be received.
         match command {
+            // Nobody waits for it any more.
+            Command::Spawn { answer, .. } if answer.is_closed() => {}
+            Command::Stream { answer, .. } if answer.is_closed() => {}
             Command::Spawn { spec, fds, exit, answer } => {
                 let id = spec.process.clone();
                 if self.control.send(&Request::Spawn { request, spec }, &fds).await.is_ok() {
@@ -134,9 +137,13 @@ impl Owner {
         match event {
             Event::Started { request, pid: _, clamped } => {
                 if let Some((id, exit, answer)) = self.starting.remove(&request) {
-                    self.running.insert(id, exit);
-                    // Whoever asked may have lost patience; the process runs all the same.
-                    let _ = answer.send(Ok(Started { clamped, terminal: fds.into_iter().next() }));
+                    self.running.insert(id.clone(), exit);
+                    if answer.send(Ok(Started { clamped, terminal: fds.into_iter().next() })).is_err() {
+                        // Whoever asked was told that it did not start, and nobody else knows of it.
+                        let kill = Request::Signal { process: id, signal: libc::SIGKILL };
+                        // Unsendable: it has ended with its container.
+                        let _ = self.control.send(&kill, &[]).await;
+                    }
                 }
             }
             Event::NotStarted { request, reason, message } => {

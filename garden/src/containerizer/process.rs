@@ -8,8 +8,10 @@ use garden_client::{Process, ProcessIo, Signal, WindowSize};
 use garden_init::Request;
 use tokio::sync::{mpsc, watch};
 
-use super::owner::{Command, STATUS_KILLED};
+use super::container::tell;
+use super::owner::{Command, Refused, STATUS_KILLED};
 use super::streams::{self, Output};
+use super::{ANSWER_DEADLINE, Error};
 
 /// Shared by all who are attached to it; it is none of their business whether it goes on.
 pub struct Running {
@@ -131,8 +133,12 @@ impl Running {
         if self.exit.borrow().is_some() {
             return Ok(());
         }
-        let gone = |_| garden_client::Error::ProcessNotFound { process_id: self.id.clone() };
-        self.commands.send(Command::Tell(request)).await.map_err(gone)
+        match tell(&self.commands, Command::Tell(request), ANSWER_DEADLINE).await {
+            Err(Error::Refused(Refused::Ended)) => {
+                Err(garden_client::Error::ProcessNotFound { process_id: self.id.clone() })
+            }
+            told => Ok(told?),
+        }
     }
 
     /// Its status, when it has ended and what it wrote has been taken.

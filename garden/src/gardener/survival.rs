@@ -514,3 +514,48 @@ fn a_garden_that_dies_while_it_destroys_leaves_all_or_nothing() {
         place
     });
 }
+
+/// Of pid 1, as the record knows it.
+fn pid_of(place: &Place, handle: &str) -> rustix::process::Pid {
+    let path = place.settings.directory.join("depot").join(handle).join("container.json");
+    let record: depot::Record = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    rustix::process::Pid::from_raw(record.container.unwrap().init.pid).unwrap()
+}
+
+#[test]
+fn a_container_that_does_not_answer_the_next_garden_is_broken_until_it_does() {
+    let name = "a_container_that_does_not_answer_the_next_garden_is_broken_until_it_does";
+    in_a_place(name, async |mut place| {
+        use rustix::process::{Signal, kill_process};
+        place.start().await;
+        for handle in ["dead", "stuck", "h"] {
+            place.client.create(named(handle)).await.unwrap();
+        }
+        place.kill();
+        let stuck = pid_of(&place, "stuck");
+        kill_process(stuck, Signal::STOP).unwrap();
+        kill_process(pid_of(&place, "dead"), Signal::KILL).unwrap();
+        place.start().await;
+        let mut handles = place.client.containers(&all()).await.unwrap();
+        handles.sort();
+        assert_eq!(handles, ["dead", "h", "stuck"]);
+        for broken in ["dead", "stuck"] {
+            let error = place.client.run(broken, shell("true"), ProcessIo::default()).await.err().unwrap();
+            assert!(error.to_string().ends_with("is broken and can only be destroyed"), "{error}");
+        }
+        assert_eq!(place.client.info("dead").await.unwrap().state, "stopped");
+        assert_eq!(run(&place.client, "h", shell("echo fine"), "").await, (0, "fine\n".into()));
+        // Late is better than never.
+        kill_process(stuck, Signal::CONT).unwrap();
+        eventually("it answers", async || {
+            place.client.run("stuck", shell("true"), ProcessIo::default()).await.ok()
+        })
+        .await;
+        place.client.destroy("dead").await.unwrap();
+        kill_process(stuck, Signal::STOP).unwrap();
+        place.kill();
+        place.start().await;
+        place.client.destroy("stuck").await.unwrap();
+        place
+    });
+}

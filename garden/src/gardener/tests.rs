@@ -17,8 +17,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 
 mod disk;
-mod peas;
 mod oci;
+mod peas;
 mod plugins;
 mod throttling;
 
