@@ -18,7 +18,7 @@ strip := $(if $(filter release,$(PROFILE)),-s)
 programs := diego garden-init builder launcher healthcheck diego-sshd
 names := bbs locket auctioneer rep gdn route-emitter ssh-proxy file-server cfdot
 
-.PHONY: build gather demo test test-vm lint bench-dev bench-garden tools clean
+.PHONY: build gather demo test test-vm fuzz lint bench-dev bench-garden tools clean
 
 build: tools
 	cargo build --locked --profile $(PROFILE) $(addprefix --bin ,$(programs))
@@ -53,6 +53,11 @@ bench-garden: build
 	tests/packages busybox-static btrfs-progs crun runc containerd
 	cargo build --locked --release -p tests --bin bench-garden
 	target/$(TARGET)/release/bench-garden dist/bin
+
+# Hostile input of all kinds for so many seconds each; what it finds is left in target/fuzz/found.
+SECONDS ?= 60
+fuzz:
+	tests/fuzz/run $(SECONDS)
 
 lint:
 	cargo fmt --all --check

@@ -19,6 +19,7 @@ mod pid1;
 mod setup;
 mod spawn;
 mod tar_streams;
+mod unpack;
 
 use std::process::ExitCode;
 

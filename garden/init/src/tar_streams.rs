@@ -17,9 +17,8 @@ use rustix::process::Pid;
 use crate::credentials;
 use crate::pid1::pipe;
 use crate::spawn::{look_up, make_directories};
+use crate::unpack::unpack;
 
-/// Bits of a mode that do not survive unpacking.
-const UMASK: u32 = 0o022;
 const COPY_BUFFER_BYTES: usize = 256 * 1024;
 /// Deepest directory that is packed.
 const DEPTH_MAX: usize = 1024;
@@ -80,34 +79,12 @@ fn carry(direction: Direction, user: &User, path: &str, stream: OwnedFd) -> Resu
     }
     credentials::become_user(user).map_err(|error| told("become the user for", path, error))?;
     match direction {
-        Direction::In => unpack(&full, File::from(stream)).map_err(|error| told("stream into", path, error)),
+        Direction::In => std::env::set_current_dir(&full)
+            .and_then(|()| unpack(File::from(stream)))
+            .map_err(|error| told("stream into", path, error)),
         Direction::Out => pack(&full, ends_in_contents(path), File::from(stream))
             .map_err(|error| told("stream out", path, error)),
     }
-}
-
-fn unpack(directory: &Path, stream: File) -> io::Result<()> {
-    std::env::set_current_dir(directory)?;
-    let mut archive = tar::Archive::new(io::BufReader::with_capacity(COPY_BUFFER_BYTES, &stream));
-    archive.set_preserve_permissions(false);
-    archive.set_preserve_ownerships(false);
-    archive.set_preserve_mtime(true);
-    archive.set_mask(UMASK);
-    archive.set_overwrite(true);
-    archive.unpack(".").map_err(innermost)?;
-    // What follows the end of the archive is taken too, so that its writer does not find the pipe closed.
-    io::copy(&mut &stream, &mut io::sink())?;
-    Ok(())
-}
-
-/// The tar crate wraps each reason in a sentence about the one before; the first and the last say it.
-fn innermost(error: io::Error) -> io::Error {
-    let mut cause: &dyn std::error::Error = &error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    let (outer, inner) = (error.to_string(), cause.to_string());
-    if outer == inner { error } else { io::Error::new(error.kind(), format!("{outer}: {inner}")) }
 }
 
 /// `a/` and `a/.` mean what is in `a`; `a` means `a` itself.

@@ -53,11 +53,12 @@ impl Malformed {
 
 /// The head at the beginning of `bytes`, of which the first `seen` have been looked at before; `None`: more is needed.
 pub fn parse(bytes: &[u8], seen: usize) -> Result<Option<Head>, Malformed> {
-    let start = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n'));
-    if start.is_some_and(|start| !bytes[start].is_ascii_alphabetic()) {
+    // Empty lines before a request are no end of it.
+    let start = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(bytes.len());
+    if bytes.get(start).is_some_and(|byte| !byte.is_ascii_alphabetic()) {
         return Err(Malformed::bad("this is not HTTP"));
     }
-    if !ends(bytes, seen) {
+    if !ends(&bytes[start..], seen.saturating_sub(start)) {
         return if bytes.len() > HEAD_BYTES_MAX { Err(Malformed::HeadTooLong) } else { Ok(None) };
     }
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
@@ -227,6 +228,7 @@ mod tests {
         assert!(parse(text, text.len() - 1).unwrap().is_some());
         assert_eq!(parse(b"", 0), Ok(None));
         assert_eq!(parse(b"\r\n\r\n", 0), Ok(None), "empty lines before a request");
+        assert_eq!(parse(b"\n\nAAAAAA\n", 0), Ok(None), "which are not its end");
     }
 
     #[test]
