@@ -17,6 +17,8 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{Mode, OFlags};
+
 pub use part::Part;
 
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +35,9 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// Every block device of the machine has a directory here.
 const DISKS: &str = "/sys/block";
+
+/// More than most files of a group have, so that one look takes all.
+const FILE_BYTES: usize = 4096;
 
 /// How long killed processes may take to leave a group.
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
@@ -366,8 +371,21 @@ fn write(path: &Path, value: &str) -> Result<()> {
         .map_err(|source| Error::Refused { act: "write to", path: path.into(), source })
 }
 
+/// Without asking for the size first, which such files do not have: metrics read several thousand of them.
 fn read(path: &Path) -> Result<String> {
-    fs::read_to_string(path).map_err(|source| Error::Refused { act: "read", path: path.into(), source })
+    let refused = |source| Error::Refused { act: "read", path: path.into(), source };
+    let text = || {
+        let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let mut text = Vec::new();
+        loop {
+            text.reserve(FILE_BYTES);
+            if rustix::io::read(&file, rustix::buffer::spare_capacity(&mut text))? == 0 {
+                return Ok(text);
+            }
+        }
+    };
+    let text = text().map_err(|errno: rustix::io::Errno| refused(errno.into()))?;
+    String::from_utf8(text).map_err(|error| refused(io::Error::new(io::ErrorKind::InvalidData, error)))
 }
 
 /// `name value` lines, as both versions write their statistics.
