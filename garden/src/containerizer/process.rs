@@ -111,8 +111,14 @@ impl Running {
             let mut exit = this.exit.clone();
             let ended = async move { exit.wait_for(Option::is_some).await.is_ok() };
             tokio::select! {
-                // A process that no longer reads is no error of the client.
-                _ = fed => this.close_stdin().await,
+                fed = fed => match fed {
+                    // The client broke off without a word: another may attach and go on.
+                    Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                        tracing::debug!(process = this.id, %error, "input broke off");
+                    }
+                    // A process that no longer reads is no error of the client.
+                    _ => this.close_stdin().await,
+                },
                 _ = ended => {}
             }
         });

@@ -7,12 +7,16 @@
 //! A client that goes is noticed wherever it is waited for; its process goes on.
 
 use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use garden_client::wire::{self, ProcessPayload, SIGNAL_KILL, SIGNAL_TERMINATE, STDIN};
 use garden_client::{Process, ProcessIo, Result, Signal};
 use http::StatusCode;
-use tokio::io::{AsyncBufRead, AsyncWriteExt, BufReader, DuplexStream};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWriteExt, BufReader, DuplexStream, ReadBuf};
 
 use super::connection::{AnswerHead, Body, Budget, Connection, Share};
 use super::routes::Route;
@@ -69,7 +73,7 @@ impl Server {
         let (stream_id, outputs) = self.relays.open();
         // Ends the outputs on every way out of here.
         let _closing = Closing { server: self, stream_id: stream_id.clone() };
-        let (stdin, process_stdin) = tokio::io::duplex(STDIN_BYTES_MAX);
+        let (stdin, process_stdin) = input();
         let io = ProcessIo {
             stdin: Some(Box::new(process_stdin)),
             stdout: Some(Box::new(outputs.stdout.writer())),
@@ -128,7 +132,7 @@ impl Server {
         &self,
         connection: &Connection,
         receive: &mut BufReader<Body>,
-        stdin: DuplexStream,
+        stdin: InputWriter,
         process: &dyn Process,
     ) {
         let socket = connection.socket();
@@ -140,6 +144,46 @@ impl Server {
             // Nobody reads while a process does not take its input.
             () = socket.broken() => tokio::time::sleep(LAST_INPUT_TIME).await,
         }
+    }
+}
+
+/// A process's input on its way from the client to the process: at its end only when the client has said so. A client that
+/// breaks off, or a server that goes, leaves the process waiting for who attaches next.
+pub(super) fn input() -> (InputWriter, InputReader) {
+    let (ours, theirs) = tokio::io::duplex(STDIN_BYTES_MAX);
+    let finished = Arc::new(AtomicBool::new(false));
+    (InputWriter { bytes: ours, finished: finished.clone() }, InputReader { bytes: theirs, finished })
+}
+
+pub(super) struct InputWriter {
+    bytes: DuplexStream,
+    finished: Arc<AtomicBool>,
+}
+
+pub(super) struct InputReader {
+    bytes: DuplexStream,
+    finished: Arc<AtomicBool>,
+}
+
+impl InputWriter {
+    fn finish(self) {
+        self.finished.store(true, Ordering::Release);
+    }
+}
+
+impl AsyncRead for InputReader {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let filled = buffer.filled().len();
+        ready!(Pin::new(&mut self.bytes).poll_read(context, buffer))?;
+        let at_its_end = buffer.filled().len() == filled && buffer.remaining() > 0;
+        if at_its_end && !self.finished.load(Ordering::Acquire) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -181,7 +225,7 @@ pub(super) enum Ended {
 pub(super) async fn follow_messages(
     receive: &mut (impl AsyncBufRead + Unpin),
     budget: &Budget,
-    stdin: DuplexStream,
+    stdin: InputWriter,
     process: &dyn Process,
 ) -> Ended {
     let (mut stdin, mut input_ended) = (Some(stdin), false);
@@ -205,11 +249,16 @@ pub(super) async fn follow_messages(
             ProcessPayload { source: Some(STDIN), data: Some(data), .. } => {
                 let Some(pipe) = &mut stdin else { continue };
                 // A process that has closed its input leaves the rest unread.
-                if pipe.write_all(data.as_bytes()).await.is_err() {
+                if pipe.bytes.write_all(data.as_bytes()).await.is_err() {
                     stdin = None;
                 }
             }
-            ProcessPayload { source: Some(STDIN), data: None, .. } => (stdin, input_ended) = (None, true),
+            ProcessPayload { source: Some(STDIN), data: None, .. } => {
+                if let Some(pipe) = stdin.take() {
+                    pipe.finish();
+                }
+                input_ended = true;
+            }
             ProcessPayload { signal: Some(SIGNAL_KILL), .. } => {
                 log_failure(process, process.signal(Signal::Kill).await);
             }

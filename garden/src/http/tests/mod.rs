@@ -234,17 +234,38 @@ async fn all_of_a_process_s_input_may_come_as_one_message() {
     let input = "\u{1}".repeat(1 << 20);
     let message = wire::ProcessPayload { source: Some(0), data: Some(input.clone()), ..Default::default() };
     let messages = [wire::line(&message).unwrap(), b"{\"source\":0}\n".to_vec()].concat();
-    let (stdin, mut process_stdin) = tokio::io::duplex(1 << 10);
+    let (stdin, mut process_stdin) = process::input();
     let mut text = String::new();
     let (mut bytes, budget) = (&messages[..], Budget::new(8 << 20));
     let follow = process::follow_messages(&mut bytes, &budget, stdin, process.as_ref());
     let (ended, read) = tokio::join!(follow, process_stdin.read_to_string(&mut text));
     assert!(matches!(ended, process::Ended::OutOfInput));
     assert!(read.unwrap() == input.len() && text == input);
-    let (stdin, _process_stdin) = tokio::io::duplex(1 << 10);
+    let (stdin, _process_stdin) = process::input();
     let budget = Budget::new(1 << 20);
     let ended = process::follow_messages(&mut &messages[..], &budget, stdin, process.as_ref()).await;
     assert!(matches!(ended, process::Ended::Gone), "more than all may hold");
+}
+
+/// A process whose client breaks off waits for the next: its input is not at its end.
+#[tokio::test]
+async fn input_ends_only_when_the_client_says_so() {
+    let memory = MemoryGarden::new();
+    memory.create(ContainerSpec { handle: "h".into(), ..Default::default() }).await.unwrap();
+    memory.script("/bin/app", Script::runs());
+    let spec = ProcessSpec { path: "/bin/app".into(), ..Default::default() };
+    let process = memory.run("h", spec, ProcessIo::default()).await.unwrap();
+    let message = wire::ProcessPayload { source: Some(0), data: Some("half".into()), ..Default::default() };
+    for (last, expected) in
+        [(&b""[..], Err(std::io::ErrorKind::ConnectionAborted)), (b"{\"source\":0}\n", Ok(4))]
+    {
+        let messages = [&wire::line(&message).unwrap(), last].concat();
+        let (stdin, mut process_stdin) = process::input();
+        process::follow_messages(&mut &messages[..], &Budget::new(1 << 20), stdin, process.as_ref()).await;
+        let mut text = String::new();
+        assert_eq!(process_stdin.read_to_string(&mut text).await.map_err(|error| error.kind()), expected);
+        assert_eq!(text, if expected.is_ok() { "half" } else { "" });
+    }
 }
 
 /// As clients do it that do not know how much they will say.
