@@ -51,8 +51,8 @@ bench-dev: build
 # Containers beside those of crun, runc and containerd; figures on the last lines. ROUNDS, CONTAINERS and IDLE set its length.
 bench-garden: build
 	tests/packages busybox-static btrfs-progs crun runc containerd
-	cargo build --locked --release -p tests --bin bench-garden
-	target/$(TARGET)/release/bench-garden dist/bin
+	cargo build --locked --profile $(PROFILE) -p tests --bin bench-garden
+	$(built)/bench-garden dist/bin
 
 # Hostile input of all kinds for so many seconds each; what it finds is left in target/fuzz/found.
 SECONDS ?= 60
