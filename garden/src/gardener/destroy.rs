@@ -1,4 +1,5 @@
-//! How a container goes: every step is taken whatever became of the others, the record is dropped last.
+//! How a container goes: every step is taken whatever became of the others, the record is dropped last. But its network
+//! is nobody else's as long as its processes may live.
 
 use std::sync::Arc;
 
@@ -26,7 +27,11 @@ impl Gardener {
         milestone::passed();
         let peas_ended = self.end_peas(&entry).await;
         pace.done("processes");
-        let disconnected = self.disconnect(&entry).await;
+        let disconnected = match ended.is_ok() && peas_ended.is_ok() {
+            true => self.disconnect(&entry).await,
+            // Tried again with them.
+            false => Ok(()),
+        };
         milestone::passed();
         let unmounted = self.unmount(&entry).await;
         pace.done("root");
@@ -37,6 +42,8 @@ impl Gardener {
             .collect();
         if failures.is_empty() {
             failures.extend(self.forget(&entry).await.err());
+        } else {
+            failures.extend(self.note_network(&entry).await.err());
         }
         if failures.is_empty() {
             pace.done("record");
@@ -65,6 +72,14 @@ impl Gardener {
             // It never had a pid 1.
             None => Ok(()),
         }
+    }
+
+    /// What is left stays known, maybe to a later garden: its network may be another's by then.
+    async fn note_network(&self, entry: &Arc<Entry>) -> garden_client::Result<()> {
+        if entry.with_record(|record| record.connection.is_some()) {
+            return Ok(());
+        }
+        self.change(entry.clone(), |_| ()).await
     }
 
     async fn forget(&self, entry: &Entry) -> garden_client::Result<()> {

@@ -81,7 +81,7 @@ impl Entry {
         Ok(())
     }
 
-    /// Its network, to be taken away. Not from the disk: a later garden may take it away again, this one must not.
+    /// Its network, to be taken away, once. Not from the disk, where the whole record mostly goes next.
     pub fn take_connection(&self) -> Option<Connection> {
         lock(&self.record).connection.take()
     }

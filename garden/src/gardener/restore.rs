@@ -40,6 +40,41 @@ impl Found {
         let records = self.kept.iter().map(|(record, _)| record);
         records.filter_map(|record| Some((record.handle.as_str(), record.connection.as_ref()?))).collect()
     }
+
+    /// A container that got stuck while it went may be recorded with a network that was given to another since. Those that
+    /// stay come first. Nothing is lost: the firewall is made anew, and links that are nobody's are swept.
+    fn settle_claims(&mut self) {
+        let mut claims = Claims::default();
+        for (record, _) in &self.kept {
+            record.connection.iter().for_each(|connection| claims.add(connection));
+        }
+        for record in &mut self.going {
+            if let Some(connection) = record.connection.take_if(|connection| claims.conflict(connection)) {
+                let subnet = connection.subnet;
+                tracing::warn!(handle = record.handle, subnet, "its network is another container's by now");
+            }
+            record.connection.iter().for_each(|connection| claims.add(connection));
+        }
+    }
+}
+
+/// What of the networks is somebody's.
+#[derive(Default)]
+struct Claims {
+    subnets: BTreeSet<u32>,
+    ports: BTreeSet<u32>,
+}
+
+impl Claims {
+    fn add(&mut self, connection: &Connection) {
+        self.subnets.insert(connection.subnet);
+        self.ports.extend(connection.mapped_ports.iter().map(|port| port.host_port));
+    }
+
+    fn conflict(&self, connection: &Connection) -> bool {
+        self.subnets.contains(&connection.subnet)
+            || connection.mapped_ports.iter().any(|port| self.ports.contains(&port.host_port))
+    }
 }
 
 /// A directory without a readable record tells nothing: it goes, and what belonged to it is swept. Blocks.
@@ -61,7 +96,9 @@ pub fn read(depot: &Depot, config: &Config) -> Result<Found, depot::Error> {
             }
         }
     }
-    Ok(Found { kept, going })
+    let mut found = Found { kept, going };
+    found.settle_claims();
+    Ok(found)
 }
 
 /// Why a container cannot stay.
@@ -195,5 +232,55 @@ impl Known {
                 false
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use garden_client::{ContainerSpec, MappedPort, Properties};
+
+    fn record(handle: &str, subnet: u32, port: u32) -> Record {
+        let mut connection = Connection::new("10.254.0.0/18".parse().unwrap(), subnet, "d-");
+        connection.mapped_ports.push(MappedPort { host_port: port, container_port: 80 });
+        Record {
+            handle: handle.into(),
+            created_at_ns: 0,
+            created: true,
+            spec: ContainerSpec::default(),
+            properties: Properties::new(),
+            grace_time_ns: 0,
+            connection: Some(connection),
+            plugged: false,
+            imaged: false,
+            stopped: false,
+            container: None,
+        }
+    }
+
+    #[test]
+    fn a_network_belongs_to_one_container_and_first_to_one_that_stays() {
+        let container = containerizer::Record {
+            handle: "stays".into(),
+            init: containerizer::InitRecord { pid: 1, started: 0, socket: None },
+            cgroup_root: "/".into(),
+            cgroup_parent: "p".into(),
+            cgroup_name: "stays".into(),
+            ids: None,
+            env: Vec::new(),
+            oci: None,
+        };
+        let going = [
+            record("same subnet", 1, 2),
+            record("same port", 2, 1),
+            record("own", 3, 3),
+            record("twice", 3, 4),
+            record("also own", 4, 4),
+        ];
+        let mut found = Found { kept: vec![(record("stays", 1, 1), container)], going: going.into() };
+        found.settle_claims();
+        let with = found.going.iter().filter(|record| record.connection.is_some());
+        assert_eq!(with.map(|record| record.handle.as_str()).collect::<Vec<_>>(), ["own", "also own"]);
+        assert_eq!(found.connections().len(), 1);
     }
 }

@@ -104,22 +104,32 @@ fn work(shared: &(Mutex<Queue>, Condvar), reservations: &Reservations) {
         if leaving.is_empty() {
             return;
         }
-        let result = take_away(&reservations.table, &leaving);
-        if let Err(error) = &result {
-            tracing::error!(error = crate::chain(error), count = leaving.len(), "cannot take networks away");
-            if !closed {
-                std::thread::sleep(TRY_AGAIN);
-            }
+        let stuck = release(reservations, leaving);
+        if !stuck.is_empty() && !closed {
+            std::thread::sleep(TRY_AGAIN);
         }
         let mut locked = queue(shared);
-        match result {
-            Ok(()) => leaving.iter().for_each(|connection| reservations.release(connection)),
-            Err(_) if closed => {}
-            Err(_) => locked.waiting.extend(leaving),
+        if !closed {
+            locked.waiting.extend(stuck);
         }
         locked.under_way = 0;
         shared.1.notify_all();
     }
+}
+
+/// All at once, or else each by itself: one that cannot go holds up no other. Tells which cannot.
+fn release(reservations: &Reservations, leaving: Vec<Connection>) -> Vec<Connection> {
+    if let Err(error) = take_away(&reservations.table, &leaving) {
+        let count = leaving.len();
+        tracing::error!(error = crate::chain(&error), count, "cannot take networks away");
+        if let [_] = leaving[..] {
+            return leaving;
+        }
+        let singly = leaving.into_iter().flat_map(|connection| release(reservations, vec![connection]));
+        return singly.collect();
+    }
+    leaving.iter().for_each(|connection| reservations.release(connection));
+    Vec::new()
 }
 
 fn take_away(table: &str, leaving: &[Connection]) -> netlink::Result<()> {

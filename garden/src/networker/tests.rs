@@ -272,6 +272,32 @@ fn disconnecting_leaves_nothing_and_twice_is_no_harm() {
     );
 }
 
+#[test]
+fn a_network_that_cannot_be_taken_away_holds_up_no_other() {
+    let name = "a_network_that_cannot_be_taken_away_holds_up_no_other";
+    let config = Config { pool: "10.254.0.0/28".parse().unwrap(), ..Config::default() };
+    in_a_host_of_its_own(name, config, |networker, _| {
+        let living = Container::new(networker, "living", &[APP], &[]);
+        serve(&living.namespace, any(8080));
+        let port = living.connection.mapped_ports[0];
+        // As a record says that is older than the port's owner.
+        let mut stale = networker.reserve(&[], &[]).unwrap();
+        stale.mapped_ports.push(port);
+        let leaving = Container::new(networker, "leaving", &[APP], &[]);
+        assert_eq!(networker.free_addresses(), 1);
+        networker.disconnect(stale);
+        networker.disconnect(leaving.connection.clone());
+        drop(leaving.namespace);
+        let begun = std::time::Instant::now();
+        while networker.free_addresses() < 2 {
+            assert!(begun.elapsed() < TIMEOUT * 2, "it is held up");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(networker.free_addresses(), 2, "what is stuck stays reserved");
+        call((HOST, port.host_port as u16)).expect("the port is still its owner's");
+    });
+}
+
 /// By the `nft` tool, as an oracle.
 fn ruleset() -> String {
     let list = std::process::Command::new("nft").args(["list", "ruleset"]).output();
