@@ -57,7 +57,8 @@ impl Blank {
         rules::check_handle(&spec.handle)?;
         let failed =
             |source| Error::Container { act: "find the start time of", handle: spec.handle.clone(), source };
-        let started = process::start_time(Path::new("/proc"), self.born.pid).map_err(failed)?;
+        let started = process::start_time_of_held(Path::new("/proc"), self.born.pid, &self.born.pidfd);
+        let started = started.map_err(failed)?;
         Ok(Record {
             handle: spec.handle.clone(),
             init: InitRecord {

@@ -144,7 +144,8 @@ impl Container {
 
     /// By which a later garden finds its pid 1.
     pub fn init_record(&self) -> Result<InitRecord> {
-        let started = sys::start_time(std::path::Path::new("/proc"), self.inner.pid);
+        let proc = std::path::Path::new("/proc");
+        let started = sys::start_time_of_held(proc, self.inner.pid, self.pidfd()?);
         let failed = self.failed("find the start time of");
         let started = started.map_err(&failed)?.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
         Ok(InitRecord { pid: self.inner.pid, started, socket: self.inner.spec.socket.clone() })

@@ -30,6 +30,7 @@ pub struct Born {
 /// A child in a container's namespaces but with mounts of its own.
 pub struct Joined {
     pub pid: i32,
+    pub pidfd: OwnedFd,
     /// The container's.
     pub user_namespace: Option<OwnedFd>,
     /// Our end of its control socket.
@@ -98,8 +99,8 @@ impl Nursery {
         let (pid, fds) = self.ask(Birth::Pea { privileged }, &[theirs, container]).await?;
         let mut fds = fds.into_iter();
         match (fds.next(), fds.next()) {
-            (Some(_pidfd), user_namespace) if privileged != user_namespace.is_some() => {
-                Ok(Joined { pid, user_namespace, socket })
+            (Some(pidfd), user_namespace) if privileged != user_namespace.is_some() => {
+                Ok(Joined { pid, pidfd, user_namespace, socket })
             }
             _ => Err(failed("get its descriptors")(std::io::ErrorKind::InvalidData.into())),
         }

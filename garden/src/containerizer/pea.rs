@@ -83,7 +83,7 @@ impl Containerizer {
         rules::check_handle(&record.name)?;
         rules::check_handle(handle)?;
         let group = Group::of(&self.shared, handle, &record);
-        Ok(Pea::new(handle.into(), record, group))
+        Ok(Pea::new(handle.into(), record, group, None))
     }
 }
 
@@ -111,7 +111,9 @@ impl PeaBlank {
             let handle = self.container.handle().into();
             Error::Container { act: "find the start time of a pea of", handle, source }
         };
-        let started = sys::start_time(Path::new("/proc"), self.joined.pid).map_err(failed)?;
+        // In the container's hands all the while its image was pulled: it may be gone, and its id a stranger's.
+        let started = sys::start_time_of_held(Path::new("/proc"), self.joined.pid, &self.joined.pidfd);
+        let started = started.map_err(failed)?;
         Ok(PeaRecord {
             name: pea.name.clone(),
             process_id: self.claim.id().into(),
@@ -139,7 +141,7 @@ impl PeaBlank {
         let spec = spec(&container, &pea, process)?;
         let group = Group::of(&shared, container.handle(), &record);
         let (commands, waiting) = mpsc::channel(QUEUE_MAX);
-        let pea = Pea::new(container.handle().to_owned(), record, group);
+        let pea = Pea::new(container.handle().to_owned(), record, group, Some(joined.pidfd));
         let control = start(&shared, &spec, &pea.inner.group, joined.socket, root).await?;
         pea.own(Owner::new(control, waiting).of_pea());
         let mut spawn = rules::spawn_spec(claim.id().into(), &spec.env, process);
@@ -248,14 +250,16 @@ struct Inner {
     handle: String,
     record: PeaRecord,
     group: Group,
+    /// Of its init; `None`: that of an earlier garden, or of a start that failed, is found by its record.
+    pidfd: Option<OwnedFd>,
     /// Whether nobody speaks with its init any more.
     over: watch::Sender<bool>,
 }
 
 impl Pea {
-    fn new(handle: String, record: PeaRecord, group: Group) -> Pea {
+    fn new(handle: String, record: PeaRecord, group: Group, pidfd: Option<OwnedFd>) -> Pea {
         let (over, _) = watch::channel(false);
-        Pea { inner: Arc::new(Inner { handle, record, group, over }) }
+        Pea { inner: Arc::new(Inner { handle, record, group, pidfd, over }) }
     }
 
     fn own(&self, owner: Owner) {
@@ -316,7 +320,8 @@ impl Pea {
         };
         let (end, interrupted) = (failed("end a pea of"), failed("remove a pea of"));
         let ended = tokio::task::spawn_blocking(move || {
-            inner.record.init.end().map_err(end)?;
+            let init = &inner.record.init;
+            inner.pidfd.as_ref().map_or_else(|| init.end(), |pidfd| init.end_held(pidfd)).map_err(end)?;
             inner.group.remove()
         });
         ended.await.map_err(|error| interrupted(std::io::Error::other(error)))?

@@ -1,6 +1,7 @@
 //! What must be on disk before a container exists, so that a garden started after a killed one can end what is left, or
 //! take it over (see `adoption`).
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -56,10 +57,16 @@ impl InitRecord {
 
     /// Ends it, if it lives, and removes its socket. Blocks; safe to call twice.
     pub fn end(&self) -> std::io::Result<()> {
-        if let Some(known) = self.find()? {
-            process::kill(&known.pidfd)?;
-            wait_for_end(&known.pidfd)?;
+        match self.find()? {
+            Some(known) => self.end_held(&known.pidfd),
+            None => remove_socket(self.socket.as_deref()),
         }
+    }
+
+    /// The same of a process that is held already, which its id need not be looked up for.
+    pub fn end_held(&self, pidfd: &OwnedFd) -> std::io::Result<()> {
+        process::kill(pidfd)?;
+        wait_for_end(pidfd)?;
         remove_socket(self.socket.as_deref())
     }
 }
@@ -86,7 +93,7 @@ pub fn remove_socket(path: Option<&Path>) -> std::io::Result<()> {
     }
 }
 
-fn wait_for_end(pidfd: &std::os::fd::OwnedFd) -> std::io::Result<()> {
+fn wait_for_end(pidfd: &OwnedFd) -> std::io::Result<()> {
     let mut fds = [rustix::event::PollFd::new(pidfd, rustix::event::PollFlags::IN)];
     let deadline = rustix::event::Timespec { tv_sec: KILL_DEADLINE.as_secs() as i64, tv_nsec: 0 };
     match rustix::event::poll(&mut fds, Some(&deadline))? {

@@ -8,6 +8,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// What `clone3` may make anew for a child.
@@ -311,6 +313,20 @@ pub fn start_time(proc_root: &Path, pid: i32) -> io::Result<Option<u64>> {
     }
 }
 
+/// The start time of the process that `pidfd` holds, whose id is `pid`; `None`: it has ended, and what has the id now, if
+/// anything, may be a stranger.
+pub fn start_time_of_held(proc_root: &Path, pid: i32, pidfd: impl AsFd) -> io::Result<Option<u64>> {
+    let started = start_time(proc_root, pid)?;
+    // Asked afterwards: not having ended by now, it had its id to itself while that was read.
+    Ok(if has_ended(pidfd)? { None } else { started })
+}
+
+/// Whether the process that a pidfd holds has ended, reaped or not.
+pub fn has_ended(pidfd: impl AsFd) -> io::Result<bool> {
+    let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
+    Ok(retry_on_intr(|| poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })))? != 0)
+}
+
 fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
@@ -370,6 +386,26 @@ mod tests {
         assert_eq!(parse_start_time(&format!("42 (sleep) {tail}")), Some(4711));
         assert_eq!(parse_start_time(&format!("42 (a ) b (c) {tail}")), Some(4711));
         assert_eq!(parse_start_time("42 (cut"), None);
+    }
+
+    #[test]
+    fn a_process_that_has_ended_has_no_start_time_of_its_own_though_its_id_has() {
+        let proc = Path::new("/proc");
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let raw = child.id() as i32;
+        let pidfd = pidfd_open(pid(raw).unwrap(), PidfdFlags::empty()).unwrap();
+        let started = start_time(proc, raw).unwrap();
+        assert!(started.is_some());
+        assert_eq!(start_time_of_held(proc, raw, &pidfd).unwrap(), started);
+        kill(&pidfd).unwrap();
+        while !has_ended(&pidfd).unwrap() {
+            std::thread::yield_now();
+        }
+        // Not reaped yet: something is found by the id.
+        assert_eq!(start_time(proc, raw).unwrap(), started);
+        assert_eq!(start_time_of_held(proc, raw, &pidfd).unwrap(), None);
+        child.wait().unwrap();
+        assert_eq!(start_time_of_held(proc, raw, &pidfd).unwrap(), None);
     }
 
     #[test]
