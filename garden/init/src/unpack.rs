@@ -1,24 +1,156 @@
 //! A tar stream into the current directory, as whoever runs this.
 //!
-//! Owners and special mode bits of the archive do not count; nothing is written beside the directory.
+//! Owners and special mode bits of the archive do not count; nothing is written beside the directory. The bytes of plain
+//! files are carried here, in large pieces; everything else, and every refusal, is the tar crate's.
 
-use std::io::{self, BufReader, Read};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, BufReader, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
+use rustix::io::Errno;
+use tar::{Archive, Entry, EntryType};
 
 /// Bits of a mode that do not survive.
 const UMASK: u32 = 0o022;
+const PERMISSIONS: u32 = 0o777;
 const READ_BYTES: usize = 256 * 1024;
 
 pub fn unpack(stream: impl Read) -> io::Result<()> {
-    let mut archive = tar::Archive::new(BufReader::with_capacity(READ_BYTES, stream));
+    let mut archive = Archive::new(BufReader::with_capacity(READ_BYTES, stream));
     archive.set_preserve_permissions(false);
     archive.set_preserve_ownerships(false);
     archive.set_preserve_mtime(true);
     archive.set_mask(UMASK);
     archive.set_overwrite(true);
-    archive.unpack(".").map_err(innermost)?;
+    unpack_entries(&mut archive, Path::new(".")).map_err(innermost)?;
     // What follows the end of the archive is taken too, so that its writer does not find the pipe closed.
     io::copy(&mut archive.into_inner(), &mut io::sink())?;
     Ok(())
+}
+
+fn unpack_entries(archive: &mut Archive<impl Read>, into: &Path) -> io::Result<()> {
+    let destination = Destination::open_at(into)?;
+    let (mut directories, mut piece) = (Vec::new(), vec![0; READ_BYTES]);
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        if entry.header().entry_type() == EntryType::Directory {
+            directories.push(entry);
+        } else if let Some(mut file) = destination.create(&entry) {
+            fill(&mut file, &mut entry, &mut piece).map_err(|error| {
+                let name = entry.path_bytes();
+                io::Error::new(
+                    error.kind(),
+                    format!("failed to unpack `{}`: {error}", String::from_utf8_lossy(&name)),
+                )
+            })?;
+        } else {
+            entry.unpack_in(&destination.path)?;
+        }
+    }
+    // Last and the innermost first: one that may not be written to does not stop what is in it from being made.
+    directories.sort_by(|one, other| other.path_bytes().cmp(&one.path_bytes()));
+    directories.iter_mut().try_for_each(|directory| directory.unpack_in(&destination.path).map(|_| ()))
+}
+
+/// The whole content, then its time and mode.
+fn fill<R: Read>(file: &mut File, entry: &mut Entry<'_, R>, piece: &mut [u8]) -> io::Result<()> {
+    let mut left = entry.size();
+    while left > 0 {
+        let wanted = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        match entry.read(&mut piece[..wanted]) {
+            Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the archive ends within it")),
+            Ok(length) => {
+                file.write_all(&piece[..length])?;
+                left -= length as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if let Ok(seconds) = entry.header().mtime() {
+        // Like the tar crate: nothing comes from the beginning of time.
+        let time = Timespec { tv_sec: seconds.max(1).cast_signed(), tv_nsec: 0 };
+        rustix::fs::futimens(&*file, &Timestamps { last_access: time, last_modification: time })?;
+    }
+    if let Ok(mode) = entry.header().mode() {
+        rustix::fs::fchmod(&*file, Mode::from_raw_mode(mode & PERMISSIONS & !UMASK))?;
+    }
+    Ok(())
+}
+
+struct Destination {
+    path: PathBuf,
+    root: OwnedFd,
+}
+
+impl Destination {
+    fn open_at(path: &Path) -> io::Result<Self> {
+        let root = rustix::fs::openat(CWD, path, directory(), Mode::empty())?;
+        let path = path.canonicalize().unwrap_or_else(|_| path.into());
+        Ok(Self { path, root })
+    }
+
+    /// A new empty file where a plain one belongs, in the place of what is there. `None`: it is another kind of entry, or
+    /// its name is one to be skipped, or it cannot be made in this way (links that are absolute, kernels before 5.6): the
+    /// tar crate knows what to do, and says what is wrong.
+    fn create<R: Read>(&self, entry: &Entry<'_, R>) -> Option<File> {
+        let name = entry.path_bytes();
+        // Old archives have directories that are files by their type.
+        if entry.header().entry_type() != EntryType::Regular || name.ends_with(b"/") {
+            return None;
+        }
+        let mut below = PathBuf::new();
+        for part in entry.path().ok()?.components() {
+            match part {
+                Component::Prefix(_) | Component::RootDir | Component::CurDir => {}
+                Component::ParentDir => return None,
+                Component::Normal(part) => below.push(part),
+            }
+        }
+        let parent = self.make_directories(below.parent()?)?;
+        create_new(parent.as_fd(), below.file_name()?)
+    }
+
+    fn make_directories(&self, below: &Path) -> Option<OwnedFd> {
+        match self.open(below) {
+            Err(Errno::NOENT) => {}
+            opened => return opened.ok(),
+        }
+        // Names that are too long have been refused before this goes deep.
+        let parent = self.make_directories(below.parent()?)?;
+        match rustix::fs::mkdirat(parent, below.file_name()?, Mode::from_raw_mode(PERMISSIONS)) {
+            Ok(()) | Err(Errno::EXIST) => self.open(below).ok(),
+            Err(_) => None,
+        }
+    }
+
+    /// Never through a link that leads out.
+    fn open(&self, below: &Path) -> rustix::io::Result<OwnedFd> {
+        let below = if below.as_os_str().is_empty() { Path::new(".") } else { below };
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        rustix::fs::openat2(&self.root, below, directory(), Mode::empty(), resolve)
+    }
+}
+
+fn directory() -> OFlags {
+    OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC
+}
+
+/// Never through what has the name now: that is unlinked, whatever else points to it.
+fn create_new(parent: BorrowedFd<'_>, name: &OsStr) -> Option<File> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let mode = Mode::from_raw_mode(0o666);
+    let created = match rustix::fs::openat(parent, name, flags, mode) {
+        Err(Errno::EXIST) => match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => rustix::fs::openat(parent, name, flags, mode),
+            Err(error) => Err(error),
+        },
+        other => other,
+    };
+    created.ok().map(File::from)
 }
 
 /// The tar crate wraps each reason in a sentence about the one before; the first and the last say it.
@@ -29,4 +161,101 @@ fn innermost(error: io::Error) -> io::Error {
     }
     let (outer, inner) = (error.to_string(), cause.to_string());
     if outer == inner { error } else { io::Error::new(error.kind(), format!("{outer}: {inner}")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, symlink};
+
+    use super::*;
+
+    fn world(name: &str) -> PathBuf {
+        let world = std::env::temp_dir().join(format!("unpack-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&world);
+        fs::create_dir_all(world.join("in")).unwrap();
+        world
+    }
+
+    fn archive(entries: &[(&str, &[u8])]) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (name, content) in entries {
+            let mut header = tar::Header::new_gnu();
+            header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+            header.set_mode(0o6777);
+            header.set_mtime(1_234_567);
+            header.set_size(content.len() as u64);
+            header.set_cksum();
+            builder.append(&header, *content).unwrap();
+        }
+        builder.into_inner().unwrap()
+    }
+
+    fn unpacked(tar: &[u8], world: &Path) -> io::Result<()> {
+        unpack_entries(&mut Archive::new(tar), &world.join("in"))
+    }
+
+    #[test]
+    fn plain_files_come_whole_with_time_and_mode_and_the_directories_they_are_in() {
+        let world = world("plain");
+        let large: Vec<u8> = (0..3 * READ_BYTES + 77).map(|at| (at % 251) as u8).collect();
+        unpacked(&archive(&[("/a/./b/large", &large), ("small", b"x"), ("none", b"")]), &world).unwrap();
+        assert!(fs::read(world.join("in/a/b/large")).unwrap() == large);
+        assert_eq!(fs::read(world.join("in/small")).unwrap(), b"x");
+        assert_eq!(fs::read(world.join("in/none")).unwrap(), b"");
+        let metadata = fs::metadata(world.join("in/a/b/large")).unwrap();
+        assert_eq!((metadata.mode() & 0o7777, metadata.mtime()), (0o755, 1_234_567));
+        fs::remove_dir_all(world).unwrap();
+    }
+
+    #[test]
+    fn what_has_the_name_is_replaced_and_not_written_to() {
+        let world = world("replaced");
+        fs::write(world.join("other"), "other").unwrap();
+        symlink(world.join("other"), world.join("in/link")).unwrap();
+        fs::hard_link(world.join("other"), world.join("in/hard")).unwrap();
+        unpacked(&archive(&[("link", b"new"), ("hard", b"new")]), &world).unwrap();
+        for name in ["link", "hard"] {
+            assert_eq!(fs::read(world.join("in").join(name)).unwrap(), b"new");
+        }
+        assert_eq!(fs::read(world.join("other")).unwrap(), b"other");
+        // A directory is not.
+        fs::create_dir(world.join("in/full")).unwrap();
+        assert!(unpacked(&archive(&[("full", b"new")]), &world).is_err());
+        fs::remove_dir_all(world).unwrap();
+    }
+
+    #[test]
+    fn links_are_followed_inside_and_not_out() {
+        let world = world("links");
+        for (name, target) in [
+            ("inside", PathBuf::from("place")),
+            ("absolute", world.join("in/place")),
+            ("up", "..".into()),
+            ("out", world.clone()),
+            ("nowhere", "../beside".into()),
+        ] {
+            symlink(target, world.join("in").join(name)).unwrap();
+        }
+        fs::create_dir(world.join("in/place")).unwrap();
+        let good = archive(&[("inside/one", b"1"), ("absolute/sub/two", b"2"), ("../three", b"3")]);
+        unpacked(&good, &world).unwrap();
+        assert_eq!(fs::read(world.join("in/place/one")).unwrap(), b"1");
+        assert_eq!(fs::read(world.join("in/place/sub/two")).unwrap(), b"2");
+        for bad in ["up/file", "out/file", "out/new/file", "nowhere/file"] {
+            assert!(unpacked(&archive(&[(bad, b"x")]), &world).is_err(), "{bad}");
+        }
+        let beside: Vec<_> = fs::read_dir(&world).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(beside, ["in"]);
+        fs::remove_dir_all(world).unwrap();
+    }
+
+    #[test]
+    fn an_archive_that_ends_too_early_is_an_error() {
+        let world = world("short");
+        let whole = archive(&[("file", &[7; 5_000])]);
+        let error = unpacked(&whole[..2_000], &world).unwrap_err().to_string();
+        assert_eq!(error, "failed to unpack `file`: the archive ends within it");
+        fs::remove_dir_all(world).unwrap();
+    }
 }
