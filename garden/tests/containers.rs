@@ -528,6 +528,17 @@ async fn many_at_once_do_not_get_in_one_anothers_way() {
     world.nothing_left().await;
 }
 
+/// More than fit in the socket between garden and pid 1, in either direction.
+#[tokio::test(flavor = "multi_thread")]
+async fn hundreds_of_processes_at_once_all_end() {
+    let world = world!("hundreds_of_processes_at_once_all_end");
+    let container = world.start(world.spec()).await;
+    let process = sh("exit 7");
+    let done = futures_util::future::join_all((0..600).map(|_| world.run(&container, &process))).await;
+    assert!(done.iter().all(|done| done.status == 7));
+    world.end(container).await;
+}
+
 /// Not a test of anything but patience: prints what the steps cost.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_it_costs() {

@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use garden_init::{ERROR_BYTES_MAX, Event, Refusal, Request, SpawnSpec};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::control::Control;
+use super::control::{Control, Exchanged};
 
 /// Requests that wait to be sent; more wait at the sender.
 pub const QUEUE_MAX: usize = 64;
@@ -92,17 +92,21 @@ impl Owner {
     /// Until pid 1 or everybody who could ask is gone.
     pub async fn run(mut self) {
         loop {
+            // Pid 1 does not hear while it tells, so that whatever it tells is heard also while it is told something.
+            // One command at a time, so that what is queued is no more than pid 1 has been asked already.
+            let may_ask = !self.control.has_queued();
             tokio::select! {
-                message = self.control.receive() => match message {
-                    Ok(Some(message)) => {
+                exchanged = self.control.exchange() => match exchanged {
+                    Ok(Some(Exchanged::Message(message))) => {
                         if let Ok(event) = serde_json::from_slice::<Event>(&message.bytes) {
-                            self.hear(event, message.fds).await;
+                            self.hear(event, message.fds);
                         }
                     }
+                    Ok(Some(Exchanged::Unsent(request))) => self.withdraw(request),
                     Ok(None) | Err(_) => break,
                 },
-                command = self.commands.recv() => match command {
-                    Some(command) => self.carry_out(command).await,
+                command = self.commands.recv(), if may_ask => match command {
+                    Some(command) => self.carry_out(command),
                     None => break,
                 },
             }
@@ -110,39 +114,50 @@ impl Owner {
         self.end();
     }
 
-    async fn carry_out(&mut self, command: Command) {
+    fn carry_out(&mut self, command: Command) {
         let request = self.next_request;
         self.next_request += 1;
-        // What cannot be sent any more ends with pid 1's end of file, which is next to be received.
         match command {
             // Nobody waits for it any more.
             Command::Spawn { answer, .. } if answer.is_closed() => {}
             Command::Stream { answer, .. } if answer.is_closed() => {}
             Command::Spawn { spec, fds, exit, answer } => {
                 let id = spec.process.clone();
-                if self.control.send(&Request::Spawn { request, spec }, &fds).await.is_ok() {
+                let message = Request::Spawn { request, spec };
+                if self.control.queue(Some(request), &message, fds).is_ok() {
                     self.starting.insert(request, (id, exit, answer));
                 }
             }
             Command::Stream { make, user, path, pipe, answer } => {
-                if self.control.send(&make(request, user, path), &[pipe]).await.is_ok() {
+                if self.control.queue(Some(request), &make(request, user, path), vec![pipe]).is_ok() {
                     self.streaming.insert(request, answer);
                 }
             }
-            Command::Tell(request) => drop(self.control.send(&request, &[]).await),
+            Command::Tell(request) => self.tell(&request),
         }
     }
 
-    async fn hear(&mut self, event: Event, fds: Vec<OwnedFd>) {
+    /// What cannot be told any more has ended with its container.
+    fn tell(&mut self, request: &Request) {
+        // Only what is no JSON is refused here.
+        let _ = self.control.queue(None, request, Vec::new());
+    }
+
+    /// Its asker sees that no answer will come; the others learn it by pid 1's end of file, if that is why.
+    fn withdraw(&mut self, request: Option<u64>) {
+        let Some(request) = request else { return };
+        self.starting.remove(&request);
+        self.streaming.remove(&request);
+    }
+
+    fn hear(&mut self, event: Event, fds: Vec<OwnedFd>) {
         match event {
             Event::Started { request, pid: _, clamped } => {
                 if let Some((id, exit, answer)) = self.starting.remove(&request) {
                     self.running.insert(id.clone(), exit);
                     if answer.send(Ok(Started { clamped, terminal: fds.into_iter().next() })).is_err() {
                         // Whoever asked was told that it did not start, and nobody else knows of it.
-                        let kill = Request::Signal { process: id, signal: libc::SIGKILL };
-                        // Unsendable: it has ended with its container.
-                        let _ = self.control.send(&kill, &[]).await;
+                        self.tell(&Request::Signal { process: id, signal: libc::SIGKILL });
                     }
                 }
             }
@@ -156,8 +171,7 @@ impl Owner {
                     exit.send_replace(Some(status & 0xff));
                     // By a pid 1 it is remembered: the next garden may be asked for it. See `Container::remember`.
                     if self.of_pea {
-                        // Unsendable: its init is gone and with it what was to be forgotten.
-                        let _ = self.control.send(&Request::Acknowledge { process }, &[]).await;
+                        self.tell(&Request::Acknowledge { process });
                     }
                 }
             }
@@ -255,6 +269,45 @@ mod tests {
         assert!(matches!(unanswered.await.unwrap(), Err(Refused::Ended)));
         assert_eq!(*ended.wait_for(Option::is_some).await.unwrap(), Some(STATUS_KILLED));
         owner.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_pid_1_that_tells_before_it_hears_is_heard_while_it_is_told() {
+        const SPAWNS: usize = 2_000;
+        let (ours, theirs) = packets::pair().unwrap();
+        let (commands, receiver) = mpsc::channel(QUEUE_MAX);
+        tokio::spawn(Owner::new(Control::new(ours, 1 << 16, 4).unwrap(), receiver).run());
+        let asker = commands.clone();
+        let asking = tokio::spawn(async move {
+            let mut asked = Vec::new();
+            for number in 0..SPAWNS {
+                asked.push(spawn(&asker, &number.to_string()).await);
+            }
+            asked
+        });
+        // Nothing more goes out: the queue fills.
+        while commands.capacity() > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        let pid1 = std::thread::spawn(move || {
+            let tell =
+                |event: Event| packets::send(&theirs, &serde_json::to_vec(&event).unwrap(), &[]).unwrap();
+            (0..SPAWNS).for_each(|_| tell(Event::Ready));
+            let mut assembler = packets::Assembler::new(1 << 16, 8);
+            for number in 0..SPAWNS {
+                assembler.receive_message(&theirs).unwrap().unwrap();
+                tell(Event::Started { request: number as u64, pid: 5, clamped: vec![] });
+                tell(Event::Exited { process: number.to_string(), status: 3 });
+            }
+        });
+        let all = async {
+            for (mut ended, answered) in asking.await.unwrap() {
+                answered.await.unwrap().unwrap();
+                assert_eq!(*ended.wait_for(Option::is_some).await.unwrap(), Some(3));
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(30), all).await.expect("nobody waits for ever");
+        pid1.join().unwrap();
     }
 
     #[tokio::test]
