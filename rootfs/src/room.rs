@@ -35,7 +35,8 @@ pub fn free(directory: &Path) -> io::Result<Free> {
 
 impl Inner {
     fn kept_free(&self) -> io::Result<u64> {
-        Ok(free(&self.directory)?.kept + self.areas.chosen.promised()?)
+        let promised: u64 = self.areas.all().map(|area| area.promised()).sum::<io::Result<u64>>()?;
+        Ok(free(&self.directory)?.kept + promised)
     }
 
     /// What layers may still take, in bytes.

@@ -360,6 +360,9 @@ async fn a_store_whose_process_was_killed_is_opened_beside_its_living_containers
     let image = pull(&store, directory.path()).await;
     drop(store.mount("new", &image, None, BaseIds::default(), exclusive(MIB)).unwrap());
     drop((image, store));
+    let plain = Store::open(&directory.path().join("store"), config(Backend::Plain)).unwrap();
+    assert_eq!(plain.handles(), ["living", "new"], "known whatever new roots are made of");
+    drop(plain);
     // And once more, with nobody living: then the device goes with the last process.
     drop(kill);
     until("the device is gone", || !behind_a_loop_device(&file));
@@ -392,6 +395,31 @@ async fn a_filesystem_that_cannot_be_mounted_is_made_anew() {
     let image = pull(&store, directory.path()).await;
     store.mount("a", &image, None, BaseIds::default(), exclusive(MIB)).unwrap();
     image_file(&directory.path().join("store"));
+}
+
+#[tokio::test]
+async fn a_filesystem_that_containers_may_live_on_is_never_made_anew() {
+    let Some(world) = World::new("a_filesystem_that_containers_may_live_on_is_never_made_anew") else {
+        return;
+    };
+    let file = world.image_file();
+    let World { directory, store } = world;
+    drop(store);
+    until("the device is gone", || !behind_a_loop_device(&file));
+    let mut broken = File::options().read(true).write(true).open(&file).unwrap();
+    broken.write_all(&vec![0; 1 << 20]).unwrap();
+    let device = garden_sys::loop_device::attach(&broken, false).unwrap();
+    for backend in [Backend::Auto, Backend::Btrfs, Backend::Plain] {
+        let refused = Store::open(&directory.path().join("store"), config(backend)).err().expect("no store");
+        let said = refused.to_string();
+        assert!(said.starts_with("containers may live on the filesystem for roots"), "{said}");
+        assert!(said.contains(file.to_str().unwrap()), "{said}");
+        assert_eq!(fs::metadata(&file).unwrap().ino(), broken.metadata().unwrap().ino(), "the same file");
+    }
+    drop(device);
+    until("the device is gone", || !behind_a_loop_device(&file));
+    Store::open(&directory.path().join("store"), config(Backend::Btrfs)).unwrap();
+    assert_ne!(fs::metadata(&file).unwrap().ino(), broken.metadata().unwrap().ino(), "a new one");
 }
 
 #[tokio::test]

@@ -100,8 +100,11 @@ pub fn find(file: &File) -> io::Result<Option<LoopDevice>> {
             continue;
         }
         let path = Path::new("/dev").join(entry.file_name());
-        // Let go meanwhile, or not ours to open: then it is not the one.
-        let Ok(device) = File::options().read(true).write(true).open(&path) else { continue };
+        let device = match File::options().read(true).write(true).open(&path) {
+            Ok(device) => device,
+            Err(error) if is_not_the_one(&error) => continue,
+            Err(error) => return Err(error),
+        };
         let mut status = status();
         // SAFETY: the request is for this structure, which outlives the call.
         let answer = unsafe { libc::ioctl(device.as_raw_fd(), GET_STATUS, &raw mut status) };
@@ -110,6 +113,12 @@ pub fn find(file: &File) -> io::Result<Option<LoopDevice>> {
         }
     }
     Ok(None)
+}
+
+/// Let go meanwhile, or not ours to open. Of any other error nothing follows about the device.
+fn is_not_the_one(error: &io::Error) -> bool {
+    let gone = matches!(error.raw_os_error(), Some(libc::ENXIO | libc::ENODEV));
+    gone || matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
 }
 
 impl LoopDevice {

@@ -44,14 +44,14 @@ pub struct Btrfs {
 }
 
 impl Btrfs {
-    pub fn open(store: &Path, config: &Config) -> Result<Btrfs, Unavailable> {
+    pub fn open(store: &Path, config: &Config, lived_in: bool) -> Result<Btrfs, Unavailable> {
         if !rustix::process::geteuid().is_root() {
             return Err(Unavailable::NotRoot);
         }
         if garden_sys::mount::Filesystem::open("btrfs").is_err() {
             return Err(Unavailable::NoBtrfs);
         }
-        let image = Image::open(store, config.image_bytes)?;
+        let image = Image::open(store, config.image_bytes, lived_in)?;
         if let Some(wanted) = config.image_bytes
             && wanted.abs_diff(image.bytes) >= 1 << 20
         {

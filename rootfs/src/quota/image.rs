@@ -49,12 +49,14 @@ pub struct Image {
 
 impl Image {
     /// Opens the filesystem of this run of the machine, made if there is none. `wanted`: how large it may become.
-    pub fn open(store: &Path, wanted: Option<u64>) -> Result<Image, Unavailable> {
-        let path = store.join(format!("{PREFIX}{}.btrfs", crate::layers::boot_id()));
+    /// `lived_in`: what [`lived_in`] said; then it is never made anew.
+    pub fn open(store: &Path, wanted: Option<u64>, lived_in: bool) -> Result<Image, Unavailable> {
+        let path = path_in(store);
         remove_earlier(store, &path).map_err(at("remove earlier filesystems in", store))?;
-        if path.exists() {
+        if path.try_exists().map_err(at("look for", &path))? {
             match Image::mount(store, &path) {
                 Ok(image) => return Ok(image),
+                Err(error) if lived_in => return Err(error),
                 // Nothing in it is lost that could be had: a container that lived from it would hold it mounted.
                 Err(error) => tracing::error!(%error, "making a new filesystem for roots"),
             }
@@ -123,6 +125,23 @@ impl Drop for Image {
             tracing::warn!(%error, "cannot unmount the filesystem for roots");
         }
     }
+}
+
+fn path_in(store: &Path) -> PathBuf {
+    store.join(format!("{PREFIX}{}.btrfs", crate::layers::boot_id()))
+}
+
+/// Whether containers may live from the filesystem of this run of the machine: they hold its device, and nobody else
+/// does as long as no process has the store open.
+pub fn lived_in(store: &Path) -> Result<bool, Unavailable> {
+    let path = path_in(store);
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(at("open", &path)(error)),
+    };
+    let device = loop_device::find(&file).map_err(at("find the loop device of", &path))?;
+    Ok(device.is_some())
 }
 
 fn at(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Unavailable + use<> {

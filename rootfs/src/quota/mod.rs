@@ -91,14 +91,20 @@ pub(crate) struct Areas {
 impl Areas {
     pub fn open(store: &Path, config: &Config, plain: Plain) -> Result<Areas, Error> {
         let plain: Arc<dyn Quota> = Arc::new(plain);
-        if config.backend == Backend::Plain {
+        let lived_in = image::lived_in(store)?;
+        if config.backend == Backend::Plain && !lived_in {
             return Ok(Areas { chosen: plain, earlier: None });
         }
-        match btrfs::Btrfs::open(store, config) {
+        match btrfs::Btrfs::open(store, config, lived_in) {
+            Ok(earlier) if config.backend == Backend::Plain => {
+                Ok(Areas { chosen: plain, earlier: Some(Arc::new(earlier)) })
+            }
             Ok(chosen) => {
                 tracing::info!(store = %store.display(), backend = "btrfs", "{chosen}");
                 Ok(Areas { chosen: Arc::new(chosen), earlier: Some(plain) })
             }
+            // To go on without it would be to forget them, and to withdraw the layers under them.
+            Err(error) if lived_in => Err(Unavailable::LivedIn { source: Box::new(error) }.into()),
             Err(error) if config.backend == Backend::Btrfs => Err(error.into()),
             Err(error) => {
                 let reason = error.to_string();
@@ -138,6 +144,10 @@ pub enum Unavailable {
     Image { act: &'static str, path: String, source: io::Error },
     #[error("cannot mount the filesystem for roots in {path}: {source}")]
     Mount { path: String, source: garden_sys::mount::Error },
+    #[error(
+        "containers may live on the filesystem for roots of an earlier start, which cannot be opened: {source}"
+    )]
+    LivedIn { source: Box<Unavailable> },
     #[error("cannot {act} on the filesystem for roots: {source}")]
     Quota { act: &'static str, source: io::Error },
 }
