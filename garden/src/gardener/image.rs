@@ -11,6 +11,7 @@ use garden_client::{ContainerSpec, DiskLimits, DiskStat, Error, ImageRef, Result
 use rootfs::image;
 use rootfs::registry::Credentials;
 use rootfs::store::{BaseIds, DiskLimit, DiskScope, Image};
+use tokio_util::sync::CancellationToken;
 
 use super::entry::Entry;
 use super::{Gardener, blocking, chain};
@@ -114,7 +115,8 @@ impl Gardener {
     async fn ask_plugin(&self, entry: &Arc<Entry>, spec: &ContainerSpec, image: ImageRef) -> Result<Made> {
         self.change(entry.clone(), |record| record.imaged = true).await?;
         let directory = self.0.depot.directory(&entry.handle).join("image");
-        self.make_by_plugin(&entry.handle, spec.privileged, image, spec.limits.disk, directory).await
+        let never = CancellationToken::new();
+        self.make_by_plugin(&entry.handle, spec.privileged, image, spec.limits.disk, directory, &never).await
     }
 
     /// `directory`: for what is written for the plugin to read. What becomes of the root is for the caller to have recorded.
@@ -125,6 +127,7 @@ impl Gardener {
         mut image: ImageRef,
         disk: DiskLimits,
         directory: PathBuf,
+        cancelled: &CancellationToken,
     ) -> Result<Made> {
         let Some(plugin) = self.image_plugin(privileged) else { return Ok(Made::default()) };
         let plugin = plugin?;
@@ -136,7 +139,7 @@ impl Gardener {
             };
             image.uri = blocking(move || plugin::write_layout(&directory, &base, &layer)).await?;
         }
-        plugin.create(name, &image, disk).await.map_err(failed)
+        plugin.create(name, &image, disk, cancelled).await.map_err(failed)
     }
 
     /// Safe to call again.

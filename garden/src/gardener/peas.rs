@@ -153,11 +153,14 @@ impl Gardener {
                     entry.with_record(|record| (record.spec.privileged, record.spec.limits.disk));
                 let disk = DiskLimits { scope: EXCLUSIVE, ..disk };
                 let directory = self.0.depot.directory(&entry.handle).join(format!("{}.image", record.name));
-                // A program that is not waited for is killed, and then told to take away what it had made.
-                tokio::select! {
-                    made = self.make_by_plugin(&record.name, privileged, image, disk, directory) => made?,
-                    () = entry.peas.ending.cancelled() => return Err(is_going(entry)),
+                let ending = &entry.peas.ending;
+                // A program that is cut short has ended before it is told to take away what it had made.
+                let made =
+                    self.make_by_plugin(&record.name, privileged, image, disk, directory, ending).await;
+                if ending.is_cancelled() {
+                    return Err(is_going(entry));
                 }
+                made?
             }
         };
         let env = made.env.clone();

@@ -16,6 +16,7 @@ use rootfs::image::{Preloaded, RemoteLayer};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use super::{Failure, Output, Program};
 
@@ -104,9 +105,16 @@ struct Capacity {
 }
 
 impl ImagePlugin {
-    pub async fn create(&self, handle: &str, image: &ImageRef, disk: DiskLimits) -> Result<Made> {
+    /// Once `cancelled` is, nothing of the program runs any more when this returns.
+    pub async fn create(
+        &self,
+        handle: &str,
+        image: &ImageRef,
+        disk: DiskLimits,
+        cancelled: &CancellationToken,
+    ) -> Result<Made> {
         let arguments = create_arguments(handle, image, disk);
-        let spec: Spec = self.ask("create", &arguments, self.program.deadline).await?;
+        let spec: Spec = self.ask("create", &arguments, self.program.deadline, cancelled).await?;
         let root = spec.root.map(|root| root.path).filter(|path| !path.is_empty()).ok_or(Error::NoRoot)?;
         Ok(Made {
             root: root.into(),
@@ -117,18 +125,19 @@ impl ImagePlugin {
 
     /// Also where `create` failed.
     pub async fn delete(&self, handle: &str) -> Result<()> {
-        self.run("delete", &[handle.into()], SHORT_DEADLINE).await.map(drop)
+        self.run("delete", &[handle.into()], SHORT_DEADLINE, &CancellationToken::new()).await.map(drop)
     }
 
     pub async fn stats(&self, handle: &str) -> Result<DiskStat> {
         let Stats { disk_usage: DiskUsage { total_bytes_used, exclusive_bytes_used } } =
-            self.ask("stats", &[handle.into()], SHORT_DEADLINE).await?;
+            self.ask("stats", &[handle.into()], SHORT_DEADLINE, &CancellationToken::new()).await?;
         Ok(DiskStat { total_bytes_used, exclusive_bytes_used, ..DiskStat::default() })
     }
 
     /// Bytes that there are for images and what containers write.
     pub async fn capacity(&self) -> Result<u64> {
-        let Capacity { capacity } = self.ask("capacity", &[], SHORT_DEADLINE).await?;
+        let Capacity { capacity } =
+            self.ask("capacity", &[], SHORT_DEADLINE, &CancellationToken::new()).await?;
         Ok(capacity)
     }
 
@@ -137,16 +146,23 @@ impl ImagePlugin {
         action: &'static str,
         arguments: &[String],
         deadline: Duration,
+        cancelled: &CancellationToken,
     ) -> Result<T> {
-        let output = self.run(action, arguments, deadline).await?;
+        let output = self.run(action, arguments, deadline, cancelled).await?;
         serde_json::from_slice(&output.stdout).map_err(|source| Error::Answer { action, source })
     }
 
-    async fn run(&self, action: &'static str, arguments: &[String], deadline: Duration) -> Result<Output> {
+    async fn run(
+        &self,
+        action: &'static str,
+        arguments: &[String],
+        deadline: Duration,
+        cancelled: &CancellationToken,
+    ) -> Result<Output> {
         let program = Program { deadline: deadline.min(self.program.deadline), ..self.program.clone() };
         let arguments: Vec<&str> =
             std::iter::once(action).chain(arguments.iter().map(String::as_str)).collect();
-        let output = program.run(&arguments, b"").await;
+        let output = program.run_unless(&arguments, b"", cancelled).await;
         let output = output.map_err(|source| Error::Failed { action, source })?;
         for line in output.stderr.lines().take(LINES_MAX) {
             tracing::debug!(action, line, "image-plugin-result");

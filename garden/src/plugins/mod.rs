@@ -12,11 +12,13 @@ pub mod root;
 use std::io;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 /// Of an answer.
 pub const STDOUT_BYTES_MAX: usize = 1 << 20;
@@ -24,8 +26,9 @@ pub const STDOUT_BYTES_MAX: usize = 1 << 20;
 const STDERR_BYTES_MAX: usize = 64 << 10;
 /// Of what an error repeats.
 const QUOTE_BYTES_MAX: usize = 2 << 10;
-/// A killed program's children may hold its outputs open.
+/// For a killed program and its children to be gone; they may be in the middle of something that cannot be interrupted.
 const END_TIME: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
@@ -53,6 +56,8 @@ pub enum Failure {
     Late(Duration),
     #[error("it said more than {STDOUT_BYTES_MAX} bytes")]
     TooLong,
+    #[error("interrupted")]
+    Interrupted,
     /// As the established server words it: `exit status 1`.
     #[error("{}", ended(status, stdout, stderr))]
     Ended { status: ExitStatus, stdout: String, stderr: String },
@@ -69,8 +74,18 @@ fn ended(status: &ExitStatus, stdout: &str, stderr: &str) -> String {
 }
 
 impl Program {
-    /// Runs it to its end. Not cut short by a caller who gives up half-way: then it is killed.
+    /// Runs it to its end. A caller who drops this half-way has it killed with its children, but not waited for.
     pub async fn run(&self, args: &[&str], stdin: &[u8]) -> Result<Output, Failure> {
+        self.run_unless(args, stdin, &CancellationToken::new()).await
+    }
+
+    /// The same; once `cancelled` is, it is killed with its children, and they are gone when this returns.
+    pub async fn run_unless(
+        &self,
+        args: &[&str],
+        stdin: &[u8],
+        cancelled: &CancellationToken,
+    ) -> Result<Output, Failure> {
         let started = Command::new(&self.path)
             .args(&self.extra_args)
             .args(args)
@@ -81,23 +96,21 @@ impl Program {
             .process_group(0)
             .kill_on_drop(true)
             .spawn();
-        let mut child = started.map_err(|source| Failure::Start { path: self.path.clone(), source })?;
-        let group = child.id().and_then(|id| rustix::process::Pid::from_raw(id as i32));
-        let spoken = match timeout(self.deadline, speak(&mut child, stdin)).await {
-            Ok(spoken) => spoken.map_err(|source| Failure::Speak { path: self.path.clone(), source }),
-            Err(_) => Err(Failure::Late(self.deadline)),
+        let mut group =
+            Group { child: started.map_err(|source| Failure::Start { path: self.path.clone(), source })? };
+        let spoken = tokio::select! {
+            spoken = timeout(self.deadline, speak(&mut group.child, stdin)) => match spoken {
+                Ok(Ok(Some(spoken))) => Ok(spoken),
+                Ok(Ok(None)) => Err(Failure::TooLong),
+                Ok(Err(source)) => Err(Failure::Speak { path: self.path.clone(), source }),
+                Err(_) => Err(Failure::Late(self.deadline)),
+            },
+            () = cancelled.cancelled() => Err(Failure::Interrupted),
         };
-        if !matches!(&spoken, Ok((_, stdout, _)) if stdout.len() <= STDOUT_BYTES_MAX) {
-            if let Some(group) = group {
-                // Not reaped yet, so the group is still its own; one that has ended already is as good as killed.
-                let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-            }
-            let _ = timeout(END_TIME, child.wait()).await;
+        if spoken.is_err() {
+            group.end().await;
         }
         let (status, stdout, stderr) = spoken?;
-        if stdout.len() > STDOUT_BYTES_MAX {
-            return Err(Failure::TooLong);
-        }
         if status.success() {
             return Ok(Output { stdout, stderr: text(&stderr, STDERR_BYTES_MAX) });
         }
@@ -106,9 +119,45 @@ impl Program {
     }
 }
 
+/// A program and the children it has, as far as they stay in its process group. Killed when let go of before it ended.
+struct Group {
+    child: Child,
+}
+
+impl Group {
+    /// `None`: the program is reaped, and its id may be another's.
+    fn id(&self) -> Option<Pid> {
+        self.child.id().and_then(|id| Pid::from_raw(id as i32))
+    }
+
+    fn kill(&self) {
+        if let Some(group) = self.id() {
+            // Fails only where all have ended.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+
+    async fn end(&mut self) {
+        self.kill();
+        let (group, begun) = (self.id(), Instant::now());
+        let _ = timeout(END_TIME, self.child.wait()).await;
+        // Those that are still in the group keep its id from being given to another.
+        while group.is_some_and(|group| test_kill_process_group(group).is_ok()) && begun.elapsed() < END_TIME
+        {
+            sleep(LOOK_AGAIN).await;
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
 /// Everything at once: a program may speak before it has listened to the end. The outputs first to their ends, so that
-/// nothing it said is lost.
-async fn speak(child: &mut Child, stdin: &[u8]) -> io::Result<(ExitStatus, Vec<u8>, Vec<u8>)> {
+/// nothing it said is lost. `None`: it says too much, and is not waited for.
+async fn speak(child: &mut Child, stdin: &[u8]) -> io::Result<Option<(ExitStatus, Vec<u8>, Vec<u8>)>> {
     let (mut input, output, errors) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let tell = async move {
         if let Some(input) = &mut input {
@@ -122,7 +171,11 @@ async fn speak(child: &mut Child, stdin: &[u8]) -> io::Result<(ExitStatus, Vec<u
         Ok::<_, io::Error>(stdout)
     };
     let (stdout, stderr, ()) = tokio::join!(hear, read_and_forget(errors), tell);
-    Ok((child.wait().await?, stdout?, stderr?))
+    let (stdout, stderr) = (stdout?, stderr?);
+    if stdout.len() > STDOUT_BYTES_MAX {
+        return Ok(None);
+    }
+    Ok(Some((child.wait().await?, stdout, stderr)))
 }
 
 /// At most one byte more than `max`, which tells that there was more.
@@ -201,15 +254,47 @@ mod tests {
         let script = format!("sleep 1000 & echo $! > {}; wait", pid.display());
         let error = sh(&script, 300).run(&[], b"").await.unwrap_err();
         assert_eq!(error.to_string(), "it took longer than 300ms");
+        assert!(has_ended(&pid), "its child lives on");
+    }
+
+    fn has_ended(pid: &std::path::Path) -> bool {
         let pid = std::fs::read_to_string(pid).unwrap();
         let status = format!("/proc/{}/status", pid.trim());
-        for _ in 0..200 {
-            let gone = std::fs::read_to_string(&status).map_or(true, |text| text.contains("State:\tZ"));
-            if gone {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
+        std::fs::read_to_string(status).map_or(true, |text| text.contains("State:\tZ"))
+    }
+
+    async fn says_its_childs(pid: &std::path::Path) {
+        while !std::fs::read_to_string(pid).is_ok_and(|text| text.ends_with('\n')) {
+            sleep(LOOK_AGAIN).await;
         }
-        panic!("its child lives on");
+    }
+
+    #[tokio::test]
+    async fn a_program_that_nobody_waits_for_is_ended_with_its_children() {
+        let dir = tempfile::tempdir().unwrap();
+        let pid = dir.path().join("pid");
+        // Its child holds none of its outputs.
+        let script = format!("sleep 1000 > /dev/null 2>&1 & echo $! > {}; wait", pid.display());
+        let program = sh(&script, 60_000);
+        let cancelled = CancellationToken::new();
+        let cancel = async {
+            says_its_childs(&pid).await;
+            cancelled.cancel();
+        };
+        let (outcome, ()) = tokio::join!(program.run_unless(&[], b"", &cancelled), cancel);
+        assert_eq!(outcome.unwrap_err().to_string(), "interrupted");
+        assert!(has_ended(&pid), "its child lives on");
+        std::fs::remove_file(&pid).unwrap();
+        tokio::select! {
+            _ = program.run(&[], b"") => panic!("it does not end by itself"),
+            () = says_its_childs(&pid) => {}
+        }
+        timeout(END_TIME, async {
+            while !has_ended(&pid) {
+                sleep(LOOK_AGAIN).await;
+            }
+        })
+        .await
+        .expect("its child lives on");
     }
 }
