@@ -16,7 +16,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use garden_init::{IdRange, Plan};
@@ -24,6 +24,7 @@ use garden_sys::process::{self, namespaces};
 use garden_sys::{detached, packets};
 use rustix::fs::FileType;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount_change};
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -34,6 +35,8 @@ use spec::Surroundings;
 
 const CREATE_DEADLINE: Duration = Duration::from_secs(30);
 const DELETE_DEADLINE: Duration = Duration::from_secs(30);
+/// For a killed runtime to be gone; it may be in the middle of something that cannot be interrupted.
+const END_TIME: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// Where the root and all that is bound into it are while the runtime is called, in each call's own mount namespace: a
 /// place that a container's root, who is nobody on the host, can get to. On the host it is an empty directory.
@@ -214,14 +217,33 @@ impl Instance {
                 Some(status) if status.success() => return Ok(()),
                 Some(_) => return Err(Error::Failed { program: program.clone(), act, said: said(&words) }),
                 None if begun.elapsed() > deadline => {
-                    // Both fail only for a child that has ended meanwhile.
-                    let _ = child.kill();
-                    let _ = child.wait();
+                    end(child);
                     return Err(Error::Late { program: program.clone(), act, deadline });
                 }
                 None => std::thread::sleep(LOOK_AGAIN),
             }
         }
+    }
+}
+
+/// Kills a runtime and the children it has, which are in its process group; not what it made to outlive it, which is for
+/// [`Instance::delete`].
+fn end(mut child: Child) {
+    let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) else { return };
+    // Not reaped yet, so the group is still its own. Fails only where all have ended.
+    let _ = kill_process_group(group, Signal::KILL);
+    let begun = Instant::now();
+    // Those that are still in the group keep its id from being given to another.
+    while begun.elapsed() < END_TIME {
+        if !matches!(child.try_wait(), Ok(None)) && test_kill_process_group(group).is_err() {
+            return;
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+    if matches!(child.try_wait(), Ok(None)) {
+        tracing::warn!(pid = child.id(), "a killed OCI runtime does not end");
+        // Whenever it does, somebody must have waited for it.
+        std::thread::spawn(move || child.wait());
     }
 }
 
@@ -302,5 +324,26 @@ pub fn remove_other_parents(cgroup_root: &Path, parent: &str) {
     for hierarchy in std::fs::read_dir(cgroup_root).into_iter().flatten().flatten() {
         // One that is in use, or that another has taken away, stays or is gone.
         let _ = std::fs::remove_dir(hierarchy.path().join(parent));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_runtime_that_hangs_is_ended_with_its_children() {
+        let directory = tempfile::tempdir().unwrap();
+        let pid = directory.path().join("child");
+        let script = format!("sleep 1000 & echo $! > {}; wait", pid.display());
+        let extra_args = vec!["-c".to_owned(), script, "runtime".into()];
+        let runtime = Runtime { program: "/bin/sh".into(), extra_args };
+        let instance = Instance { runtime, directory: directory.path().into(), id: "h".into() };
+        let deadline = Duration::from_millis(300);
+        let error = instance.call("create", &["create"], None, deadline).unwrap_err().to_string();
+        assert_eq!(error, "/bin/sh create: it took longer than 300ms");
+        let status = format!("/proc/{}/status", std::fs::read_to_string(pid).unwrap().trim());
+        let ended = std::fs::read_to_string(status).map_or(true, |text| text.contains("State:\tZ"));
+        assert!(ended, "its child lives on");
     }
 }
