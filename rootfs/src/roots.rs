@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, MutexGuard};
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use rustix::fs::{AtFlags, CWD, Mode};
 use serde::{Deserialize, Serialize};
@@ -152,20 +152,34 @@ impl Store {
         check_handle(handle)?;
         let area = self.inner.areas.chosen.clone();
         let path = area.directory().join(handle);
-        let mut roots = self.roots();
-        if roots.contains_key(handle) {
-            return Err(Error::HandleTaken { handle: handle.into() });
-        }
+        // The disk may be slow, and all others are not to wait for it: the name is taken, no lock.
+        let name = self.take_name(handle)?;
         let pins = self.inner.layers.pin(record.layers.clone());
         area.make(handle).map_err(disk("make", &path))?;
         let bytes = serde_json::to_vec(record).unwrap_or_default();
         if let Err(error) = write_whole(&path.join(RECORD), &bytes) {
             // Not entered, so nobody else would.
-            _ = area.discard(handle);
+            if let Err(error) = area.discard(handle) {
+                tracing::warn!(handle, %error, "cannot remove a root that could not be made");
+            }
             return Err(disk("write", &path)(error));
         }
-        roots.insert(handle.into(), Root { record: record.clone(), area, _pins: pins });
+        self.roots().insert(handle.into(), Root { record: record.clone(), area, _pins: pins });
+        drop(name);
         Ok(path)
+    }
+
+    /// Nobody else makes a root of this name until the answer is dropped.
+    fn take_name<'a>(&'a self, handle: &'a str) -> Result<TakenName<'a>, Error> {
+        let roots = self.roots();
+        if roots.contains_key(handle) || !self.making().insert(handle.into()) {
+            return Err(Error::HandleTaken { handle: handle.into() });
+        }
+        Ok(TakenName { store: self, handle })
+    }
+
+    fn making(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.inner.making.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn mount_at(
@@ -279,7 +293,18 @@ impl Store {
     }
 
     pub(crate) fn roots(&self) -> MutexGuard<'_, Roots> {
-        self.inner.roots.lock().unwrap_or_else(|e| e.into_inner())
+        self.inner.roots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct TakenName<'a> {
+    store: &'a Store,
+    handle: &'a str,
+}
+
+impl Drop for TakenName<'_> {
+    fn drop(&mut self) {
+        self.store.making().remove(self.handle);
     }
 }
 
@@ -335,17 +360,119 @@ pub(crate) fn read(areas: &Areas, layers: &Arc<Layers>) -> Result<Roots, Error> 
     for area in areas.all() {
         for name in names(area.as_ref())? {
             let path = area.directory().join(&name);
-            let record = fs::read(path.join(RECORD)).map_err(drop);
-            match record.and_then(|bytes| serde_json::from_slice::<RootRecord>(&bytes).map_err(drop)) {
-                Ok(record) => {
+            match read_record(&path).map_err(disk("read", &path.join(RECORD)))? {
+                Some(record) => {
                     let pins = layers.pin(record.layers.clone());
                     let root = Root { record, area: area.clone(), _pins: pins };
                     roots.insert(root.record.handle.clone(), root);
                 }
-                // Killed between making the directory and writing the record: nothing was mounted from it.
-                Err(()) => area.discard(&name).map_err(disk("remove", &path))?,
+                None => area.discard(&name).map_err(disk("remove", &path))?,
             }
         }
     }
     Ok(roots)
+}
+
+/// `None`: it was killed before it had one, so that nothing was mounted from it. Of a root that a container may live on
+/// an unreadable record is an error: to take it for half made would be to remove what the container has written.
+fn read_record(root: &Path) -> io::Result<Option<RootRecord>> {
+    let bytes = match fs::read(root.join(RECORD)) {
+        Ok(bytes) => bytes,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    // What a power cut leaves of a record; no container outlives one.
+    if bytes.iter().all(|byte| *byte == 0) {
+        return Ok(None);
+    }
+    match serde_json::from_slice(&bytes) {
+        Ok(record) => Ok(Some(record)),
+        Err(_) if !root.join(overlay::UPPER).try_exists()? => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+    use crate::quota::{Backend, Written};
+
+    /// A disk that stalls while it makes the root `slow`, and refuses to make `broken`.
+    #[derive(Debug)]
+    struct Disk {
+        directory: PathBuf,
+        stalled: Barrier,
+        goes_on: Barrier,
+    }
+
+    impl Quota for Disk {
+        fn directory(&self) -> &Path {
+            &self.directory
+        }
+
+        fn make(&self, name: &str) -> io::Result<()> {
+            match name {
+                "slow" => {
+                    self.stalled.wait();
+                    self.goes_on.wait();
+                }
+                "broken" => return Err(io::ErrorKind::StorageFull.into()),
+                _ => {}
+            }
+            fs::create_dir(self.directory.join(name))
+        }
+
+        fn limit(&self, _: &str, _: Limit) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn written(&self, _: &str) -> io::Result<Written> {
+            Ok(Written::default())
+        }
+
+        fn discard(&self, name: &str) -> io::Result<()> {
+            fs::remove_dir_all(self.directory.join(name))
+        }
+
+        fn enforces(&self) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn a_stalled_disk_holds_up_only_the_root_that_it_makes() {
+        let scratch = tempfile::tempdir().unwrap();
+        let mut config = crate::store::Config::default();
+        config.quota.backend = Backend::Plain;
+        let mut store = Store::open(&scratch.path().join("store"), config).unwrap();
+        let directory = scratch.path().join("disk");
+        fs::create_dir(&directory).unwrap();
+        let disk = Arc::new(Disk { directory, stalled: Barrier::new(2), goes_on: Barrier::new(2) });
+        Arc::get_mut(&mut store.inner).unwrap().areas.chosen = disk.clone();
+        let reserve = |handle: &str| {
+            let record =
+                RootRecord { handle: handle.into(), layers: Vec::new(), image_bytes: 5, image_inodes: 0 };
+            store.reserve(handle, &record).map_err(|error| error.to_string())
+        };
+        std::thread::scope(|threads| {
+            let slow = threads.spawn(|| reserve("slow"));
+            disk.stalled.wait();
+            reserve("other").unwrap();
+            assert_eq!(store.usage("other").unwrap().total_bytes, 5);
+            assert_eq!(reserve("slow").unwrap_err(), "a root for 'slow' exists already");
+            assert_eq!(store.handles(), ["other"], "what is half made is not there");
+            disk.goes_on.wait();
+            slow.join().unwrap().unwrap();
+        });
+        assert_eq!(store.handles(), ["other", "slow"]);
+        assert_eq!(reserve("slow").unwrap_err(), "a root for 'slow' exists already");
+        for _ in 0..2 {
+            let refused = reserve("broken").unwrap_err();
+            assert!(refused.starts_with("cannot make "), "its name is free again: {refused}");
+        }
+    }
 }

@@ -9,7 +9,7 @@
 //! <dir>/tmp/                     under way or being removed; emptied at every start
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
@@ -180,6 +180,8 @@ pub(crate) struct Inner {
     pub places: tokio::sync::Semaphore,
     pub areas: Areas,
     pub roots: Mutex<Roots>,
+    /// Handles whose roots are being made, not entered as yet. Locked last.
+    pub making: Mutex<BTreeSet<String>>,
     pub overlays: Result<Overlays, Unmountable>,
     pub chores: Arc<Chores>,
     _lock: fs::File,
@@ -230,6 +232,7 @@ impl Store {
             places: tokio::sync::Semaphore::new(LAYERS_AT_ONCE_MAX),
             areas,
             roots: Mutex::new(roots),
+            making: Mutex::default(),
             overlays,
             chores,
             config,

@@ -236,6 +236,40 @@ async fn a_restart_knows_the_roots_and_removes_the_dead_ones() {
 }
 
 #[tokio::test]
+async fn a_root_whose_record_cannot_be_read_is_not_taken_for_half_made() {
+    let Some((scratch, store)) = scratch("a_root_whose_record_cannot_be_read_is_not_taken_for_half_made")
+    else {
+        return;
+    };
+    let directory = scratch.path().join("store");
+    drop(store);
+    let config = || {
+        let mut config = Config::default();
+        config.quota.backend = rootfs::quota::Backend::Plain;
+        config
+    };
+    let root = directory.join("roots/root");
+    let (upper, record) = (root.join("upper"), root.join("root.json"));
+    fs::create_dir_all(&upper).unwrap();
+    fs::create_dir(&record).unwrap();
+    let refused = Store::open(&directory, config()).err().unwrap().to_string();
+    assert!(refused.starts_with(&format!("cannot read {}: ", record.display())), "{refused}");
+    fs::remove_dir(&record).unwrap();
+    fs::write(&record, "{\"handle\": 5}").unwrap();
+    let refused = Store::open(&directory, config()).err().unwrap().to_string();
+    assert!(refused.starts_with(&format!("cannot read {}: ", record.display())), "{refused}");
+    assert!(upper.exists());
+    // Half made, and what a power cut leaves.
+    fs::remove_dir(&upper).unwrap();
+    drop(Store::open(&directory, config()).unwrap());
+    assert!(!root.exists());
+    fs::create_dir_all(&upper).unwrap();
+    fs::write(&record, "").unwrap();
+    drop(Store::open(&directory, config()).unwrap());
+    assert!(!root.exists());
+}
+
+#[tokio::test]
 async fn an_image_larger_than_its_limit_is_refused_with_the_figures() {
     let name = "an_image_larger_than_its_limit_is_refused_with_the_figures";
     let Some((scratch, store)) = scratch(name) else { return };

@@ -140,6 +140,8 @@ impl Quota for Btrfs {
     }
 
     fn make(&self, name: &str) -> io::Result<()> {
+        // Who asked while one of the same name went away may have entered it once more.
+        self.ids().remove(name);
         btrfs::create_subvolume(self.image.top(), name, ALL_ROOTS)
     }
 
