@@ -239,15 +239,19 @@ impl Store {
         Ok(())
     }
 
-    /// Removes every root but those of `live` handles; the answer names the removed ones.
+    /// Removes every root but those of `live` handles; the answer names the removed ones, or is the first failure when all
+    /// were tried.
     pub fn recover(&self, live: &BTreeSet<String>) -> Result<Vec<String>, Error> {
         let known: Vec<String> = self.roots().keys().cloned().collect();
-        let mut removed = Vec::new();
-        for handle in known.into_iter().filter(|handle| !live.contains(handle)) {
-            self.unmount(&handle)?;
-            removed.push(handle);
+        let stray = known.into_iter().filter(|handle| !live.contains(handle));
+        let (mut removed, mut outcome) = (Vec::new(), Ok(()));
+        for handle in stray {
+            match self.unmount(&handle) {
+                Ok(()) => removed.push(handle),
+                Err(error) => outcome = outcome.and(Err(error)),
+            }
         }
-        Ok(removed)
+        outcome.map(|()| removed)
     }
 
     pub fn handles(&self) -> Vec<String> {

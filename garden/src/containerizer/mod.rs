@@ -288,14 +288,16 @@ impl Containerizer {
     }
 
     /// Ends everything in control groups of ours but those of `kept`: what a killed garden left that no record tells of.
-    /// Blocks.
+    /// All are tried; the answer is a failure, if there was one. Blocks.
     pub fn sweep(&self, kept: &BTreeSet<String>) -> Result<()> {
         let (hierarchies, parent) = (&self.shared.hierarchies, &self.shared.config.cgroup_parent);
-        for name in hierarchies.names(parent)?.into_iter().filter(|name| !kept.contains(name)) {
+        let stray = hierarchies.names(parent)?.into_iter().filter(|name| !kept.contains(name));
+        let mut outcome = Ok(());
+        for name in stray {
             tracing::info!(name, "removing a control group without a container");
-            hierarchies.cgroup(parent, &name).remove()?;
+            outcome = outcome.and(hierarchies.cgroup(parent, &name).remove());
         }
-        Ok(())
+        Ok(outcome?)
     }
 
     /// The names (handles) of control groups that some earlier garden left behind, or this one uses.

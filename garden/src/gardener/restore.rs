@@ -24,6 +24,8 @@ use crate::networker::Connection;
 
 /// An answer takes a millisecond.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
+/// For all that goes; it takes some ten milliseconds each.
+const DESTRUCTION_DEADLINE: Duration = Duration::from_secs(10);
 const DESTROYED_AT_ONCE: usize = 8;
 const TRIES: usize = 3;
 const PAUSE: Duration = Duration::from_secs(1);
@@ -127,12 +129,30 @@ impl Gardener {
         // All are known, and what they have is reserved, before anybody is spoken with.
         milestone::passed();
         let known: Vec<_> = found.kept.into_iter().filter_map(|(record, of)| self.know(record, of)).collect();
-        let going = found.going.into_iter().map(|record| self.take_away_earlier(record));
-        let destroying =
-            futures_util::stream::iter(going).buffer_unordered(DESTROYED_AT_ONCE).collect::<()>();
-        tokio::join!(self.take_over_all(known), destroying);
+        let going = found.going.into_iter().map(|record| self.know_going(record)).collect();
+        tokio::join!(self.take_over_all(known), self.take_away_all(going));
         milestone::passed();
         self.sweep().await
+    }
+
+    /// What cannot be taken away stays known as broken, so that it can be destroyed later.
+    fn know_going(&self, record: Record) -> String {
+        let handle = record.handle.clone();
+        self.entries().insert(handle.clone(), Arc::new(Entry::new(record, Stage::Broken(None))));
+        handle
+    }
+
+    /// What takes long, such as a process that cannot be killed, goes on behind the start.
+    async fn take_away_all(&self, going: Vec<String>) {
+        let gardener = self.clone();
+        let destroying = tokio::spawn(async move {
+            let each = going.into_iter().map(|handle| gardener.take_away_earlier(handle));
+            futures_util::stream::iter(each).buffer_unordered(DESTROYED_AT_ONCE).collect::<()>().await;
+        });
+        if tokio::time::timeout(DESTRUCTION_DEADLINE, destroying).await.is_err() {
+            let waited = DESTRUCTION_DEADLINE;
+            tracing::error!(?waited, "containers of an earlier garden are still being destroyed");
+        }
     }
 
     /// Enters a container as one that cannot be used yet.
@@ -168,11 +188,7 @@ impl Gardener {
         }
     }
 
-    /// What cannot be taken away stays known as broken, so that it can be destroyed later.
-    async fn take_away_earlier(&self, record: Record) {
-        let handle = record.handle.clone();
-        let entry = Entry::new(record, Stage::Broken(None));
-        self.entries().insert(handle.clone(), Arc::new(entry));
+    async fn take_away_earlier(&self, handle: String) {
         for tried in 1..=TRIES {
             match self.destroy(&handle).await {
                 Ok(()) => return,
@@ -182,29 +198,41 @@ impl Gardener {
         }
     }
 
-    /// Roots, links and control groups that belong to no container that is known.
+    /// Roots, links and control groups that belong to no container that is known. One that stays is no reason not to start.
     async fn sweep(&self) -> Result<(), StartError> {
         let gardener = self.clone();
-        let sweep = move || -> Result<(), StartError> {
-            let kept: Vec<Record> = gardener.entries().values().map(|entry| entry.record()).collect();
-            let mut groups: BTreeSet<String> = kept.iter().map(|record| record.handle.clone()).collect();
-            let mut roots = groups.clone();
-            for record in &kept {
-                for pea in gardener.0.depot.peas(&record.handle)? {
-                    groups.extend(pea.group_name(&record.handle));
-                    roots.insert(pea.name);
-                }
+        let sweep = move || gardener.try_to_sweep();
+        match tokio::task::spawn_blocking(sweep).await.map_err(|_| StartError::Interrupted)? {
+            Ok(()) => {}
+            Err(error) => tracing::error!(error = chain(&error), "cannot sweep what an earlier garden left"),
+        }
+        Ok(())
+    }
+
+    /// Every part of it, whatever became of the others; the answer is the first failure. Blocks.
+    fn try_to_sweep(&self) -> Result<(), StartError> {
+        let kept: Vec<Record> = self.entries().values().map(|entry| entry.record()).collect();
+        let mut groups: BTreeSet<String> = kept.iter().map(|record| record.handle.clone()).collect();
+        let mut roots = groups.clone();
+        for record in &kept {
+            // Without knowing them all, nothing may be taken for nobody's.
+            for pea in self.0.depot.peas(&record.handle)? {
+                groups.extend(pea.group_name(&record.handle));
+                roots.insert(pea.name);
             }
-            gardener.0.containerizer.sweep(&groups)?;
-            milestone::passed();
-            for handle in gardener.0.store.recover(&roots)? {
-                tracing::info!(handle, "removed a root without a container");
-            }
-            let connections: Vec<&Connection> =
-                kept.iter().filter_map(|record| record.connection.as_ref()).collect();
-            Ok(gardener.0.networker.delete_stray_links(&connections)?)
-        };
-        tokio::task::spawn_blocking(sweep).await.map_err(|_| StartError::Interrupted)?
+        }
+        let swept = self.0.containerizer.sweep(&groups);
+        milestone::passed();
+        let recovered = self.0.store.recover(&roots);
+        for handle in recovered.iter().flatten() {
+            tracing::info!(handle, "removed a root without a container");
+        }
+        let connections: Vec<&Connection> =
+            kept.iter().filter_map(|record| record.connection.as_ref()).collect();
+        let unlinked = self.0.networker.delete_stray_links(&connections);
+        swept?;
+        recovered?;
+        Ok(unlinked?)
     }
 }
 

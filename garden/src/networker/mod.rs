@@ -356,11 +356,12 @@ impl Networker {
             name.starts_with(&self.config.link_prefix)
                 && !kept.iter().any(|connection| connection.host_link == *name)
         });
+        let mut outcome = Ok(());
         for name in stray {
             tracing::info!(link = name, "deleting a stray link");
-            host.delete(&name).map_err(Error::netlink("delete a stray link"))?;
+            outcome = outcome.and(host.delete(&name).map(drop));
         }
-        Ok(())
+        outcome.map_err(Error::netlink("delete a stray link"))
     }
 
     /// When no container is left: no trace in the firewall. (Forwarding stays on: others may have come to rely on it.)
