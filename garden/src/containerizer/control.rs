@@ -29,6 +29,8 @@ struct Outgoing {
 /// What came of an [`exchange`](Control::exchange).
 pub enum Exchanged {
     Message(Message),
+    /// One that was queued has gone out.
+    Sent,
     /// The message that was queued for this request did not go out.
     Unsent(Option<u64>),
 }
@@ -59,7 +61,7 @@ impl Control {
     }
 
     /// Sends what is queued and receives at the same time: were either to wait for the other, both ends could, for ever,
-    /// each with its buffer full. Returns with the next message; `None`: the other end is gone. Safe to cancel.
+    /// each with its buffer full. Returns at each message, in or out; `None`: the other end is gone. Safe to cancel.
     pub async fn exchange(&mut self) -> io::Result<Option<Exchanged>> {
         loop {
             let Self { socket, assembler, outgoing } = self;
@@ -77,7 +79,10 @@ impl Control {
                 ready = socket.writable(), if !outgoing.is_empty() => {
                     let Some(next) = outgoing.front_mut() else { continue };
                     match ready?.try_io(|socket| next.send_packet(socket.get_ref())) {
-                        Ok(Ok(is_last)) if is_last => drop(outgoing.pop_front()),
+                        Ok(Ok(is_last)) if is_last => {
+                            outgoing.pop_front();
+                            return Ok(Some(Exchanged::Sent));
+                        }
                         Ok(Ok(_)) => {}
                         Ok(Err(_)) => {
                             let unsent = outgoing.pop_front().and_then(|unsent| unsent.request);

@@ -102,6 +102,7 @@ impl Owner {
                             self.hear(event, message.fds);
                         }
                     }
+                    Ok(Some(Exchanged::Sent)) => {}
                     Ok(Some(Exchanged::Unsent(request))) => self.withdraw(request),
                     Ok(None) | Err(_) => break,
                 },
@@ -308,6 +309,17 @@ mod tests {
         };
         tokio::time::timeout(std::time::Duration::from_secs(30), all).await.expect("nobody waits for ever");
         pid1.join().unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_asked_next_goes_out_though_pid_1_says_nothing() {
+        let (commands, mut pid1, _owner) = played();
+        for signal in 1..4 {
+            let asked = Request::SignalAll { signal };
+            commands.send(Command::Tell(asked)).await.ok().unwrap();
+            let heard = tokio::time::timeout(std::time::Duration::from_secs(10), pid1.receive());
+            heard.await.expect("it is told").unwrap().unwrap();
+        }
     }
 
     #[tokio::test]
