@@ -387,6 +387,22 @@ async fn tar_goes_in_and_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_nobody_reads_holds_no_input_open() {
+    let world = world!("a_stream_that_nobody_reads_holds_no_input_open");
+    let container = world.start(world.spec()).await;
+    world.output(&container, "dd if=/dev/zero of=/tmp/much bs=1M count=4").await;
+    let (input, stdin) = tokio::io::duplex(64);
+    let io = ProcessIo { stdin: Some(Box::new(stdin)), ..ProcessIo::default() };
+    let cat = container.run(&sh("exec cat"), io).await.unwrap();
+    let stalled = container.stream_out("alice", "/tmp/much").await.unwrap();
+    drop(input);
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(20), cat.wait()).await;
+    assert_eq!(ended.expect("its input has ended").unwrap(), 0);
+    drop(stalled);
+    world.end(container).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hostile_archive_stays_inside() {
     let world = world!("a_hostile_archive_stays_inside");
     let container = world.start(world.spec()).await;

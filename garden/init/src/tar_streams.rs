@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -13,6 +13,7 @@ use garden_init::ERROR_BYTES_MAX;
 use garden_init::users::User;
 use garden_sys::process;
 use rustix::process::Pid;
+use rustix::stdio;
 
 use crate::credentials;
 use crate::pid1::pipe;
@@ -44,7 +45,14 @@ pub fn start(
         Some(pid) => Ok((pid, complaint)),
         None => {
             process::unblock_signals();
-            let outcome = carry(direction, &user, path, stream);
+            // No exec closes it: what pid 1 holds of others is nothing for who reads what a stranger has packed, and the
+            // input of a process ends only when nobody holds it any more.
+            let (stdin, stdout, stderr) = (stdio::stdin(), stdio::stdout(), stdio::stderr());
+            let kept = [stdin, stdout, stderr, stream.as_fd(), complain.as_fd()];
+            // SAFETY: of all else that this child has of its parent nothing is used or dropped, up to its exit.
+            let closed = unsafe { process::close_all_but(&kept) };
+            let closed = closed.map_err(|error| format!("cannot close what is others': {error}"));
+            let outcome = closed.and_then(|()| carry(direction, &user, path, stream));
             if let Err(message) = &outcome {
                 let message = &message.as_bytes()[..message.len().min(ERROR_BYTES_MAX)];
                 // With nobody to read it, the status alone tells.
