@@ -225,6 +225,11 @@ impl Gardener {
         self.0.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// To look into each while others go on: a record is locked as long as the disk takes to write it.
+    fn all_entries(&self) -> Vec<Arc<Entry>> {
+        self.entries().values().cloned().collect()
+    }
+
     fn entry(&self, handle: &str) -> Result<Arc<Entry>> {
         self.entries().get(handle).cloned().ok_or_else(|| Error::ContainerNotFound { handle: handle.into() })
     }
@@ -341,8 +346,8 @@ impl Garden for Gardener {
     }
 
     async fn containers(&self, wanted: &Properties) -> Result<Vec<String>> {
-        let entries = self.entries();
-        let found = entries.values().filter(|entry| {
+        let entries = self.all_entries();
+        let found = entries.iter().filter(|entry| {
             entry.with_record(|record| properties::matches(wanted, &record.properties, record.created))
         });
         Ok(found.map(|entry| entry.handle.clone()).collect())

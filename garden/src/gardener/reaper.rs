@@ -13,9 +13,8 @@ const PERIOD: Duration = Duration::from_millis(500);
 pub async fn reap(gardener: Gardener, shutdown: CancellationToken) {
     while shutdown.run_until_cancelled(tokio::time::sleep(PERIOD)).await.is_some() {
         let now = Instant::now();
-        let forgotten =
-            gardener.entries().values().filter(|entry| entry.is_forgotten(now)).cloned().collect::<Vec<_>>();
-        for entry in forgotten {
+        let entries = gardener.all_entries().into_iter();
+        for entry in entries.filter(|entry| entry.is_forgotten(now)) {
             tracing::info!(handle = entry.handle, "reaping");
             // Said by the destruction itself; a container that is broken is no longer reaped, but can be destroyed.
             _ = gardener.destroy(&entry.handle).await;
