@@ -67,6 +67,16 @@ pub struct Record {
     pub container: Option<containerizer::Record>,
 }
 
+/// Of a directory. That a record cannot be read does not mean that its container is gone.
+#[derive(Debug)]
+pub enum Content {
+    /// The directory was made and no record yet written.
+    Nothing,
+    Record(Box<Record>),
+    /// What could be made out of a record that cannot be read: its handle at least.
+    Unclear(Box<Record>, io::Error),
+}
+
 #[derive(Debug)]
 pub struct Depot {
     root: PathBuf,
@@ -76,8 +86,7 @@ pub struct Depot {
 #[derive(Debug)]
 pub struct Found {
     pub directory: PathBuf,
-    /// `None`: the directory was made and no record yet written, or it is unreadable.
-    pub record: Option<Record>,
+    pub content: Content,
     /// Its destruction had begun.
     pub going: bool,
 }
@@ -133,6 +142,17 @@ impl Depot {
 
     /// Those of a container that are recorded; one that cannot be read is told of, and as good as none.
     pub fn peas(&self, handle: &str) -> Result<Vec<PeaRecord>> {
+        let told = |error: &Error| tracing::warn!(error = crate::chain(error), "unreadable record");
+        let peas = self.each_pea(handle)?.into_iter();
+        Ok(peas.filter_map(|pea| pea.inspect_err(told).ok()).collect())
+    }
+
+    /// The same; an error if one of them cannot be read.
+    pub fn all_peas(&self, handle: &str) -> Result<Vec<PeaRecord>> {
+        self.each_pea(handle)?.into_iter().collect()
+    }
+
+    fn each_pea(&self, handle: &str) -> Result<Vec<Result<PeaRecord>>> {
         let directory = self.directory(handle);
         let list = match fs::read_dir(&directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -142,7 +162,7 @@ impl Depot {
         for entry in list {
             let path = entry.map_err(failed("list", &directory))?.path();
             if path.to_string_lossy().ends_with(PEA_SUFFIX) {
-                peas.extend(read::<PeaRecord>(&path));
+                peas.extend(read::<PeaRecord>(&path).map_err(failed("read", &path)).transpose());
             }
         }
         Ok(peas)
@@ -163,7 +183,7 @@ impl Depot {
         remove(&self.directory(handle))
     }
 
-    /// A directory without a readable record, which nothing is known about.
+    /// A directory without a record, which nothing is known about.
     pub fn drop_directory(&self, found: &Found) -> Result<()> {
         remove(&found.directory)
     }
@@ -178,12 +198,14 @@ impl Depot {
             fs::read_dir(&self.root)?.map(|entry| entry.map(|entry| entry.path())).collect()
         };
         let directories = list().map_err(failed("list", &self.root))?;
-        let found = |directory: PathBuf| Found {
-            record: read(&directory.join(RECORD)),
-            going: directory.join(GOING).exists(),
-            directory,
+        let found = |directory: PathBuf| {
+            let Some(content) = content(&directory) else {
+                tracing::warn!(directory = %directory.display(), "not a container's");
+                return None;
+            };
+            Some(Found { content, going: directory.join(GOING).exists(), directory })
         };
-        Ok(directories.into_iter().map(found).collect())
+        Ok(directories.into_iter().filter_map(found).collect())
     }
 }
 
@@ -192,11 +214,48 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::File::create(path)?.write_all(bytes)
 }
 
-fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
-    let bytes = fs::read(path).ok()?;
-    serde_json::from_slice(&bytes)
-        .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "unreadable record"))
-        .ok()
+/// `None`: it is not there, or empty, as a machine that lost its power may leave it.
+fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+        Ok(bytes) if bytes.is_empty() => Ok(None),
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(io::Error::from),
+    }
+}
+
+/// `None`: there is no record, and the directory has no name that a handle could have.
+fn content(directory: &Path) -> Option<Content> {
+    let path = directory.join(RECORD);
+    let why = match read(&path) {
+        Ok(None) => return Some(Content::Nothing),
+        Ok(Some(record)) => return Some(Content::Record(Box::new(record))),
+        Err(why) => why,
+    };
+    let directory = directory.file_name()?.to_str()?;
+    let handle = garden_client::wire::decode_segment(directory).filter(|handle| name(handle) == directory)?;
+    let parts = read::<serde_json::Value>(&path).ok().flatten().unwrap_or_default();
+    Some(Content::Unclear(Box::new(made_out(handle, &parts)), why))
+}
+
+/// Each part for itself: somebody may understand it only in part.
+fn made_out(handle: String, parts: &serde_json::Value) -> Record {
+    fn part<T: DeserializeOwned>(parts: &serde_json::Value, name: &str) -> Option<T> {
+        serde_json::from_value(parts.get(name)?.clone()).ok()
+    }
+    Record {
+        handle,
+        created_at_ns: part(parts, "created_at_ns").unwrap_or_default(),
+        created: true,
+        spec: part(parts, "spec").unwrap_or_default(),
+        properties: part(parts, "properties").unwrap_or_default(),
+        grace_time_ns: part(parts, "grace_time_ns").unwrap_or_default(),
+        connection: part(parts, "connection"),
+        plugged: part(parts, "plugged").unwrap_or_default(),
+        imaged: part(parts, "imaged").unwrap_or_default(),
+        stopped: part(parts, "stopped").unwrap_or_default(),
+        container: part(parts, "container"),
+    }
 }
 
 /// Without its record first: whatever is left then tells of nothing that is still there.
@@ -257,7 +316,8 @@ mod tests {
             depot.save(&Record { created: true, ..record(handle) }).unwrap();
             let found = depot.found().unwrap();
             assert_eq!(found.len(), 1, "{found:?}");
-            assert_eq!(found[0].record.as_ref().unwrap(), &Record { created: true, ..record(handle) });
+            let Content::Record(ref read) = found[0].content else { panic!("{found:?}") };
+            assert_eq!(**read, Record { created: true, ..record(handle) });
             assert_eq!(found[0].directory.parent().unwrap(), root.path().join("a/b"));
             assert!(!found[0].going);
             depot.mark_going(handle).unwrap();
@@ -270,14 +330,34 @@ mod tests {
     }
 
     #[test]
-    fn half_of_a_record_is_no_record() {
+    fn what_cannot_be_read_is_not_nothing() {
         let root = tempfile::tempdir().unwrap();
         let depot = Depot::open(root.path().to_owned()).unwrap();
-        fs::create_dir(root.path().join("half")).unwrap();
-        fs::write(root.path().join("half").join(RECORD), "{\"handle\":").unwrap();
+        let mut saved = record("%h");
+        saved.connection = Some(Connection::new("10.254.0.0/18".parse().unwrap(), 7, "d-"));
+        depot.save(&saved).unwrap();
+        let path = depot.directory("%h").join(RECORD);
+        let newer = fs::read_to_string(&path).unwrap().replace("\"stopped\":false", "\"stopped\":{\"at\":1}");
+        let unclear = |content: &str| {
+            fs::write(&path, content).unwrap();
+            let found = depot.found().unwrap();
+            let Content::Unclear(ref made_out, _) = found[0].content else { panic!("{found:?}") };
+            assert_eq!(made_out.handle, "%h");
+            assert!(made_out.created);
+            made_out.connection.clone()
+        };
+        assert_eq!(unclear(&newer), saved.connection);
+        assert_eq!(unclear("{\"handle\":"), None);
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
         let found = depot.found().unwrap();
-        assert!(found[0].record.is_none());
-        depot.drop_directory(&found[0]).unwrap();
+        assert!(matches!(found[0].content, Content::Unclear(..)), "a read error: {found:?}");
+        fs::remove_dir(&path).unwrap();
+        for nothing in [None, Some("")] {
+            nothing.iter().for_each(|text| fs::write(&path, text).unwrap());
+            assert!(matches!(depot.found().unwrap()[0].content, Content::Nothing));
+        }
+        depot.drop_directory(&depot.found().unwrap()[0]).unwrap();
         assert_eq!(depot.found().unwrap().len(), 0);
     }
 

@@ -300,6 +300,17 @@ impl Containerizer {
         Ok(outcome?)
     }
 
+    /// Ends everything in the control groups that a container of this handle has, if it has any. Blocks.
+    pub fn end_groups(&self, handle: &str) -> Result<()> {
+        let (hierarchies, parent) = (&self.shared.hierarchies, &self.shared.config.cgroup_parent);
+        if rules::check_handle(handle).is_err() {
+            // No group was ever made by this name.
+            return Ok(());
+        }
+        pea::remove_groups(hierarchies, parent, handle)?;
+        Ok(hierarchies.cgroup(parent, handle).remove()?)
+    }
+
     /// The names (handles) of control groups that some earlier garden left behind, or this one uses.
     pub fn cgroup_names(&self) -> Result<Vec<String>> {
         Ok(self.shared.hierarchies.names(&self.shared.config.cgroup_parent)?)

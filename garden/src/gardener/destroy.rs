@@ -69,8 +69,11 @@ impl Gardener {
         }
         match entry.with_record(|record| record.container.clone()) {
             Some(record) => blocking(move || containerizer::clean_up(&record)).await,
-            // It never had a pid 1.
-            None => Ok(()),
+            // It never had a pid 1, or nobody can tell which.
+            None => {
+                let (gardener, handle) = (self.clone(), entry.handle.clone());
+                blocking(move || gardener.0.containerizer.end_groups(&handle)).await
+            }
         }
     }
 

@@ -18,7 +18,7 @@ use garden_client::Garden;
 use super::entry::{Entry, Stage};
 use super::{Config, Gardener, StartError, chain};
 use crate::containerizer::{self, Container};
-use crate::depot::{self, Depot, Record};
+use crate::depot::{self, Content, Depot, Record};
 use crate::milestone;
 use crate::networker::Connection;
 
@@ -33,13 +33,15 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The records of a depot, judged.
 pub struct Found {
     kept: Vec<(Record, containerizer::Record)>,
+    /// Nobody knows what to do with them; somebody may be in them.
+    unclear: Vec<Record>,
     going: Vec<Record>,
 }
 
 impl Found {
     /// Of containers that stay.
     pub fn connections(&self) -> Vec<(&str, &Connection)> {
-        let records = self.kept.iter().map(|(record, _)| record);
+        let records = self.kept.iter().map(|(record, _)| record).chain(&self.unclear);
         records.filter_map(|record| Some((record.handle.as_str(), record.connection.as_ref()?))).collect()
     }
 
@@ -47,7 +49,7 @@ impl Found {
     /// stay come first. Nothing is lost: the firewall is made anew, and links that are nobody's are swept.
     fn settle_claims(&mut self) {
         let mut claims = Claims::default();
-        for (record, _) in &self.kept {
+        for record in self.kept.iter().map(|(record, _)| record).chain(&self.unclear) {
             record.connection.iter().for_each(|connection| claims.add(connection));
         }
         for record in &mut self.going {
@@ -79,26 +81,45 @@ impl Claims {
     }
 }
 
-/// A directory without a readable record tells nothing: it goes, and what belonged to it is swept. Blocks.
+/// A directory without a record tells nothing: it goes, and what belonged to it is swept. One whose record cannot be read
+/// stays, and what belongs to it. Blocks.
 pub fn read(depot: &Depot, config: &Config) -> Result<Found, depot::Error> {
-    let (mut kept, mut going) = (Vec::new(), Vec::new());
-    for found in depot.found()? {
-        let Some(record) = &found.record else {
-            tracing::warn!(directory = %found.directory.display(), "removing a container's directory without a record");
-            depot.drop_directory(&found)?;
-            continue;
+    let mut found = Found { kept: Vec::new(), unclear: Vec::new(), going: Vec::new() };
+    for one in depot.found()? {
+        let going = one.going || config.destroy_containers_on_start;
+        let record = match &one.content {
+            Content::Record(record) => record,
+            Content::Nothing => {
+                tracing::warn!(directory = %one.directory.display(), "removing a container's directory without a record");
+                depot.drop_directory(&one)?;
+                continue;
+            }
+            Content::Unclear(record, error) => {
+                tracing::error!(handle = record.handle, %error, going, "the record of a container cannot be read");
+                let mut record = Record::clone(record);
+                // Of another pool it would become another's.
+                record.connection.take_if(|connection| !config.networker.could_have_made(connection));
+                let place = if going { &mut found.going } else { &mut found.unclear };
+                place.push(record);
+                continue;
+            }
         };
-        let why = if found.going { Some("its destruction had begun") } else { why_not(record, config) };
-        match (why, &record.container) {
-            (None, Some(container)) => kept.push((record.clone(), container.clone())),
+        let record = Record::clone(record);
+        // As one was saved of which not all was known.
+        if record.created && record.container.is_none() && !going {
+            found.unclear.push(record);
+            continue;
+        }
+        let why = if one.going { Some("its destruction had begun") } else { why_not(&record, config) };
+        match (why, record.container.clone()) {
+            (None, Some(container)) => found.kept.push((record, container)),
             (why, _) => {
                 let why = why.unwrap_or("its creation was not finished");
                 tracing::info!(handle = record.handle, why, "destroying a container of an earlier garden");
-                going.push(record.clone());
+                found.going.push(record);
             }
         }
     }
-    let mut found = Found { kept, going };
     found.settle_claims();
     Ok(found)
 }
@@ -128,6 +149,7 @@ impl Gardener {
         }
         // All are known, and what they have is reserved, before anybody is spoken with.
         milestone::passed();
+        found.unclear.into_iter().for_each(|record| self.know_unclear(record));
         let known: Vec<_> = found.kept.into_iter().filter_map(|(record, of)| self.know(record, of)).collect();
         let going = found.going.into_iter().map(|record| self.know_going(record)).collect();
         tokio::join!(self.take_over_all(known), self.take_away_all(going));
@@ -152,6 +174,14 @@ impl Gardener {
         if tokio::time::timeout(DESTRUCTION_DEADLINE, destroying).await.is_err() {
             let waited = DESTRUCTION_DEADLINE;
             tracing::error!(?waited, "containers of an earlier garden are still being destroyed");
+        }
+    }
+
+    /// One that can only be destroyed, by a client. What is known to be its own is nobody else's.
+    fn know_unclear(&self, record: Record) {
+        match record.container.clone() {
+            Some(container) => _ = self.know(record, container),
+            None => _ = self.know_going(record),
         }
     }
 
@@ -211,12 +241,12 @@ impl Gardener {
 
     /// Every part of it, whatever became of the others; the answer is the first failure. Blocks.
     fn try_to_sweep(&self) -> Result<(), StartError> {
-        let kept: Vec<Record> = self.entries().values().map(|entry| entry.record()).collect();
+        let kept: Vec<Record> = self.all_entries().iter().map(|entry| entry.record()).collect();
         let mut groups: BTreeSet<String> = kept.iter().map(|record| record.handle.clone()).collect();
         let mut roots = groups.clone();
         for record in &kept {
             // Without knowing them all, nothing may be taken for nobody's.
-            for pea in self.0.depot.peas(&record.handle)? {
+            for pea in self.0.depot.all_peas(&record.handle)? {
                 groups.extend(pea.group_name(&record.handle));
                 roots.insert(pea.name);
             }
@@ -301,14 +331,19 @@ mod tests {
         let going = [
             record("same subnet", 1, 2),
             record("same port", 2, 1),
+            record("of one that is not clear", 5, 6),
             record("own", 3, 3),
             record("twice", 3, 4),
             record("also own", 4, 4),
         ];
-        let mut found = Found { kept: vec![(record("stays", 1, 1), container)], going: going.into() };
+        let mut found = Found {
+            kept: vec![(record("stays", 1, 1), container)],
+            unclear: vec![record("unclear", 5, 5)],
+            going: going.into(),
+        };
         found.settle_claims();
         let with = found.going.iter().filter(|record| record.connection.is_some());
         assert_eq!(with.map(|record| record.handle.as_str()).collect::<Vec<_>>(), ["own", "also own"]);
-        assert_eq!(found.connections().len(), 1);
+        assert_eq!(found.connections().len(), 2);
     }
 }

@@ -523,6 +523,51 @@ fn pid_of(place: &Place, handle: &str) -> rustix::process::Pid {
 }
 
 #[test]
+fn a_container_whose_record_cannot_be_read_lives_until_a_client_destroys_it() {
+    let name = "a_container_whose_record_cannot_be_read_lives_until_a_client_destroys_it";
+    in_a_place(name, async |mut place| {
+        use rustix::process::test_kill_process;
+        let handles = ["garbage", "newer", "whole"];
+        place.start().await;
+        for handle in handles {
+            place
+                .client
+                .create(ContainerSpec { net_in: vec![NetIn::default()], ..named(handle) })
+                .await
+                .unwrap();
+        }
+        place.kill();
+        let pids = handles.map(|handle| pid_of(&place, handle));
+        let path = |handle| place.settings.directory.join("depot").join(handle).join("container.json");
+        let newer =
+            std::fs::read_to_string(path("newer")).unwrap().replace("\"stopped\":false", "\"stopped\":{}");
+        std::fs::write(path("newer"), newer).unwrap();
+        std::fs::write(path("garbage"), "{\"handle\":").unwrap();
+        // Nor is what was changed since taken for half made.
+        for again in [false, true] {
+            place.start().await;
+            let mut known = place.client.containers(&all()).await.unwrap();
+            known.sort();
+            assert_eq!(known, handles);
+            assert!(pids.iter().all(|pid| test_kill_process(*pid).is_ok()), "{again}");
+            let error = place.client.run("newer", shell("true"), ProcessIo::default()).await.err().unwrap();
+            assert!(error.to_string().ends_with("is broken and can only be destroyed"), "{error}");
+            assert_eq!(run(&place.client, "whole", shell("echo fine"), "").await, (0, "fine\n".into()));
+            if !again {
+                place.client.set_property("garbage", "a", "b").await.unwrap();
+                place.kill();
+            }
+        }
+        for handle in handles {
+            place.client.destroy(handle).await.unwrap();
+        }
+        place.assert_nothing_left("destroyed").await;
+        assert!(pids.iter().all(|pid| test_kill_process(*pid).is_err()));
+        place
+    });
+}
+
+#[test]
 fn a_container_that_does_not_answer_the_next_garden_is_broken_until_it_does() {
     let name = "a_container_that_does_not_answer_the_next_garden_is_broken_until_it_does";
     in_a_place(name, async |mut place| {
