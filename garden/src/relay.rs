@@ -2,11 +2,12 @@
 //!
 //! Between the process and that connection stands a buffer of [`OUTPUT_BYTES_MAX`]. A full one holds the process up for
 //! [`AWAIT_TIME`], in which a client that wants the output comes for it; if none does, what does not fit is thrown away,
-//! so that a process whose output nobody wants is not held up for long. Once somebody reads, a
-//! full buffer holds the process up until it is read. When the reader is gone, so is this way out.
+//! so that a process whose output nobody wants is not held up for long. Of an output that nobody came for, only its
+//! first [`UNLIKELY_BYTES_MAX`] are kept. Once somebody reads, a full buffer holds the process up until it is read. When
+//! the reader is gone, so is this way out.
 //!
 //! ```text
-//! Awaited ──AWAIT_TIME full──▶ Unlikely ──reader()──▶ Reading
+//! Awaited ──AWAIT_TIME full, or DOUBT_TIME──▶ Unlikely ──reader()──▶ Reading
 //! Awaited ──reader()──▶ Reading ◀──offer()──▶ Direct      the buffer is empty: whoever writes may write to the socket
 //!    any ──reader dropped──▶ Gone
 //! ```
@@ -25,8 +26,12 @@ use tokio::time::Sleep;
 use crate::socket::Socket;
 
 const OUTPUT_BYTES_MAX: usize = 1 << 20;
+/// Of an output that nobody is likely to fetch.
+const UNLIKELY_BYTES_MAX: usize = 16 << 10;
 /// A client asks for the outputs as soon as it knows of the process.
 const AWAIT_TIME: Duration = Duration::from_secs(2);
+/// How long all of an output is kept for a client that is slow to ask, while nobody is held up by that.
+const DOUBT_TIME: Duration = Duration::from_secs(10);
 /// How long outputs of an ended process wait for a client that is about to fetch them.
 pub const FETCH_TIME: Duration = Duration::from_secs(60);
 
@@ -55,6 +60,23 @@ struct State {
     reader_waker: Option<Waker>,
 }
 
+impl State {
+    fn doubt(&mut self) {
+        if matches!(self.reader, Reader::Awaited) {
+            self.reader = Reader::Unlikely;
+            self.bytes.truncate(UNLIKELY_BYTES_MAX);
+            self.bytes.shrink_to_fit();
+            wake(&mut self.writer_waker);
+        }
+    }
+
+    fn room(&self) -> usize {
+        let bytes_max =
+            if matches!(self.reader, Reader::Unlikely) { UNLIKELY_BYTES_MAX } else { OUTPUT_BYTES_MAX };
+        bytes_max.saturating_sub(self.bytes.len())
+    }
+}
+
 #[derive(Clone)]
 pub struct Output(Arc<Mutex<State>>);
 
@@ -79,6 +101,11 @@ impl Output {
 
     pub fn writer(&self) -> OutputWriter {
         OutputWriter { output: self.clone(), waiting: None }
+    }
+
+    /// Nobody has come for it, unless somebody has.
+    fn doubt(&self) {
+        self.lock().doubt();
     }
 
     /// `None` if somebody has fetched it already.
@@ -124,16 +151,16 @@ impl AsyncWrite for OutputWriter {
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         let mut state = this.output.lock();
-        let room = OUTPUT_BYTES_MAX - state.bytes.len();
         if matches!(state.reader, Reader::Gone) || state.ended {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        if room == 0 && matches!(state.reader, Reader::Awaited) {
+        if state.room() == 0 && matches!(state.reader, Reader::Awaited) {
             let waiting = this.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep(AWAIT_TIME)));
             if waiting.as_mut().poll(context).is_ready() {
-                state.reader = Reader::Unlikely;
+                state.doubt();
             }
         }
+        let room = state.room();
         if room == 0 && matches!(state.reader, Reader::Unlikely) {
             return Poll::Ready(Ok(bytes.len()));
         }
@@ -216,6 +243,12 @@ impl Relays {
         let id = (self.next.fetch_add(1, Ordering::Relaxed) + 1).to_string();
         let outputs = Outputs { stdout: Output::new(), stderr: Output::new() };
         self.lock().insert(id.clone(), outputs.clone());
+        let doubtful = outputs.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(DOUBT_TIME).await;
+            doubtful.stdout.doubt();
+            doubtful.stderr.doubt();
+        });
         (id, outputs)
     }
 
@@ -258,8 +291,25 @@ mod tests {
         drop(writer);
         let mut reader = output.reader().unwrap();
         assert!(output.reader().is_none(), "one reader");
-        assert_eq!(reader.next(None).await.map(|bytes| bytes.len()), Some(OUTPUT_BYTES_MAX));
+        assert_eq!(reader.next(None).await.map(|bytes| bytes.len()), Some(UNLIKELY_BYTES_MAX));
         assert_eq!(reader.next(None).await, None);
+    }
+
+    #[tokio::test]
+    async fn of_output_nobody_came_for_only_the_beginning_is_kept() {
+        let relays = Relays::default();
+        let (id, outputs) = relays.open();
+        let mut writer = outputs.stdout.writer();
+        writer.write_all(&vec![1; OUTPUT_BYTES_MAX / 2]).await.unwrap();
+        outputs.stdout.doubt();
+        writer.write_all(&[2; 10]).await.unwrap();
+        assert!(outputs.stdout.lock().bytes.capacity() <= 2 * UNLIKELY_BYTES_MAX);
+        // Whoever comes at last gets that and all that follows.
+        let mut reader = relays.fetch(&id, OutputKind::Stdout).unwrap();
+        outputs.stdout.doubt();
+        assert_eq!(reader.next(None).await, Some(vec![1; UNLIKELY_BYTES_MAX]));
+        writer.write_all(&vec![3; OUTPUT_BYTES_MAX]).await.unwrap();
+        assert_eq!(reader.next(None).await.map(|bytes| bytes.len()), Some(OUTPUT_BYTES_MAX));
     }
 
     #[tokio::test]

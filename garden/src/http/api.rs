@@ -18,6 +18,8 @@ use super::{Refusal, Server};
 
 /// Of a request in JSON; egress rules are the longest.
 pub const REQUEST_BYTES_MAX: usize = 16 << 20;
+/// Of a request in JSON, of all depths together: the smallest take three bytes there and dozens here.
+const REQUEST_VALUES_MAX: usize = 1 << 17;
 /// Unsigned in the public client's type, signed in its language; more is nonsense.
 const GRACE_TIME_MAX: Duration = Duration::from_nanos(i64::MAX as u64);
 
@@ -108,6 +110,10 @@ impl Server {
             }
             Err(unread) => return Err(unread.into()),
         };
+        if has_more_values(&body, REQUEST_VALUES_MAX) {
+            let message = format!("a request of at most {REQUEST_VALUES_MAX} values is expected");
+            return Err(Refusal { status: StatusCode::PAYLOAD_TOO_LARGE, error: Error::Other(message) });
+        }
         serde_json::from_slice(&body)
             .map_err(|error| Error::Other(format!("cannot understand the request: {error}")).into())
     }
@@ -147,6 +153,21 @@ impl Server {
     }
 }
 
+/// Elements, members and what holds them, counted without an allocation.
+fn has_more_values(json: &[u8], values_max: usize) -> bool {
+    let (mut quoted, mut escaped, mut values) = (false, false, 0);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = quoted,
+            b'"' => quoted = !quoted,
+            b',' | b'[' | b'{' if !quoted => values += 1,
+            _ => {}
+        }
+    }
+    values > values_max
+}
+
 impl From<Error> for Refusal {
     fn from(error: Error) -> Refusal {
         let status = match error {
@@ -175,5 +196,25 @@ impl From<Unread> for Refusal {
             }
         };
         Refusal { status, error }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_counted_where_they_are_values() {
+        for (json, values) in [
+            ("", 0),
+            ("17", 0),
+            ("[{},{},{}]", 6),
+            (r#"{"a":[1,2],"b":"x"}"#, 4),
+            (r#"{"a,{[":"\",,,[[["}"#, 1),
+            (r#"["\\",1]"#, 2),
+        ] {
+            assert!(!has_more_values(json.as_bytes(), values), "{json}");
+            assert!(values == 0 || has_more_values(json.as_bytes(), values - 1), "{json}");
+        }
     }
 }

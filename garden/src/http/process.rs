@@ -72,7 +72,7 @@ impl Server {
     ) -> io::Result<bool> {
         let (stream_id, outputs) = self.relays.open();
         // Ends the outputs on every way out of here.
-        let _closing = Closing { server: self, stream_id: stream_id.clone() };
+        let closing = Closing { server: self, stream_id: stream_id.clone() };
         let (stdin, process_stdin) = input();
         let io = ProcessIo {
             stdin: Some(Box::new(process_stdin)),
@@ -100,6 +100,8 @@ impl Server {
         // No longer in use, should the client leave its answer untouched.
         drop(process);
         connection.send(&wire::line(&last)?).await?;
+        // Before the client's farewell is waited for: it may come only after the outputs have ended.
+        drop(closing);
         connection.farewell().await;
         Ok(false)
     }

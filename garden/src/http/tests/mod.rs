@@ -219,6 +219,11 @@ async fn bad_requests_are_told_so() {
             check(&long, 413, "at most 16777216 bytes").await;
         }
     }
+    // Little to read, much to hold.
+    let many = format!("[{}{{}}]", "{},".repeat(100_000));
+    let rules =
+        format!("POST /containers/h/net/out/bulk HTTP/1.1\r\nContent-Length: {}\r\n\r\n{many}", many.len());
+    check(&rules, 413, "at most 131072 values").await;
     let long = format!("GET /ping?{} HTTP/1.1\r\n\r\n", "x".repeat(head::HEAD_BYTES_MAX));
     check(&long, 431, "the head of the request is longer").await;
 }
