@@ -28,9 +28,9 @@ pub enum Error {
     #[error("cannot use {} as a layer: {source}", path.display())]
     Layer { path: PathBuf, source: std::io::Error },
     #[error("cannot clone {} to map its ids: {source}", path.display())]
-    Clone { path: PathBuf, source: mount::Error },
+    Clone { path: PathBuf, source: std::io::Error },
     #[error("cannot map ids on {}: its filesystem does not allow it ({source})", path.display())]
-    IdsNotMappable { path: PathBuf, source: mount::Error },
+    IdsNotMappable { path: PathBuf, source: std::io::Error },
     #[error("cannot overlay {layers} layers for {name} by their paths: {source}{}", hint(source))]
     OverlayByPath { name: String, layers: usize, source: secluded::Error },
     #[error(
@@ -51,11 +51,11 @@ fn hint(source: &secluded::Error) -> &'static str {
 impl Error {
     fn os_error(&self) -> Option<i32> {
         match self {
-            Error::Overlay { source, .. }
-            | Error::Clone { source, .. }
-            | Error::IdsNotMappable { source, .. } => source.os_error(),
+            Error::Overlay { source, .. } => source.os_error(),
             Error::OverlayByPath { source, .. } => source.os_error(),
-            Error::Layer { source, .. } => source.raw_os_error(),
+            Error::Layer { source, .. }
+            | Error::Clone { source, .. }
+            | Error::IdsNotMappable { source, .. } => source.raw_os_error(),
             Error::NoOverlay { .. } | Error::NotAllowed(_) => None,
         }
     }
@@ -120,10 +120,10 @@ impl<'a> Lowers<'a> {
 impl View {
     fn of(directory: &Path, user_namespace: Option<BorrowedFd<'_>>) -> Result<View, Error> {
         let path = directory.to_path_buf();
-        let tree =
-            mount::open_tree(directory).map_err(|source| Error::Clone { path: path.clone(), source })?;
+        let tree = mount::clone_mount(directory, false)
+            .map_err(|source| Error::Clone { path: path.clone(), source })?;
         if let Some(user_namespace) = user_namespace {
-            mount::map_ids(tree.as_fd(), user_namespace).map_err(|source| match source.os_error() {
+            mount::map_ids(&tree, user_namespace).map_err(|source| match source.raw_os_error() {
                 Some(EINVAL | EOPNOTSUPP) => Error::IdsNotMappable { path: path.clone(), source },
                 _ => Error::Clone { path: path.clone(), source },
             })?;

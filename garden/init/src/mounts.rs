@@ -4,7 +4,7 @@
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 
-use garden_sys::detached;
+use garden_sys::mount;
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -150,8 +150,8 @@ impl Mask {
         let act = || format!("mask {path}");
         match kind_of(&target).act(act())? {
             Kind::File => {
-                let cover = detached::clone_mount_of(&self.null, false).act(act())?;
-                detached::attach(cover, target).act(act())
+                let cover = mount::clone_mount_of(&self.null, false).act(act())?;
+                mount::attach(cover, target).act(act())
             }
             Kind::Directory => self.cover_directory(target).act(act()),
         }
@@ -160,7 +160,7 @@ impl Mask {
     fn cover_directory(&mut self, target: OwnedFd) -> std::io::Result<()> {
         // One empty file system serves all: the first mount of it is cloned for the others.
         if let Some(empty) = &self.empty {
-            return detached::attach(detached::clone_mount_of(empty, false)?, target);
+            return mount::attach(mount::clone_mount_of(empty, false)?, target);
         }
         let options = [
             MountOption::Value("mode", "0555"),
@@ -168,7 +168,7 @@ impl Mask {
             MountOption::Flag("ro"),
         ];
         let empty = create("tmpfs", &options, PLAIN | MountAttrFlags::MOUNT_ATTR_RDONLY)?;
-        detached::attach(&empty, target)?;
+        mount::attach(&empty, target)?;
         self.empty = Some(empty);
         Ok(())
     }
@@ -182,9 +182,9 @@ pub fn make_read_only(root: &OwnedFd, path: &str) -> Result<()> {
         Err(errno) => return Err(Failure::new(format!("open {path} to make it read-only"), errno)),
     };
     let act = || format!("make {path} read-only");
-    let clone = detached::clone_mount_of(&target, true).act(act())?;
-    detached::change_attributes(&clone, detached::attributes::READ_ONLY, 0, true).act(act())?;
-    detached::attach(clone, target).act(act())
+    let clone = mount::clone_mount_of(&target, true).act(act())?;
+    mount::set_attributes(&clone, MountAttrFlags::MOUNT_ATTR_RDONLY, true).act(act())?;
+    mount::attach(clone, target).act(act())
 }
 
 /// For paths that come from a plan and may hold anything.

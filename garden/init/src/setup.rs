@@ -12,7 +12,7 @@ use garden_init::{
 };
 use garden_sys::packets::{self, Assembler, Message};
 use garden_sys::process::{self, namespaces};
-use garden_sys::{detached, loopback, seccomp};
+use garden_sys::{loopback, mount, seccomp};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, mknodat, open, symlinkat};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags, mount_change, unmount};
@@ -196,14 +196,14 @@ fn join_cgroups(plan: &Plan, fds: &mut Descriptors) -> Result<()> {
 fn attach_root(root: OwnedFd) -> Result<OwnedFd> {
     let host = open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .act("open the root of the host")?;
-    detached::attach(&root, host).act("attach the root file system")?;
+    mount::attach(&root, host).act("attach the root file system")?;
     Ok(root)
 }
 
 fn mount_proc(root: &OwnedFd) -> Result<()> {
     let target = mounts::own_directory(root, "proc")?;
     let proc = mounts::create("proc", &[], PLAIN).act("make a /proc")?;
-    detached::attach(proc, target).act("mount /proc")
+    mount::attach(proc, target).act("mount /proc")
 }
 
 fn mount_sys(root: &OwnedFd) -> Result<()> {
@@ -212,14 +212,14 @@ fn mount_sys(root: &OwnedFd) -> Result<()> {
         Ok(sys) => sys,
         // A host that hides part of its own /sys lets nobody mount a full one.
         Err(Errno::PERM) => {
-            let sys = detached::clone_mount("/sys".as_ref(), true).act("clone /sys")?;
-            let set = detached::attributes::READ_ONLY | detached::attributes::NO_EXEC;
-            detached::change_attributes(&sys, set, 0, true).act("make /sys read-only")?;
+            let sys = mount::clone_mount("/sys".as_ref(), true).act("clone /sys")?;
+            let set = mount::MountAttrFlags::MOUNT_ATTR_RDONLY | mount::MountAttrFlags::MOUNT_ATTR_NOEXEC;
+            mount::set_attributes(&sys, set, true).act("make /sys read-only")?;
             sys
         }
         Err(errno) => return Err(Failure::new("make a /sys", errno)),
     };
-    detached::attach(sys, target).act("mount /sys")
+    mount::attach(sys, target).act("mount /sys")
 }
 
 fn mount_cgroups(root: &OwnedFd, view: &CgroupView) -> Result<()> {
@@ -230,20 +230,20 @@ fn mount_cgroups(root: &OwnedFd, view: &CgroupView) -> Result<()> {
         CgroupView::Nothing => Ok(()),
         CgroupView::V2 => {
             let group = mounts::create("cgroup2", &[], read_only).act("make a cgroup2 file system")?;
-            detached::attach(group, target()?).act(format!("mount {PLACE}"))
+            mount::attach(group, target()?).act(format!("mount {PLACE}"))
         }
         CgroupView::V1(hierarchies) => {
             let top = mounts::create("tmpfs", &[MountOption::Value("mode", "0755")], PLAIN)
                 .act(format!("make {PLACE}"))?;
-            detached::attach(&top, target()?).act(format!("mount {PLACE}"))?;
+            mount::attach(&top, target()?).act(format!("mount {PLACE}"))?;
             for (name, controllers) in hierarchies {
                 let options: Vec<_> = controllers.split(',').map(MountOption::Flag).collect();
                 let group = mounts::create("cgroup", &options, read_only)
                     .act(format!("make a cgroup file system of {name}"))?;
                 let place = mounts::place(&top, name, Kind::Directory)?;
-                detached::attach(group, place).act(format!("mount {PLACE}/{name}"))?;
+                mount::attach(group, place).act(format!("mount {PLACE}/{name}"))?;
             }
-            detached::change_attributes(&top, detached::attributes::READ_ONLY, 0, false)
+            mount::set_attributes(&top, mount::MountAttrFlags::MOUNT_ATTR_RDONLY, false)
                 .act(format!("make {PLACE} read-only"))
         }
     }
@@ -255,7 +255,7 @@ fn mount_dev(root: &OwnedFd, plan: &Plan) -> Result<OwnedFd> {
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let options = [MountOption::Value("mode", "0755"), MountOption::Value("size", "64m")];
     let dev = mounts::create("tmpfs", &options, attributes).act("make a /dev")?;
-    detached::attach(&dev, target).act("mount /dev")?;
+    mount::attach(&dev, target).act("mount /dev")?;
     for (to, name) in DEVICE_LINKS {
         symlinkat(to, &dev, name).act(format!("link /dev/{name}"))?;
     }
@@ -284,7 +284,7 @@ fn mount_in_dev(
 ) -> Result<OwnedFd> {
     let place = mounts::place(dev, name, Kind::Directory)?;
     let mount = mounts::create(kind, options, attributes).act(format!("make a {kind} for /dev/{name}"))?;
-    detached::attach(&mount, place).act(format!("mount /dev/{name}"))?;
+    mount::attach(&mount, place).act(format!("mount /dev/{name}"))?;
     Ok(mount)
 }
 
@@ -300,7 +300,7 @@ fn add_device(dev: &OwnedFd, device: &Device, privileged: bool) -> Result<()> {
             .act(act());
     }
     // Nodes cannot be made in a user namespace: the host's own is shown, if it is the one meant.
-    let source = match detached::clone_mount(format!("/dev/{name}").as_ref(), false) {
+    let source = match mount::clone_mount(format!("/dev/{name}").as_ref(), false) {
         Ok(source) => source,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(Failure::new(act(), error)),
@@ -311,7 +311,7 @@ fn add_device(dev: &OwnedFd, device: &Device, privileged: bool) -> Result<()> {
     }
     mounts::make(dev, name, Kind::File).act(act())?;
     let target = mounts::open_exactly(dev, name).act(act())?;
-    detached::attach(source, target).act(act())
+    mount::attach(source, target).act(act())
 }
 
 fn bind_mount(root: &OwnedFd, bind: &BindMount, fds: &mut Descriptors) -> Result<()> {
@@ -320,16 +320,16 @@ fn bind_mount(root: &OwnedFd, bind: &BindMount, fds: &mut Descriptors) -> Result
         Source::Detached(index) => fds.take(*index)?,
         Source::Container(path) => {
             let source = mounts::open_inside(root, path).act(format!("open {path} of the container"))?;
-            let source = detached::clone_mount_of(source, true).act(act())?;
+            let source = mount::clone_mount_of(source, true).act(act())?;
             if bind.read_only {
-                detached::change_attributes(&source, detached::attributes::READ_ONLY, 0, true).act(act())?;
+                mount::set_attributes(&source, mount::MountAttrFlags::MOUNT_ATTR_RDONLY, true).act(act())?;
             }
             source
         }
     };
     let kind = mounts::kind_of(&source).act(act())?;
     let target = mounts::place(root, &bind.destination, kind)?;
-    detached::attach(source, target).act(act())
+    mount::attach(source, target).act(act())
 }
 
 fn set_sysctl(root: &OwnedFd, name: &str, value: &str) -> Result<()> {

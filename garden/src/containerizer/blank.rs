@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use garden_init::{ERROR_BYTES_MAX, EVENT_BYTES_MAX, EVENT_FDS_MAX, Event, IdRange, Plan, Request};
 use garden_sys::cgroup::Cgroup;
-use garden_sys::{detached, packets, process};
+use garden_sys::{mount, packets, process};
 use tokio::time::timeout;
 
 use super::container::Container;
@@ -259,9 +259,9 @@ fn listen(path: &Path) -> std::io::Result<OwnedFd> {
 
 fn open_mount(mount: &HostMount) -> Result<OwnedFd> {
     let failed = |source| Error::BindSource { path: mount.path.clone(), source };
-    let clone = detached::clone_mount(&mount.path, true).map_err(failed)?;
+    let clone = mount::clone_mount(&mount.path, true).map_err(failed)?;
     if mount.read_only {
-        detached::change_attributes(&clone, detached::attributes::READ_ONLY, 0, true).map_err(failed)?;
+        mount::set_attributes(&clone, mount::MountAttrFlags::MOUNT_ATTR_RDONLY, true).map_err(failed)?;
     }
     Ok(clone)
 }

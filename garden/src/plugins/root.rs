@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
-use garden_sys::detached;
+use garden_sys::mount;
 use garden_sys::process::{self, namespaces};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
@@ -42,7 +42,7 @@ pub fn assemble(made: &Made) -> Result<OwnedFd> {
 }
 
 fn clone(root: &Path) -> Result<OwnedFd> {
-    detached::clone_mount(root, true).map_err(failed("take the root", root.display()))
+    mount::clone_mount(root, true).map_err(failed("take the root", root.display()))
 }
 
 fn assemble_apart(made: &Made) -> Result<OwnedFd> {
@@ -57,16 +57,15 @@ fn add(root: &Path, wanted: &Mount) -> Result<()> {
     let Mount { destination, kind, source, options } = wanted;
     let binds = kind == "bind" || options.iter().any(|option| option == "bind" || option == "rbind");
     if binds {
-        let mount = detached::clone_mount(source.as_ref(), options.iter().any(|option| option == "rbind"))
+        let mount = mount::clone_mount(source.as_ref(), options.iter().any(|option| option == "rbind"))
             .map_err(failed("bind", source))?;
         if options.iter().any(|option| option == "ro") {
-            detached::change_attributes(&mount, detached::attributes::READ_ONLY, 0, true)
+            mount::set_attributes(&mount, mount::MountAttrFlags::MOUNT_ATTR_RDONLY, true)
                 .map_err(failed("make read-only", source))?;
         }
         let stat = rustix::fs::fstat(&mount).map_err(|errno| failed("look at", source)(errno.into()))?;
         let file = FileType::from_raw_mode(stat.st_mode) != FileType::Directory;
-        return detached::attach(&mount, place(root, destination, file)?)
-            .map_err(failed("mount", destination));
+        return mount::attach(&mount, place(root, destination, file)?).map_err(failed("mount", destination));
     }
     if kind != "overlay" && kind != "tmpfs" {
         return Err(Error::Kind(kind.clone()));

@@ -6,7 +6,6 @@
 
 pub mod btrfs;
 pub mod cgroup;
-pub mod detached;
 pub mod loop_device;
 pub mod loopback;
 pub mod mount;

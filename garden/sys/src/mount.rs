@@ -1,7 +1,7 @@
 //! Mounts by descriptor: clone a tree, change its attributes, configure and create a filesystem, put it somewhere,
 //! take it away. One syscall a function. Which layers make up a root, and who may see it, is decided elsewhere.
 //!
-//! A mount made here is *detached*: it hangs in no directory tree until [`move_mount`] puts it there, and it is
+//! A mount made here is *detached*: it hangs in no directory tree until [`attach`] or [`move_mount`] puts it there, and it is
 //! gone when its descriptor is closed before that. So nothing is left behind by a process that is killed in between.
 
 use std::ffi::CString;
@@ -20,10 +20,6 @@ const KERNEL_MESSAGE_BYTES_MAX: usize = 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot clone the mount under {}: {source}", path.display())]
-    OpenTree { path: PathBuf, source: io::Error },
-    #[error("cannot {act} of a detached mount: {source}")]
-    SetAttributes { act: &'static str, source: io::Error },
     #[error("cannot open a new {filesystem} filesystem: {source}")]
     FsOpen { filesystem: String, source: io::Error },
     #[error("cannot set {key}{} on a new filesystem: {source}{}", equals(value), said(message))]
@@ -42,9 +38,7 @@ impl Error {
     /// What the kernel answered, for those who tell "not there" from "not allowed".
     pub fn os_error(&self) -> Option<i32> {
         match self {
-            Error::OpenTree { source, .. }
-            | Error::SetAttributes { source, .. }
-            | Error::FsOpen { source, .. }
+            Error::FsOpen { source, .. }
             | Error::FsConfig { source, .. }
             | Error::Create { source, .. }
             | Error::FsMount { source, .. }
@@ -62,63 +56,43 @@ fn said(message: &str) -> String {
     if message.is_empty() { String::new() } else { format!(" ({message})") }
 }
 
-/// A detached copy of the mount that `path` lies on, rooted at `path`. Mounts below it are not copied.
-pub fn open_tree(path: &Path) -> Result<OwnedFd, Error> {
+/// A detached copy of what is mounted at `path`, rooted there; `recursive`: with all that is mounted below it.
+pub fn clone_mount(path: &Path, recursive: bool) -> io::Result<OwnedFd> {
+    Ok(rustix::mount::open_tree(CWD, path, clone_flags(recursive))?)
+}
+
+/// The same of an open file or directory.
+pub fn clone_mount_of(fd: impl AsFd, recursive: bool) -> io::Result<OwnedFd> {
+    let flags = clone_flags(recursive) | OpenTreeFlags::AT_EMPTY_PATH;
+    Ok(rustix::mount::open_tree(fd, c"", flags)?)
+}
+
+fn clone_flags(recursive: bool) -> OpenTreeFlags {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    rustix::mount::open_tree(CWD, path, flags)
-        .map_err(|errno| Error::OpenTree { path: path.into(), source: errno.into() })
-}
-
-/// [`open_tree`] with every mount below `path`.
-pub fn open_tree_recursive(path: &Path) -> Result<OwnedFd, Error> {
-    let flags =
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
-    rustix::mount::open_tree(CWD, path, flags)
-        .map_err(|errno| Error::OpenTree { path: path.into(), source: errno.into() })
-}
-
-/// [`open_tree`] of a directory that is already open.
-pub fn open_tree_at(directory: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
-    let flags =
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-    rustix::mount::open_tree(directory, "", flags).map_err(|errno| Error::OpenTree {
-        path: PathBuf::from(format!("descriptor {}", directory.as_raw_fd())),
-        source: errno.into(),
-    })
+    if recursive { flags | OpenTreeFlags::AT_RECURSIVE } else { flags }
 }
 
 /// Shows the files of a detached mount with the ids of `user_namespace`: what is owned by 0 on disk is owned by that
 /// namespace's root. A mount can be mapped once, and only while it is detached.
-pub fn map_ids(mount: BorrowedFd<'_>, user_namespace: BorrowedFd<'_>) -> Result<(), Error> {
+pub fn map_ids(mount: impl AsFd, user_namespace: BorrowedFd<'_>) -> io::Result<()> {
     let attributes = libc::mount_attr {
         attr_set: libc::MOUNT_ATTR_IDMAP,
         attr_clr: 0,
         propagation: 0,
         userns_fd: user_namespace.as_raw_fd() as u64,
     };
-    mount_setattr(mount, &attributes, 0).map_err(|source| Error::SetAttributes { act: "map the ids", source })
+    mount_setattr(mount.as_fd(), &attributes, false)
 }
 
-/// Sets and clears attributes (read-only, nosuid, nodev, …) of one mount, or of it and all below it.
-pub fn set_attributes(
-    mount: BorrowedFd<'_>,
-    set: MountAttrFlags,
-    clear: MountAttrFlags,
-    recursive: bool,
-) -> Result<(), Error> {
-    let attributes = libc::mount_attr {
-        attr_set: u64::from(set.bits()),
-        attr_clr: u64::from(clear.bits()),
-        propagation: 0,
-        userns_fd: 0,
-    };
-    let flags = if recursive { libc::AT_RECURSIVE as u32 } else { 0 };
-    mount_setattr(mount, &attributes, flags)
-        .map_err(|source| Error::SetAttributes { act: "change the attributes", source })
+/// Sets attributes (read-only, nosuid, nodev, …) of the mount that `mount` is the root of, or of it and all below it.
+pub fn set_attributes(mount: impl AsFd, set: MountAttrFlags, recursive: bool) -> io::Result<()> {
+    let attributes =
+        libc::mount_attr { attr_set: u64::from(set.bits()), attr_clr: 0, propagation: 0, userns_fd: 0 };
+    mount_setattr(mount.as_fd(), &attributes, recursive)
 }
 
-fn mount_setattr(mount: BorrowedFd<'_>, attributes: &libc::mount_attr, flags: u32) -> io::Result<()> {
-    let flags = flags | libc::AT_EMPTY_PATH as u32;
+fn mount_setattr(mount: BorrowedFd<'_>, attributes: &libc::mount_attr, recursive: bool) -> io::Result<()> {
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is a NUL-terminated constant, and `attributes` is a live `mount_attr` of the size we name.
     let answer = unsafe {
         libc::syscall(
@@ -200,7 +174,14 @@ impl Filesystem {
     }
 }
 
-/// Puts a detached mount on `target`.
+/// Puts a detached mount on an open file or directory: no path is looked up twice, and no symbolic link of an image can
+/// lead the mount astray.
+pub fn attach(mount: impl AsFd, target: impl AsFd) -> io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    Ok(rustix::mount::move_mount(mount, c"", target, c"", flags)?)
+}
+
+/// Puts a detached mount on the path `target`.
 pub fn move_mount(mount: BorrowedFd<'_>, target: &Path) -> Result<(), Error> {
     rustix::mount::move_mount(mount, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .map_err(|errno| Error::Move { path: target.into(), source: errno.into() })
@@ -218,12 +199,6 @@ pub fn unmount(target: &Path) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_path_that_is_not_there_is_named() {
-        let error = open_tree(Path::new("/does/not/exist")).unwrap_err();
-        assert!(error.to_string().starts_with("cannot clone the mount under /does/not/exist: "), "{error}");
-    }
 
     #[test]
     fn the_kernels_own_words_are_kept() {

@@ -124,7 +124,7 @@ pub fn mount_by_options(
     let options = std::ffi::CString::new(options).map_err(|error| refused(error.into()))?;
     rustix::mount::mount(name, place, filesystem, flags, options.as_c_str())
         .map_err(|errno| refused(errno.into()))?;
-    Ok(mount::open_tree(place)?)
+    mount::clone_mount(place, false).map_err(refused)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use garden::containerizer::{Config, Container, Containerizer, IdPool, Result, Spec};
 use garden_client::{ProcessIo, ProcessSpec};
-use garden_sys::{detached, mount};
+use garden_sys::mount;
 use tokio::io::AsyncReadExt;
 
 pub struct World {
@@ -86,7 +86,7 @@ impl World {
     }
 
     pub fn root_mount(&self, user_namespace: Option<BorrowedFd<'_>>) -> OwnedFd {
-        let clone = detached::clone_mount(&self.root, false).unwrap();
+        let clone = mount::clone_mount(&self.root, false).unwrap();
         if let Some(namespace) = user_namespace {
             mount::map_ids(clone.as_fd(), namespace).unwrap();
         }

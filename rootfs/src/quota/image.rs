@@ -86,7 +86,7 @@ impl Image {
             bytes,
             path: path.into(),
         };
-        if mount::open_tree(&image.reach).is_err() {
+        if mount::clone_mount(&image.reach, false).is_err() {
             image
                 .attach(&store.join("mounted"))
                 .map_err(|source| Unavailable::Mount { path: path.display().to_string(), source })?;

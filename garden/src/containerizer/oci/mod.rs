@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use garden_init::{IdRange, Plan};
 use garden_sys::process::{self, namespaces};
-use garden_sys::{detached, packets};
+use garden_sys::{mount, packets};
 use rustix::fs::FileType;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount_change};
 use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
@@ -261,7 +261,7 @@ fn attach(mount: &OwnedFd, at: &Path) -> Result<()> {
         File::create(at).map_err(failed("make", at))?;
     }
     let place = File::open(at).map_err(failed("open", at))?;
-    detached::attach(mount, &place).map_err(failed("attach a mount at", at))
+    mount::attach(mount, &place).map_err(failed("attach a mount at", at))
 }
 
 fn spec_of(wanted: &Wanted<'_>, tell_mapping: bool) -> Result<serde_json::Value> {
