@@ -92,7 +92,8 @@ pub struct Containers {
     /// Records of containers, and the images; otherwise /var/lib/diego/garden, as `gdn` /var/run/gdn/depot.
     #[arg(long)]
     pub depot: Option<PathBuf>,
-    /// Disk for what containers write, in MiB; otherwise half of what is free where the depot is.
+    /// Disk for what containers write, in MiB; otherwise half of what is free where the depot is. Another value than before
+    /// takes effect once the machine has started again.
     #[arg(long)]
     pub disk_mb: Option<u64>,
     /// For containers whose creator names no image.
