@@ -4,6 +4,7 @@
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use garden_init::{Birth, BirthResult, EVENT_BYTES_MAX, EVENT_FDS_MAX, IdRange};
@@ -38,20 +39,30 @@ pub struct Joined {
 }
 
 pub struct Nursery {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
     program: OwnedFd,
     running: Mutex<Option<Running>>,
 }
 
 struct Running {
-    child: Child,
+    /// `Some`, until it is dropped.
+    child: Option<Child>,
     control: Control,
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Blanks and containers are not hurt by it; without a wait it would stay a zombie.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let Some(mut child) = self.child.take() else { return };
+        // Blanks and containers are not hurt by it. It fails only for one that has ended.
+        let _ = child.kill();
+        // Without a wait it would stay a zombie; but the kernel may take its time, and nothing else is to wait for that.
+        let wait = std::thread::Builder::new().name("nursery-end".into()).spawn(move || child.wait());
+        if let Err(error) = wait {
+            tracing::error!(%error, "cannot wait for a nursery to end");
+        }
     }
 }
 
@@ -60,28 +71,13 @@ impl Nursery {
         let failed = |source| Error::Program { path: program.into(), source };
         let content = std::fs::read(program).map_err(failed)?;
         let program = process::sealed_program("garden-init", &content).map_err(failed)?;
-        Ok(Nursery { program, running: Mutex::new(None) })
-    }
-
-    fn start(&self) -> Result<Running> {
-        let failed = |source| Error::Nursery { act: "start it", source };
-        let (ours, theirs) = packets::pair().map_err(failed)?;
-        let child = Command::new(format!("/proc/self/fd/{}", process::number(&self.program)))
-            .env_clear()
-            .current_dir("/")
-            .stdin(Stdio::from(theirs))
-            .stdout(Stdio::null())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .map_err(failed)?;
-        let control = Control::new(ours, EVENT_BYTES_MAX, EVENT_FDS_MAX).map_err(failed)?;
-        Ok(Running { child, control })
+        Ok(Nursery { inner: Arc::new(Inner { program, running: Mutex::new(None) }) })
     }
 
     pub async fn bear(&self, ids: Option<IdRange>) -> Result<Born> {
         let (socket, theirs) = packets::pair().map_err(failed("make a socket"))?;
         let unprivileged = ids.is_some();
-        let (pid, fds) = self.ask(Birth::Container { ids }, &[theirs]).await?;
+        let (pid, fds) = self.ask(Birth::Container { ids }, vec![theirs]).await?;
         let mut fds = fds.into_iter();
         let (pidfd, network_namespace, user_namespace) = (fds.next(), fds.next(), fds.next());
         match (pidfd, network_namespace) {
@@ -96,7 +92,7 @@ impl Nursery {
     pub async fn join(&self, container: BorrowedFd<'_>, privileged: bool) -> Result<Joined> {
         let (socket, theirs) = packets::pair().map_err(failed("make a socket"))?;
         let container = container.try_clone_to_owned().map_err(failed("name a container to it"))?;
-        let (pid, fds) = self.ask(Birth::Pea { privileged }, &[theirs, container]).await?;
+        let (pid, fds) = self.ask(Birth::Pea { privileged }, vec![theirs, container]).await?;
         let mut fds = fds.into_iter();
         match (fds.next(), fds.next()) {
             (Some(pidfd), user_namespace) if privileged != user_namespace.is_some() => {
@@ -106,15 +102,40 @@ impl Nursery {
         }
     }
 
+    /// Not cut short by a caller who gives up: the nursery would be out of step. A child that nobody waits for finds the other
+    /// end of its socket closed, and ends.
+    async fn ask(&self, birth: Birth, fds: Vec<OwnedFd>) -> Result<(i32, Vec<OwnedFd>)> {
+        let inner = self.inner.clone();
+        let born = tokio::spawn(async move { inner.ask(&birth, &fds).await }).await;
+        born.map_err(|error| failed("wait for it")(std::io::Error::other(error)))?
+    }
+}
+
+impl Inner {
+    fn start(&self) -> Result<Running> {
+        let failed = |source| Error::Nursery { act: "start it", source };
+        let (ours, theirs) = packets::pair().map_err(failed)?;
+        let child = Command::new(format!("/proc/self/fd/{}", process::number(&self.program)))
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .map_err(failed)?;
+        let control = Control::new(ours, EVENT_BYTES_MAX, EVENT_FDS_MAX).map_err(failed)?;
+        Ok(Running { child: Some(child), control })
+    }
+
     /// One at a time: the kernel makes network namespaces one at a time anyway.
-    async fn ask(&self, birth: Birth, fds: &[OwnedFd]) -> Result<(i32, Vec<OwnedFd>)> {
+    async fn ask(&self, birth: &Birth, fds: &[OwnedFd]) -> Result<(i32, Vec<OwnedFd>)> {
         let mut running = self.running.lock().await;
-        // Taken out meanwhile: whoever is cancelled or fails half-way leaves no nursery that is out of step.
+        // Taken out meanwhile: whoever fails half-way leaves no nursery that is out of step.
         let mut nursery = match running.take() {
             Some(nursery) => nursery,
             None => self.start()?,
         };
-        let born = timeout(BIRTH_DEADLINE, ask(&mut nursery.control, &birth, fds)).await;
+        let born = timeout(BIRTH_DEADLINE, ask(&mut nursery.control, birth, fds)).await;
         let born = born.map_err(|_| Error::Late { step: "make new namespaces", deadline: BIRTH_DEADLINE })?;
         if !matches!(born, Err(Error::Nursery { .. })) {
             *running = Some(nursery);
@@ -135,5 +156,32 @@ async fn ask(control: &mut Control, birth: &Birth, fds: &[OwnedFd]) -> Result<(i
         Ok(BirthResult::Born { pid }) => Ok((pid, answer.fds)),
         Ok(BirthResult::Failed { message }) => Err(Error::Birth { message }),
         Err(error) => Err(failed("understand it")(error.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    #[tokio::test]
+    async fn births_that_nobody_waits_for_do_not_end_the_nursery() {
+        let name = "births_that_nobody_waits_for_do_not_end_the_nursery";
+        let (Some(init), true) = (crate::gardener::tests::init(), rustix::process::geteuid().is_root())
+        else {
+            println!("SKIPPED {name}: needs root, and garden-init beside the tests or named by GARDEN_INIT");
+            return;
+        };
+        let nursery = Nursery::new(&init).unwrap();
+        let id =
+            async || nursery.inner.running.lock().await.as_ref().and_then(|it| Some(it.child.as_ref()?.id()));
+        nursery.bear(None).await.unwrap();
+        let first = id().await.unwrap();
+        for _ in 0..10 {
+            assert!(nursery.bear(None).now_or_never().is_none());
+            tokio::task::yield_now().await;
+        }
+        nursery.bear(None).await.unwrap();
+        assert_eq!(id().await, Some(first));
     }
 }

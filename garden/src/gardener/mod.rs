@@ -23,7 +23,7 @@ mod restore;
 #[cfg(test)]
 mod survival;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod throttle;
 mod warm;
 

@@ -21,6 +21,7 @@ use super::tests::{
 };
 use super::*;
 
+mod oci;
 mod peas;
 
 /// What a garden in a process of its own is to be.
@@ -34,6 +35,8 @@ struct Settings {
     socket: PathBuf,
     cgroup_parent: String,
     warm_places: usize,
+    /// A program that makes containers of those who ask for it.
+    oci: Option<PathBuf>,
     /// Ends itself by SIGKILL at this step, counted from the first of its life.
     dies_at: Option<usize>,
 }
@@ -47,6 +50,8 @@ fn a_garden_in_a_process_of_its_own() {
     gardener.containerizer.init = settings.init;
     gardener.containerizer.cgroup_parent = settings.cgroup_parent;
     gardener.warm_places = settings.warm_places;
+    let runtime = |program| crate::containerizer::Runtime { program, extra_args: Vec::new() };
+    gardener.containerizer.oci = settings.oci.map(runtime);
     gardener.default_rootfs = format!("preloaded:{}", settings.rootfs.display());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let listen = diego_base::serve::Listen::Unix(settings.socket);
@@ -108,6 +113,7 @@ impl Place {
             socket: directory.path().join("garden.sock"),
             cgroup_parent: format!("diego-test-survival-{}-{number}", std::process::id()),
             warm_places: 0,
+            oci: None,
             dies_at: None,
         };
         let client = HttpGarden::new(Address::Unix(settings.socket.clone()));

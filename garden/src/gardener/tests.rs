@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 
 mod disk;
-mod oci;
+pub(super) mod oci;
 mod peas;
 mod plugins;
 mod throttling;
@@ -77,7 +77,7 @@ fn in_a_world_of<F>(
 }
 
 /// Said by the environment, or built beside the tests.
-pub(super) fn init() -> Option<PathBuf> {
+pub(crate) fn init() -> Option<PathBuf> {
     let said = std::env::var_os("GARDEN_INIT").map(PathBuf::from);
     let beside =
         || std::env::current_exe().ok()?.ancestors().nth(2).map(|directory| directory.join("garden-init"));

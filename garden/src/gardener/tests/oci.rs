@@ -5,7 +5,7 @@ use crate::containerizer::Runtime;
 
 const RUNC: [&str; 2] = ["/usr/sbin/runc", "/usr/bin/runc"];
 
-fn runc() -> Option<PathBuf> {
+pub fn runc() -> Option<PathBuf> {
     RUNC.iter().map(PathBuf::from).find(|path| path.exists())
 }
 
@@ -21,7 +21,7 @@ fn with_runc<F: Future<Output = World>>(name: &str, story: impl FnOnce(World) ->
     in_a_world_of(name, configure, story);
 }
 
-fn by(runtime: &str, handle: &str) -> ContainerSpec {
+pub fn by(runtime: &str, handle: &str) -> ContainerSpec {
     ContainerSpec { properties: [("garden.runtime".to_owned(), runtime.to_owned())].into(), ..named(handle) }
 }
 
