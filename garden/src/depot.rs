@@ -121,6 +121,11 @@ impl Depot {
         Ok(())
     }
 
+    /// Why a record is not written any more.
+    pub fn gone(&self, handle: &str) -> Error {
+        failed("write", &self.directory(handle))(io::Error::other("its container has been destroyed"))
+    }
+
     /// Beside the container's record, one for each of its peas.
     pub fn save_pea(&self, handle: &str, record: &PeaRecord) -> Result<()> {
         let directory = self.directory(handle);

@@ -104,6 +104,8 @@ impl Gardener {
     }
 
     async fn take_steps(&self, entry: &Arc<Entry>, spec: ContainerSpec, pace: &mut Pace) -> Result<()> {
+        // Its grace time begins when it is made.
+        let _in_use = entry.in_use();
         let (place, image) = tokio::join!(self.place(spec.privileged), self.pull(&spec));
         let (place, image) = match (place, image) {
             (Ok(place), Ok(image)) => (place, image),
@@ -129,9 +131,7 @@ impl Gardener {
         // From here on an undo must end it, too.
         entry.created(container);
         self.checkpoint(Step::Started)?;
-        self.change(entry.clone(), |record| record.created = true).await?;
-        entry.touch();
-        Ok(())
+        self.change(entry.clone(), |record| record.created = true).await
     }
 
     /// Before anything exists that would outlive garden.
@@ -214,13 +214,14 @@ impl Gardener {
 
     /// Takes a creation back. What cannot be taken back stays known, to be destroyed again.
     async fn undo(&self, entry: Arc<Entry>) {
-        let container = entry.known_container();
-        entry.broken(container);
-        let undone = match entry.begin_destruction() {
-            Ok(container) => self.take_away(entry.clone(), container).await,
-            Err(error) => Err(error),
+        let container = match entry.begin_undo() {
+            Ok(container) => container,
+            Err(error) => {
+                tracing::info!(handle = entry.handle, %error, "a failed creation is cleaned up by another");
+                return;
+            }
         };
-        if let Err(error) = undone {
+        if let Err(error) = self.take_away(entry.clone(), container).await {
             tracing::error!(handle = entry.handle, %error, "cannot clean up after a failed creation");
         }
     }

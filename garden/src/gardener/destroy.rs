@@ -12,6 +12,17 @@ use crate::containerizer::{self, Container};
 use crate::milestone;
 
 impl Gardener {
+    /// The same as [`Gardener::take_away`], to its end also when nobody waits for it any more.
+    pub(super) async fn destroy_begun(
+        &self,
+        entry: Arc<Entry>,
+        container: Option<Arc<Container>>,
+    ) -> garden_client::Result<()> {
+        let gardener = self.clone();
+        let destroying = tokio::spawn(async move { gardener.take_away(entry, container).await });
+        destroying.await.map_err(|error| Error::Other(format!("interrupted: {error}")))?
+    }
+
     /// Of an entry whose destruction has begun. Afterwards it is gone, or broken and may be tried again.
     pub(crate) async fn take_away(
         &self,
@@ -85,11 +96,15 @@ impl Gardener {
         self.change(entry.clone(), |_| ()).await
     }
 
-    async fn forget(&self, entry: &Entry) -> garden_client::Result<()> {
-        let (gardener, handle) = (self.clone(), entry.handle.clone());
-        blocking(move || gardener.0.depot.drop_record(&handle)).await?;
+    async fn forget(&self, entry: &Arc<Entry>) -> garden_client::Result<()> {
+        let (gardener, forgotten) = (self.clone(), entry.clone());
+        blocking(move || forgotten.forget(&gardener.0.depot)).await?;
         milestone::passed();
-        self.entries().remove(&entry.handle);
+        let mut entries = self.entries();
+        // Its handle may be another's by now.
+        if entries.get(&entry.handle).is_some_and(|known| Arc::ptr_eq(known, entry)) {
+            entries.remove(&entry.handle);
+        }
         Ok(())
     }
 }

@@ -29,9 +29,15 @@ pub enum Stage {
 pub struct Entry {
     pub handle: String,
     stage: Mutex<Stage>,
-    record: Mutex<Record>,
+    record: Mutex<Recorded>,
     usage: Mutex<Usage>,
     pub(super) peas: Peas,
+}
+
+struct Recorded {
+    record: Record,
+    /// It goes from the disk, or has gone: nobody may write it again.
+    forgotten: bool,
 }
 
 /// The grace time runs while nobody uses the container.
@@ -51,19 +57,19 @@ impl Entry {
         Self {
             handle,
             stage: Mutex::new(stage),
-            record: Mutex::new(record),
+            record: Mutex::new(Recorded { record, forgotten: false }),
             usage: Mutex::new(usage),
             peas: Peas::default(),
         }
     }
 
     pub fn record(&self) -> Record {
-        lock(&self.record).clone()
+        lock(&self.record).record.clone()
     }
 
     /// Looks at the record without a copy.
     pub fn with_record<T>(&self, look: impl FnOnce(&Record) -> T) -> T {
-        look(&lock(&self.record))
+        look(&lock(&self.record).record)
     }
 
     /// Changes the record, on disk first: a record that cannot be saved has not changed. Under the lock, so that the
@@ -73,17 +79,27 @@ impl Entry {
         depot: &Depot,
         change: impl FnOnce(&mut Record),
     ) -> std::result::Result<(), depot::Error> {
-        let mut record = lock(&self.record);
-        let mut changed = record.clone();
+        let mut recorded = lock(&self.record);
+        if recorded.forgotten {
+            return Err(depot.gone(&self.handle));
+        }
+        let mut changed = recorded.record.clone();
         change(&mut changed);
         depot.save(&changed)?;
-        *record = changed;
+        recorded.record = changed;
         Ok(())
+    }
+
+    /// Drops the record, which nobody can write again then: who still holds a container that is gone would leave a
+    /// later garden a record of nothing, maybe with ids that are another's.
+    pub fn forget(&self, depot: &Depot) -> std::result::Result<(), depot::Error> {
+        lock(&self.record).forgotten = true;
+        depot.drop_record(&self.handle).inspect_err(|_| lock(&self.record).forgotten = false)
     }
 
     /// Its network, to be taken away, once. Not from the disk, where the whole record mostly goes next.
     pub fn take_connection(&self) -> Option<Connection> {
-        lock(&self.record).connection.take()
+        lock(&self.record).record.connection.take()
     }
 
     pub fn created(&self, container: Arc<Container>) {
@@ -122,6 +138,31 @@ impl Entry {
         }
     }
 
+    /// The same for who failed to create it. Refused when somebody else destroys it already.
+    pub fn begin_undo(&self) -> Result<Option<Arc<Container>>> {
+        let mut stage = lock(&self.stage);
+        if matches!(&*stage, Stage::Creating) {
+            *stage = Stage::Broken(None);
+        }
+        drop(stage);
+        self.begin_destruction()
+    }
+
+    /// The same if its grace time is over; without one it never is. Who uses it says so before asking for the container,
+    /// so that it is either seen here or refused there.
+    pub fn begin_reaping(&self, now: Instant) -> Option<Arc<Container>> {
+        let grace_time = Duration::from_nanos(self.with_record(|record| record.grace_time_ns));
+        let usage = lock(&self.usage);
+        if usage.users > 0 || grace_time.is_zero() || now.duration_since(usage.idle_since) < grace_time {
+            return None;
+        }
+        let mut stage = lock(&self.stage);
+        let Stage::Created(container) = &*stage else { return None };
+        let container = container.clone();
+        *stage = Stage::Destroying;
+        Some(container)
+    }
+
     /// The container, to do something with it.
     pub fn container(&self) -> Result<Arc<Container>> {
         match &*lock(&self.stage) {
@@ -152,15 +193,6 @@ impl Entry {
     pub fn touch(&self) {
         lock(&self.usage).idle_since = Instant::now();
     }
-
-    /// Whether its grace time is over. Without one it never is.
-    pub fn is_forgotten(&self, now: Instant) -> bool {
-        let grace_time = Duration::from_nanos(self.with_record(|record| record.grace_time_ns));
-        let usage = lock(&self.usage);
-        let idle = usage.users == 0 && !grace_time.is_zero();
-        idle && matches!(&*lock(&self.stage), Stage::Created(_))
-            && now.duration_since(usage.idle_since) >= grace_time
-    }
 }
 
 /// Somebody does something with the container; the grace time starts again when this is dropped.
@@ -171,5 +203,50 @@ impl Drop for InUse {
         let mut usage = lock(&self.0.usage);
         usage.users = usage.users.saturating_sub(1);
         usage.idle_since = Instant::now();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(stage: Stage) -> Entry {
+        let record = Record {
+            handle: "one".into(),
+            created_at_ns: 7,
+            created: true,
+            spec: garden_client::ContainerSpec::default(),
+            properties: garden_client::Properties::new(),
+            grace_time_ns: 0,
+            connection: None,
+            plugged: false,
+            imaged: false,
+            stopped: false,
+            container: None,
+        };
+        Entry::new(record, stage)
+    }
+
+    #[test]
+    fn a_forgotten_record_is_never_written_again() {
+        let root = tempfile::tempdir().unwrap();
+        let depot = Depot::open(root.path().to_owned()).unwrap();
+        let entry = entry(Stage::Destroying);
+        entry.change(&depot, |record| record.stopped = true).unwrap();
+        entry.forget(&depot).unwrap();
+        assert!(entry.change(&depot, |record| record.stopped = false).is_err());
+        assert_eq!((depot.count().unwrap(), entry.record().stopped), (0, true));
+        entry.forget(&depot).unwrap();
+    }
+
+    #[test]
+    fn only_one_destroys() {
+        for stage in [Stage::Creating, Stage::Broken(None)] {
+            let entry = entry(stage);
+            assert!(entry.begin_undo().is_ok());
+            assert!(entry.begin_undo().is_err() && entry.begin_destruction().is_err());
+            assert!(!entry.is_broken(), "who destroys it already is not disturbed");
+        }
+        assert!(entry(Stage::Creating).begin_destruction().is_err(), "its creator destroys it");
     }
 }

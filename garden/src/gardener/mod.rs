@@ -340,9 +340,7 @@ impl Garden for Gardener {
     async fn destroy(&self, handle: &str) -> Result<()> {
         let entry = self.entry(handle)?;
         let container = entry.begin_destruction()?;
-        let gardener = self.clone();
-        let destroying = tokio::spawn(async move { gardener.take_away(entry, container).await });
-        destroying.await.map_err(|error| Error::Other(format!("interrupted: {error}")))?
+        self.destroy_begun(entry, container).await
     }
 
     async fn containers(&self, wanted: &Properties) -> Result<Vec<String>> {
@@ -427,10 +425,10 @@ impl Garden for Gardener {
 
     async fn set_grace_time(&self, handle: &str, grace_time: Duration) -> Result<()> {
         let entry = self.entry(handle)?;
+        // The new grace time begins when this is done, not when the container was last used.
+        let _in_use = entry.in_use();
         let grace_time_ns = u64::try_from(grace_time.as_nanos()).unwrap_or(u64::MAX);
-        self.change(entry.clone(), move |record| record.grace_time_ns = grace_time_ns).await?;
-        entry.touch();
-        Ok(())
+        self.change(entry.clone(), move |record| record.grace_time_ns = grace_time_ns).await
     }
 
     async fn properties(&self, handle: &str) -> Result<Properties> {
