@@ -238,7 +238,8 @@ mod tests {
         let socket = packets::bind_below(directory.path(), "pid1").unwrap();
         rustix::net::listen(&socket, 1).unwrap();
         let me = std::process::id() as i32;
-        let record = |pid| InitRecord { pid, started: 0, socket: Some(directory.path().join("pid1")) };
+        let record =
+            |pid| InitRecord { pid, started: 0, boot: None, socket: Some(directory.path().join("pid1")) };
         assert!(reach(&record(me)).await.is_ok());
         assert!(matches!(reach(&record(1)).await, Err(Error::Impostor { .. })));
         assert!(matches!(reach(&InitRecord { socket: None, ..record(me) }).await, Err(Error::NoSocket)));

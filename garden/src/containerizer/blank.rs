@@ -64,6 +64,7 @@ impl Blank {
             init: InitRecord {
                 pid: self.born.pid,
                 started: started.ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))?,
+                boot: super::record::this_boot(),
                 socket: spec.socket.clone(),
             },
             cgroup_root: self.shared.config.cgroup_root.clone(),
@@ -71,6 +72,7 @@ impl Blank {
             cgroup_name: spec.handle.clone(),
             ids: self.ids(),
             env: spec.env.clone(),
+            limits: spec.limits.clone(),
             oci: spec.oci.clone(),
         })
     }

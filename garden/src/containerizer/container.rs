@@ -148,7 +148,8 @@ impl Container {
         let started = sys::start_time_of_held(proc, self.inner.pid, self.pidfd()?);
         let failed = self.failed("find the start time of");
         let started = started.map_err(&failed)?.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
-        Ok(InitRecord { pid: self.inner.pid, started, socket: self.inner.spec.socket.clone() })
+        let (boot, socket) = (super::record::this_boot(), self.inner.spec.socket.clone());
+        Ok(InitRecord { pid: self.inner.pid, started, boot, socket })
     }
 
     pub(super) fn cgroup(&self) -> &Cgroup {

@@ -264,6 +264,7 @@ impl Containerizer {
             handle: record.handle.clone(),
             privileged: record.ids.is_none(),
             env: record.env.clone(),
+            limits: record.limits.clone(),
             socket: record.init.socket.clone(),
             oci: record.oci.clone(),
             ..Spec::default()

@@ -120,6 +120,7 @@ impl PeaBlank {
             init: InitRecord {
                 pid: self.joined.pid,
                 started: started.ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))?,
+                boot: super::record::this_boot(),
                 socket: Some(pea.socket.clone()),
             },
             own_limits: process.override_container_limits.is_some(),

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use garden_client::Limits;
 use garden_init::IdRange;
 use garden_sys::cgroup::Hierarchies;
 use garden_sys::process;
@@ -28,6 +29,9 @@ pub struct Record {
     pub ids: Option<IdRange>,
     /// Of every process, before its own.
     pub env: Vec<String>,
+    /// What it was given; of a record that does not say, nothing.
+    #[serde(default)]
+    pub limits: Limits,
     /// Made by an OCI runtime, which must be told of its end.
     #[serde(default)]
     pub oci: Option<Instance>,
@@ -37,8 +41,11 @@ pub struct Record {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InitRecord {
     pub pid: i32,
-    /// Clock ticks since boot: with the pid it names one process for certain.
+    /// Clock ticks since boot: with the pid and the boot it names one process for certain.
     pub started: u64,
+    /// The boot of the machine; a record that does not say is of this one.
+    #[serde(default)]
+    pub boot: Option<String>,
     pub socket: Option<PathBuf>,
 }
 
@@ -50,8 +57,16 @@ impl Record {
 }
 
 impl InitRecord {
+    /// Whether the machine was started since: nothing of it lives.
+    pub fn is_of_another_boot(&self) -> bool {
+        self.boot.is_some() && self.boot != this_boot()
+    }
+
     /// The process, if it lives.
     pub fn find(&self) -> std::io::Result<Option<process::Known>> {
+        if self.is_of_another_boot() {
+            return Ok(None);
+        }
         process::find(Path::new("/proc"), self.pid, self.started)
     }
 
@@ -69,6 +84,13 @@ impl InitRecord {
         wait_for_end(pidfd)?;
         remove_socket(self.socket.as_deref())
     }
+}
+
+/// As the kernel names it. `None`: it does not say.
+pub(super) fn this_boot() -> Option<String> {
+    static BOOT: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+    let read = || Some(std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned());
+    BOOT.get_or_init(read).clone()
 }
 
 /// Ends the container of a record, if any of it is left: its processes, its control groups, its socket. Blocks; safe to
@@ -110,15 +132,30 @@ mod tests {
     fn a_record_survives_the_disk() {
         let record = Record {
             handle: "h".into(),
-            init: InitRecord { pid: 4, started: 5, socket: None },
+            init: InitRecord { pid: 4, started: 5, boot: None, socket: None },
             cgroup_root: "/c".into(),
             cgroup_parent: "p".into(),
             cgroup_name: "h".into(),
             ids: Some(IdRange { base: 6, count: 7, root: None }),
             env: vec!["A=b".into()],
+            limits: Limits {
+                cpu: garden_client::CpuLimits { weight: 8, ..Default::default() },
+                ..Limits::default()
+            },
             oci: None,
         };
         let text = serde_json::to_string(&record).unwrap();
         assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record);
+    }
+
+    #[test]
+    fn a_process_of_another_boot_is_nobody() {
+        let pid = std::process::id() as i32;
+        let started = process::start_time(Path::new("/proc"), pid).unwrap().unwrap();
+        let record = |boot| InitRecord { pid, started, boot, socket: None };
+        assert!(record(None).find().unwrap().is_some());
+        assert!(record(this_boot()).find().unwrap().is_some());
+        assert!(record(Some("another".into())).find().unwrap().is_none());
+        record(Some("another".into())).end().unwrap();
     }
 }

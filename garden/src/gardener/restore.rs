@@ -132,6 +132,9 @@ fn why_not(record: &Record, config: &Config) -> Option<&'static str> {
     if config.destroy_containers_on_start {
         return Some("none is to stay");
     }
+    if container.init.is_of_another_boot() {
+        return Some("the machine was started since");
+    }
     if !container.is_of(&config.containerizer) {
         return Some("it was made in other control groups");
     }
@@ -320,12 +323,13 @@ mod tests {
     fn a_network_belongs_to_one_container_and_first_to_one_that_stays() {
         let container = containerizer::Record {
             handle: "stays".into(),
-            init: containerizer::InitRecord { pid: 1, started: 0, socket: None },
+            init: containerizer::InitRecord { pid: 1, started: 0, boot: None, socket: None },
             cgroup_root: "/".into(),
             cgroup_parent: "p".into(),
             cgroup_name: "stays".into(),
             ids: None,
             env: Vec::new(),
+            limits: Default::default(),
             oci: None,
         };
         let going = [

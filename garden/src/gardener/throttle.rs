@@ -113,9 +113,10 @@ fn look(gardener: &Gardener, interval: Duration, seen: &mut BTreeMap<String, See
     let weights = weights(&loads, gardener.0.total_memory_bytes / MIB, multiplier);
     let mut now = BTreeMap::new();
     for ((container, used_ns), weight) in measured.into_iter().zip(weights) {
-        let before = seen.get(container.handle()).map_or(container.cpu_shares(), |seen| seen.weight);
-        if weight != before {
-            tracing::debug!(handle = container.handle(), weight, before, "CPU weight");
+        // At first by all means: an earlier garden may have weighed it otherwise.
+        let before = seen.get(container.handle()).map(|seen| seen.weight);
+        if before != Some(weight) {
+            tracing::debug!(handle = container.handle(), weight, ?before, "CPU weight");
             set(&container, weight);
         }
         now.insert(container.handle().to_owned(), Seen { used_ns, weight });

@@ -19,7 +19,7 @@ fn who_uses_more_cpu_than_its_share_makes_way_for_those_that_do_not() {
         config.cpu_entitlement_per_share = Some(0.02);
     };
     let name = "who_uses_more_cpu_than_its_share_makes_way_for_those_that_do_not";
-    in_a_world_of(name, configure, async |world| {
+    in_a_world_of(name, configure, async |mut world| {
         for handle in ["hog", "modest"] {
             let limits = garden_client::Limits {
                 cpu: garden_client::CpuLimits { weight: 100, ..Default::default() },
@@ -37,6 +37,11 @@ fn who_uses_more_cpu_than_its_share_makes_way_for_those_that_do_not() {
         let metrics = world.gardener.metrics("hog").await.unwrap();
         assert!(metrics.cpu.usage > metrics.cpu_entitlement, "{metrics:?}");
         drop(hog);
+        world.kill_and_start_again().await;
+        eventually("a next garden knows what they were given", async || {
+            (weight(&world, "modest") > 10 * given.max(weight(&world, "hog"))).then_some(())
+        })
+        .await;
         world.gardener.destroy("hog").await.unwrap();
         eventually("there is nobody to be protected from", async || {
             (weight(&world, "modest") == given).then_some(())
