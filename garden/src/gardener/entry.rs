@@ -97,6 +97,27 @@ impl Entry {
         depot.drop_record(&self.handle).inspect_err(|_| lock(&self.record).forgotten = false)
     }
 
+    /// The same of what may fail, and what else is to be undone, with the record as it was, if that cannot be saved.
+    pub fn try_change<T, E: From<depot::Error>>(
+        &self,
+        depot: &Depot,
+        change: impl FnOnce(&mut Record) -> std::result::Result<T, E>,
+        undo: impl FnOnce(&Record, T),
+    ) -> std::result::Result<T, E> {
+        let mut recorded = lock(&self.record);
+        if recorded.forgotten {
+            return Err(depot.gone(&self.handle).into());
+        }
+        let mut changed = recorded.record.clone();
+        let outcome = change(&mut changed)?;
+        if let Err(error) = depot.save(&changed) {
+            undo(&recorded.record, outcome);
+            return Err(error.into());
+        }
+        recorded.record = changed;
+        Ok(outcome)
+    }
+
     /// Its network, to be taken away, once. Not from the disk, where the whole record mostly goes next.
     pub fn take_connection(&self) -> Option<Connection> {
         lock(&self.record).record.connection.take()

@@ -13,6 +13,7 @@ use super::create::etc_files;
 use super::entry::Entry;
 use super::{Gardener, blocking, chain};
 use crate::containerizer::Blank;
+use crate::networker::Connection;
 use crate::plugins::network::{self, NetworkPlugin};
 use crate::{depot, networker};
 
@@ -25,6 +26,11 @@ enum NetworkChange {
     Networker(#[from] networker::Error),
     #[error(transparent)]
     Depot(#[from] depot::Error),
+}
+
+fn network_of(record: &mut depot::Record) -> std::result::Result<&mut Connection, NetworkChange> {
+    let handle = &record.handle;
+    record.connection.as_mut().ok_or_else(|| NetworkChange::NoNetwork(handle.clone()))
 }
 
 fn failed(error: network::Error) -> Error {
@@ -116,15 +122,18 @@ impl Gardener {
         }
         let gardener = self.clone();
         blocking(move || {
-            let connection = entry.with_record(|record| record.connection.clone());
-            let connection = connection.ok_or_else(|| NetworkChange::NoNetwork(entry.handle.clone()))?;
-            let mapped = gardener.0.networker.net_in(&connection, port.host_port, port.container_port)?;
-            entry.change(&gardener.0.depot, |record| {
-                if let Some(connection) = &mut record.connection {
-                    connection.mapped_ports.push(mapped);
-                }
-            })?;
-            Ok::<_, NetworkChange>(mapped)
+            let networker = &gardener.0.networker;
+            // Under the record's lock: a network that goes meanwhile could be another's.
+            let map = |record: &mut depot::Record| {
+                let connection = network_of(record)?;
+                let mapped = networker.net_in(connection, port.host_port, port.container_port)?;
+                connection.mapped_ports.push(mapped);
+                Ok::<_, NetworkChange>(mapped)
+            };
+            let undo = |was: &depot::Record, mapped| {
+                was.connection.iter().for_each(|connection| networker.undo_net_in(connection, mapped));
+            };
+            entry.try_change(&gardener.0.depot, map, undo)
         })
         .await
     }
@@ -136,15 +145,19 @@ impl Gardener {
         }
         let gardener = self.clone();
         blocking(move || {
-            let connection = entry.with_record(|record| record.connection.clone());
-            let connection = connection.ok_or_else(|| NetworkChange::NoNetwork(entry.handle.clone()))?;
-            gardener.0.networker.bulk_net_out(&entry.handle, &connection, &rules)?;
-            entry.change(&gardener.0.depot, |record| {
-                if let Some(connection) = &mut record.connection {
-                    connection.net_out.extend(rules);
-                }
-            })?;
-            Ok::<_, NetworkChange>(())
+            let networker = &gardener.0.networker;
+            let open = |record: &mut depot::Record| {
+                let connection = network_of(record)?;
+                networker.bulk_net_out(&entry.handle, connection, &rules)?;
+                connection.net_out.extend(rules);
+                Ok::<_, NetworkChange>(())
+            };
+            let undo = |was: &depot::Record, ()| {
+                was.connection
+                    .iter()
+                    .for_each(|connection| networker.undo_bulk_net_out(&entry.handle, connection));
+            };
+            entry.try_change(&gardener.0.depot, open, undo)
         })
         .await
     }

@@ -317,6 +317,23 @@ impl Networker {
         Ok(port)
     }
 
+    /// Of a port that could not be recorded. One whose rule cannot be removed stays reserved.
+    pub fn undo_net_in(&self, connection: &Connection, port: MappedPort) {
+        let unmapped = rules::port_unmapped(&self.config.table, connection, port);
+        match unmapped.commit("unmap a port") {
+            Ok(()) => lock(&self.reservations.ports).release(port.host_port),
+            Err(error) => tracing::error!(port = port.host_port, %error, "cannot unmap a port"),
+        }
+    }
+
+    /// Back to the rules of the connection, when more could not be recorded.
+    pub fn undo_bulk_net_out(&self, handle: &str, connection: &Connection) {
+        let undone = self.open_firewall(handle, connection);
+        if let Err(error) = undone {
+            tracing::error!(handle, error = crate::chain(&error), "cannot remove egress rules");
+        }
+    }
+
     /// More egress for a running container. The caller records the rules in the connection.
     pub fn bulk_net_out(&self, handle: &str, connection: &Connection, net_out: &[NetOutRule]) -> Result<()> {
         rules::opened(&self.config.table, handle, connection, net_out)?

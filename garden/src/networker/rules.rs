@@ -206,6 +206,12 @@ pub fn port_mapped(table: &str, connection: &Connection, port: MappedPort) -> Tr
     change
 }
 
+pub fn port_unmapped(table: &str, connection: &Connection, port: MappedPort) -> Transaction {
+    let mut change = Transaction::new(table);
+    change.delete_element(PORTS, &port_element(connection, port));
+    change
+}
+
 /// More rules for a running container.
 pub fn opened(
     table: &str,

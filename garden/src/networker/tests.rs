@@ -273,6 +273,21 @@ fn disconnecting_leaves_nothing_and_twice_is_no_harm() {
 }
 
 #[test]
+fn what_could_not_be_recorded_is_undone() {
+    in_a_host_of_its_own("what_could_not_be_recorded_is_undone", Config::default(), |networker, _| {
+        let container = Container::new(networker, "a", &[APP], &rules(r#"[{"protocol":2}]"#));
+        let before = ruleset();
+        let port = networker.net_in(&container.connection, 7000, 80).unwrap();
+        networker.bulk_net_out("a", &container.connection, &rules(r#"[{"protocol":1}]"#)).unwrap();
+        assert_ne!(ruleset(), before);
+        networker.undo_net_in(&container.connection, port);
+        networker.undo_bulk_net_out("a", &container.connection);
+        assert_eq!(ruleset(), before);
+        networker.net_in(&container.connection, 7000, 80).expect("it is free again");
+    });
+}
+
+#[test]
 fn a_network_that_cannot_be_taken_away_holds_up_no_other() {
     let name = "a_network_that_cannot_be_taken_away_holds_up_no_other";
     let config = Config { pool: "10.254.0.0/28".parse().unwrap(), ..Config::default() };
