@@ -57,8 +57,8 @@ async fn vars(State(debug): State<Debug>) -> impl IntoResponse {
     ([("content-type", "application/json; charset=utf-8")], text)
 }
 
-/// There are no goroutines; what answers to them are the runtime's tasks. Loop devices and backing stores are counted
-/// no more by anybody, their names are still asked for.
+/// There are no goroutines; what answers to them are the runtime's tasks. Containers have no loop devices and
+/// backing stores of their own, whose number is still asked for.
 fn variables(depot_dirs: i64, unkillable: usize, memory: Memory) -> Value {
     json!({
         "cmdline": std::env::args_os().map(|part| part.to_string_lossy().into_owned()).collect::<Vec<_>>(),

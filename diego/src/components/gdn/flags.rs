@@ -315,7 +315,11 @@ impl Unused {
         const NO_DROPSONDE: &str = "counts are at /debug/vars, they are not sent";
         let all = [
             (self.skip_setup, "skip-setup", "there is no separate setup"),
-            (self.read_header_timeout.is_some(), "read-header-timeout", "a silent connection has 60 s"),
+            (
+                self.read_header_timeout.is_some(),
+                "read-header-timeout",
+                "a connection has 30 s for a head, and 150 s to be idle",
+            ),
             (self.properties_path.is_some(), "properties-path", "properties are in each container's record"),
             (
                 self.port_pool_properties_path.is_some(),

@@ -76,9 +76,14 @@ pub fn flags(path: &Path, section: Section, given: &[OsString]) -> Result<Vec<Os
 
 fn read(path: &Path) -> std::io::Result<String> {
     use std::io::Read;
-    let mut text = String::new();
-    std::fs::File::open(path)?.take(FILE_BYTES_MAX).read_to_string(&mut text)?;
-    Ok(text)
+    let mut text = Vec::new();
+    // One byte more than it may have tells that it has more.
+    std::fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        let why = format!("it is longer than {FILE_BYTES_MAX} bytes");
+        return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, why));
+    }
+    String::from_utf8(text).map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error))
 }
 
 fn is_given(given: &[OsString], key: &str) -> bool {
@@ -222,5 +227,7 @@ mod tests {
         assert!(error.starts_with("F:2: invalid value 'x'"), "another section is checked, too: {error}");
         let error = flags(Path::new("/none"), Section::Server, &[]).unwrap_err();
         assert!(error.to_string().starts_with("cannot read /none: "), "{error}");
+        let error = flags(Path::new("/dev/zero"), Section::Server, &[]).unwrap_err();
+        assert_eq!(error.to_string(), "cannot read /dev/zero: it is longer than 1048576 bytes");
     }
 }

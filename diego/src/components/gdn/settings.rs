@@ -1,7 +1,7 @@
 //! From flags to garden's configuration: each flag is effective, or told of as one that is not, or refused.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -23,6 +23,10 @@ const IDS_PER_CONTAINER: u32 = 65_536;
 const LAST_ID: u32 = u32::MAX - 1;
 const PORTS: u32 = 1 << 16;
 const BLOCK_IO_WEIGHTS: std::ops::RangeInclusive<u16> = 10..=1000;
+
+/// Who reaches garden's socket is root: of the directory made for it, only root and its group.
+const OWN_DIR_MODE: u32 = 0o750;
+const GIVEN_DIR_MODE: u32 = 0o777;
 
 /// What differs by the name under which garden is started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,11 +92,21 @@ pub fn listen(name: Name, server: &Server) -> Result<Listen> {
         return Ok(Listen::Tcp(SocketAddr::new(ip, port)));
     }
     ensure!(server.bind_port.is_none(), "--bind-port needs --bind-ip");
-    let socket = server.bind_socket.clone().unwrap_or_else(|| name.socket().into());
+    let given = server.bind_socket.clone();
+    // The socket is open to whoever reaches it: our own directory is not. The directory of a path that deployments gave
+    // or know is as they expect it.
+    let mode = if given.is_none() && name == Name::Garden { OWN_DIR_MODE } else { GIVEN_DIR_MODE };
+    let socket = given.unwrap_or_else(|| name.socket().into());
     if let Some(dir) = socket.parent() {
-        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        make_directory(dir, mode).with_context(|| format!("cannot make {}", dir.display()))?;
     }
     Ok(Listen::Unix(socket))
+}
+
+/// With this mode at most, if it is made; one that is there stays as it is.
+fn make_directory(path: &Path, mode: u32) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(mode).create(path)
 }
 
 pub fn debug_address(server: &Server) -> Option<SocketAddr> {
