@@ -61,7 +61,8 @@ fn every_crate_uses_only_what_the_architecture_allows() {
 
 #[test]
 fn unsafe_code_stands_behind_the_kernels_door_only() {
-    let allowed = ["garden/sys", "garden/init"];
+    // What a hostile process does is just what no safe library offers.
+    let allowed = ["garden/sys", "garden/init", "garden/tests/escapes/attacker.rs"];
     for file in sources(root()) {
         let name = file.strip_prefix(root()).unwrap();
         if allowed.iter().any(|door| name.starts_with(door)) || name.ends_with("architecture.rs") {

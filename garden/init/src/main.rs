@@ -9,6 +9,7 @@
 
 #![allow(unsafe_code)]
 
+mod confinement;
 mod credentials;
 mod failure;
 mod join;

@@ -21,6 +21,13 @@ pub const PLAIN: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
 /// Longest chain of directories made for one mount.
 const DEPTH_MAX: usize = 256;
 
+/// How often a place is looked up that somebody keeps changing.
+const TRIES_MAX: u32 = 128;
+
+/// For files of one file system that no link and no other mount may stand in for.
+pub const NOWHERE_ELSE: ResolveFlags =
+    ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS).union(ResolveFlags::NO_XDEV);
+
 pub enum MountOption<'a> {
     Flag(&'a str),
     Value(&'a str, &'a str),
@@ -57,19 +64,43 @@ pub fn kind_of(fd: &OwnedFd) -> rustix::io::Result<Kind> {
 /// Opens a place inside `root`, links resolved as the container itself would; `NotFound` when it is missing.
 pub fn open_inside(root: &OwnedFd, path: &str) -> rustix::io::Result<OwnedFd> {
     let path = if path.trim_matches('/').is_empty() { "." } else { path };
-    openat2(
-        root,
-        path,
-        OFlags::PATH | OFlags::CLOEXEC,
-        Mode::empty(),
-        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-    )
+    open_path(root, path, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
+}
+
+/// Any rename on the machine while `..` is walked is answered "try again": somebody who shares a volume with us may see to
+/// that for a while, and only somebody hostile for long.
+fn open_path(root: &OwnedFd, path: &str, resolve: ResolveFlags) -> rustix::io::Result<OwnedFd> {
+    for _ in 1..TRIES_MAX {
+        match openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
+            Err(Errno::AGAIN) => {}
+            other => return other,
+        }
+    }
+    openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
+}
+
+pub fn is_proc(fd: &OwnedFd) -> rustix::io::Result<bool> {
+    Ok(rustix::fs::fstatfs(fd)?.f_type as libc::c_long == libc::PROC_SUPER_MAGIC as libc::c_long)
+}
+
+/// Whether it lies in a file system that shows or changes the kernel's own state.
+pub fn is_of_the_kernel(fd: &OwnedFd) -> rustix::io::Result<bool> {
+    let kind = rustix::fs::fstatfs(fd)?.f_type as libc::c_long;
+    Ok([
+        libc::PROC_SUPER_MAGIC,
+        libc::SYSFS_MAGIC,
+        libc::CGROUP_SUPER_MAGIC,
+        libc::CGROUP2_SUPER_MAGIC,
+        libc::DEVPTS_SUPER_MAGIC,
+    ]
+    .map(|magic| magic as libc::c_long)
+    .contains(&kind))
 }
 
 /// Opens a place that must not be reached by any link.
 pub fn open_exactly(root: &OwnedFd, path: &str) -> rustix::io::Result<OwnedFd> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    openat2(root, path.trim_start_matches('/'), OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
+    open_path(root, path.trim_start_matches('/'), resolve)
 }
 
 /// Opens a place inside `root` for a mount, made when it is missing.

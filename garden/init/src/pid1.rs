@@ -98,8 +98,7 @@ impl Pid1 {
                 self.agent = Some(agent);
                 // Answers to questions that another asked.
                 self.tar_streams.iter_mut().for_each(|stream| stream.request = None);
-                self.assembler =
-                    Assembler::new(garden_init::REQUEST_BYTES_MAX, garden_init::REQUEST_FDS_MAX);
+                self.assembler = Assembler::new(garden_init::REQUEST_BYTES_MAX, garden_init::REQUEST_FDS_MAX);
             }
             Err(Errno::INTR | Errno::AGAIN | Errno::CONNABORTED) => {}
             // Of the machine's want of something, which may pass.
@@ -219,7 +218,9 @@ impl Pid1 {
 
     fn stream(&mut self, request: u64, direction: Direction, user: &str, path: &str, fds: Vec<OwnedFd>) {
         let started = match fds.into_iter().next() {
-            Some(pipe) => tar_streams::start(direction, user, path, pipe),
+            Some(pipe) => {
+                tar_streams::start(self.container.confinement.as_ref(), direction, user, path, pipe)
+            }
             None => Err("no pipe came with the request".into()),
         };
         match started {

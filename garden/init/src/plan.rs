@@ -30,6 +30,9 @@ pub struct Plan {
     /// A compiled filter, its instructions packed; empty: none.
     pub seccomp: Vec<u64>,
     pub no_new_privileges: bool,
+    /// The AppArmor profile that every process gets.
+    #[serde(default)]
+    pub apparmor: Option<String>,
 }
 
 /// What the process that carries out the plan becomes.

@@ -17,6 +17,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, mknodat, open, symlinkat};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags, mount_change, unmount};
 
+use crate::confinement::Confinement;
 use crate::credentials;
 use crate::failure::{Context, Failure, Result};
 use crate::mounts::{self, Kind, MountOption, PLAIN};
@@ -44,6 +45,7 @@ pub struct Container {
     pub capabilities: u64,
     pub non_root_capabilities: u64,
     pub listener: Option<OwnedFd>,
+    pub confinement: Option<Confinement>,
     /// The directory of the container's terminals.
     pub terminals: OwnedFd,
 }
@@ -70,9 +72,13 @@ pub fn live_in_a_made_container() -> Result<()> {
         let listener = take_listener(plan, &mut fds)?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let terminals = open("/dev/pts", flags, Mode::empty()).act("open /dev/pts")?;
+        let proc = || open("/proc", flags, Mode::empty()).act("open /proc");
+        let confinement =
+            plan.apparmor.as_deref().map(|profile| Confinement::new(proc()?, profile)).transpose()?;
         give_up_power(plan)?;
         let (capabilities, non_root_capabilities) = (plan.capabilities, plan.non_root_capabilities);
-        Ok(Container { is_pea: false, capabilities, non_root_capabilities, listener, terminals })
+        let is_pea = false;
+        Ok(Container { is_pea, capabilities, non_root_capabilities, listener, confinement, terminals })
     })
 }
 
@@ -141,17 +147,18 @@ fn carry_out(plan: &Plan, mut fds: Descriptors) -> Result<Container> {
     }
 
     let root = attach_root(fds.take(plan.root)?)?;
+    let sources = bind_sources(&root, &plan.bind_mounts, &mut fds)?;
     let null =
         open("/dev/null", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).act("open the null device")?;
-    mount_proc(&root)?;
+    let proc = mount_proc(&root)?;
     mount_sys(&root)?;
     mount_cgroups(&root, &plan.cgroup_view)?;
     let terminals = mount_dev(&root, plan)?;
-    for bind in &plan.bind_mounts {
-        bind_mount(&root, bind, &mut fds)?;
+    for (bind, source) in plan.bind_mounts.iter().zip(sources) {
+        bind_mount(&root, bind, source)?;
     }
     if let Role::Pid1 { sysctls, .. } = &plan.role {
-        sysctls.iter().try_for_each(|(name, value)| set_sysctl(&root, name, value))?;
+        sysctls.iter().try_for_each(|(name, value)| set_sysctl(&proc, name, value))?;
     }
     let mut mask = mounts::Mask::new(null);
     plan.masked_paths.iter().try_for_each(|path| mask.cover(&root, path))?;
@@ -163,7 +170,8 @@ fn carry_out(plan: &Plan, mut fds: Descriptors) -> Result<Container> {
     give_up_power(plan)?;
     let (capabilities, non_root_capabilities) = (plan.capabilities, plan.non_root_capabilities);
     let is_pea = plan.role == Role::Pea;
-    Ok(Container { is_pea, capabilities, non_root_capabilities, listener, terminals })
+    let confinement = plan.apparmor.as_deref().map(|profile| Confinement::new(proc, profile)).transpose()?;
+    Ok(Container { is_pea, capabilities, non_root_capabilities, listener, confinement, terminals })
 }
 
 fn take_listener(plan: &Plan, fds: &mut Descriptors) -> Result<Option<OwnedFd>> {
@@ -200,10 +208,12 @@ fn attach_root(root: OwnedFd) -> Result<OwnedFd> {
     Ok(root)
 }
 
-fn mount_proc(root: &OwnedFd) -> Result<()> {
+/// Handed back for what is written to it: by this descriptor, never by a path, behind which something else could lie.
+fn mount_proc(root: &OwnedFd) -> Result<OwnedFd> {
     let target = mounts::own_directory(root, "proc")?;
     let proc = mounts::create("proc", &[], PLAIN).act("make a /proc")?;
-    mount::attach(proc, target).act("mount /proc")
+    mount::attach(&proc, target).act("mount /proc")?;
+    Ok(proc)
 }
 
 fn mount_sys(root: &OwnedFd) -> Result<()> {
@@ -314,30 +324,51 @@ fn add_device(dev: &OwnedFd, device: &Device, privileged: bool) -> Result<()> {
     mount::attach(source, target).act(act())
 }
 
-fn bind_mount(root: &OwnedFd, bind: &BindMount, fds: &mut Descriptors) -> Result<()> {
-    let act = || format!("bind {}", bind.destination);
-    let source = match &bind.source {
-        Source::Detached(index) => fds.take(*index)?,
-        Source::Container(path) => {
-            let source = mounts::open_inside(root, path).act(format!("open {path} of the container"))?;
-            let source = mount::clone_mount_of(source, true).act(act())?;
-            if bind.read_only {
-                mount::set_attributes(&source, mount::MountAttrFlags::MOUNT_ATTR_RDONLY, true).act(act())?;
-            }
-            source
-        }
+/// All at once, while the root holds nothing but what its image does: a link of an image to `/proc` would else show that
+/// a second time, with no path of it masked.
+fn bind_sources(root: &OwnedFd, binds: &[BindMount], fds: &mut Descriptors) -> Result<Vec<OwnedFd>> {
+    binds.iter().map(|bind| bind_source(root, bind, fds)).collect()
+}
+
+fn bind_source(root: &OwnedFd, bind: &BindMount, fds: &mut Descriptors) -> Result<OwnedFd> {
+    let path = match &bind.source {
+        Source::Detached(index) => return fds.take(*index),
+        Source::Container(path) => path,
     };
+    let act = || format!("bind {path} of the container");
+    let source = mounts::open_inside(root, path).act(format!("open {path} of the container"))?;
+    let source = mount::clone_mount_of(source, true).act(act())?;
+    if bind.read_only {
+        mount::set_attributes(&source, mount::MountAttrFlags::MOUNT_ATTR_RDONLY, true).act(act())?;
+    }
+    Ok(source)
+}
+
+fn bind_mount(root: &OwnedFd, bind: &BindMount, source: OwnedFd) -> Result<()> {
+    let act = || format!("bind {}", bind.destination);
     let kind = mounts::kind_of(&source).act(act())?;
     let target = mounts::place(root, &bind.destination, kind)?;
+    if mounts::is_of_the_kernel(&target).act(act())? {
+        // Where a link of the image leads, or a volume: what isolation rests on would be covered.
+        return Err(Failure::new(
+            format!("bind {}, which leads into /proc or /sys", bind.destination),
+            Errno::XDEV,
+        ));
+    }
     mount::attach(source, target).act(act())
 }
 
-fn set_sysctl(root: &OwnedFd, name: &str, value: &str) -> Result<()> {
-    let path = format!("proc/sys/{}", name.replace('.', "/"));
+fn set_sysctl(proc: &OwnedFd, name: &str, value: &str) -> Result<()> {
+    let path = format!("sys/{}", name.replace('.', "/"));
     let act = || format!("set {name} to {value}");
-    let resolve = rustix::fs::ResolveFlags::BENEATH | rustix::fs::ResolveFlags::NO_SYMLINKS;
-    let file = rustix::fs::openat2(root, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty(), resolve)
-        .act(act())?;
+    let file = rustix::fs::openat2(
+        proc,
+        path,
+        OFlags::WRONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+        mounts::NOWHERE_ELSE,
+    )
+    .act(act())?;
     fs::File::from(file).write_all(value.as_bytes()).act(act())
 }
 

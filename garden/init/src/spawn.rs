@@ -12,12 +12,13 @@ use std::ptr;
 use garden_init::users::{self, User};
 use garden_init::{Refusal, STREAMS_OF_PROCESS, SpawnSpec, StreamKind, WindowSize, environment};
 use garden_sys::process::{self, ResourceLimit};
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Gid, Pid};
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
 
+use crate::confinement::Confinement;
 use crate::mounts::c_string;
 use crate::pid1::Process;
 use crate::setup::Container;
@@ -25,6 +26,8 @@ use crate::{credentials, limits};
 
 /// Most that is read of `/etc/passwd` and `/etc/group`: they belong to the container.
 const ACCOUNTS_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 const WINDOW_SIZE_DEFAULT: WindowSize = WindowSize { columns: 80, rows: 24 };
 
@@ -95,14 +98,28 @@ pub fn make_directories(path: &str, user: &User) -> std::io::Result<()> {
     let path = std::path::Path::new("/").join(path);
     let mut missing: Vec<_> =
         path.ancestors().take_while(|ancestor| std::fs::symlink_metadata(ancestor).is_err()).collect();
+    let existing = missing.last().and_then(|first| first.parent()).unwrap_or(&path);
+    let mut parent = rustix::fs::open(existing, DIRECTORY, Mode::empty())?;
     while let Some(directory) = missing.pop() {
-        match std::fs::create_dir(directory) {
-            Ok(()) => std::os::unix::fs::lchown(directory, Some(user.uid), Some(user.gid))?,
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-        }
+        let name = directory.file_name().ok_or(Errno::INVAL)?;
+        parent = make_directory(&parent, name, user)?;
     }
     Ok(())
+}
+
+/// By descriptors: the user may own what the directory is made in, and put a link in place of any name in a path.
+fn make_directory(parent: &OwnedFd, name: &std::ffi::OsStr, user: &User) -> rustix::io::Result<OwnedFd> {
+    let made = match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o777)) {
+        Ok(()) => true,
+        Err(Errno::EXIST) => false,
+        Err(errno) => return Err(errno),
+    };
+    let directory = rustix::fs::openat(parent, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty())?;
+    if made {
+        let (uid, gid) = (rustix::process::Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+        rustix::fs::chownat(&directory, c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH)?;
+    }
+    Ok(directory)
 }
 
 struct OpenStreams {
@@ -165,6 +182,7 @@ struct Launch<'a> {
     groups: Vec<Gid>,
     /// Only where the user may have less than pid 1.
     capabilities: Option<u64>,
+    confinement: Option<&'a Confinement>,
     directory: CString,
     path: &'a str,
     candidates: Vec<CString>,
@@ -183,6 +201,7 @@ enum Step {
     Terminal,
     Streams,
     Limit(u32),
+    Confinement,
     Capabilities,
     User,
     Directory,
@@ -191,7 +210,7 @@ enum Step {
 
 impl<'a> Launch<'a> {
     fn new(
-        container: &Container,
+        container: &'a Container,
         spec: &'a SpawnSpec,
         user: &'a User,
         env: &[String],
@@ -215,6 +234,7 @@ impl<'a> Launch<'a> {
             user,
             groups: user.groups.iter().map(|&gid| Gid::from_raw(gid)).collect(),
             capabilities: reduced.then_some(container.non_root_capabilities),
+            confinement: container.confinement.as_ref(),
             directory: c_string(directory).map_err(other)?,
             path: &spec.path,
             candidates,
@@ -264,12 +284,17 @@ impl<'a> Launch<'a> {
                 Err(error) => return Err((Step::Limit(resource), errno_of(&error))),
             }
         }
+        if let Some(confinement) = self.confinement {
+            confinement.enter_at_exec().map_err(|error| (Step::Confinement, errno_of(&error)))?;
+        }
         if let Some(kept) = self.capabilities {
             process::bound_capabilities(kept).map_err(|error| (Step::Capabilities, errno_of(&error)))?;
         }
         // As root first: the user need not be allowed to look into every directory above its own.
         let entered = rustix::process::chdir(&self.directory);
+        // Changing ids makes dumpable what `fs.suid_dumpable` says, and the memory is still pid 1's.
         credentials::become_ids(self.user.uid, self.user.gid, &self.groups)
+            .and_then(|()| process::never_dumpable())
             .map_err(|error| (Step::User, errno_of(&error)))?;
         entered
             .or_else(|_| rustix::process::chdir(&self.directory))
@@ -305,6 +330,10 @@ impl<'a> Launch<'a> {
             Step::Terminal => format!("cannot take the terminal: {errno}"),
             Step::Streams => format!("cannot set up the streams: {errno}"),
             Step::Limit(resource) => format!("cannot set resource limit {resource}: {errno}"),
+            Step::Confinement => match self.confinement {
+                Some(confinement) => confinement.refused(errno),
+                None => errno.to_string(),
+            },
             Step::Capabilities => format!("cannot bound capabilities: {errno}"),
             Step::User => format!("cannot become user {}: {errno}", self.user.uid),
             Step::Directory => format!("cannot enter {}: {errno}", self.directory.to_string_lossy()),

@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -13,8 +13,8 @@ use garden_init::ERROR_BYTES_MAX;
 use garden_init::users::User;
 use garden_sys::process;
 use rustix::process::Pid;
-use rustix::stdio;
 
+use crate::confinement::Confinement;
 use crate::credentials;
 use crate::pid1::pipe;
 use crate::spawn::{look_up, make_directories};
@@ -32,27 +32,27 @@ pub enum Direction {
 
 /// Starts the child; with it the pipe on which it complains before it ends.
 pub fn start(
+    confinement: Option<&Confinement>,
     direction: Direction,
     user: &str,
     path: &str,
     stream: OwnedFd,
 ) -> Result<(Pid, OwnedFd), String> {
     let user = look_up(user).map_err(|refused| refused.message)?;
-    let (complaint, mut complain) =
-        pipe().map(|(read, write)| (read, File::from(write))).map_err(|error| error.to_string())?;
+    let (complaint, complain) = pipe().map_err(|error| error.to_string())?;
     // SAFETY: this program has one thread.
     match unsafe { process::fork() }.map_err(|error| format!("cannot start to stream: {error}"))? {
         Some(pid) => Ok((pid, complaint)),
         None => {
             process::unblock_signals();
-            // No exec closes it: what pid 1 holds of others is nothing for who reads what a stranger has packed, and the
-            // input of a process ends only when nobody holds it any more.
-            let (stdin, stdout, stderr) = (stdio::stdin(), stdio::stdout(), stdio::stderr());
-            let kept = [stdin, stdout, stderr, stream.as_fd(), complain.as_fd()];
-            // SAFETY: of all else that this child has of its parent nothing is used or dropped, up to its exit.
-            let closed = unsafe { process::close_all_but(&kept) };
-            let closed = closed.map_err(|error| format!("cannot close what is others': {error}"));
-            let outcome = closed.and_then(|()| carry(direction, &user, path, stream));
+            let confined = confinement.map_or(Ok(()), Confinement::enter_now);
+            // SAFETY: whatever of pid 1 owned the other descriptors is not used in this child, which ends by `exit`.
+            let Ok((stream, mut complain)) = (unsafe { keep_only(stream, complain) }) else {
+                std::process::exit(1)
+            };
+            let outcome = confined
+                .map_err(|error| format!("cannot set the AppArmor profile to stream: {error}"))
+                .and_then(|()| carry(direction, &user, path, stream));
             if let Err(message) = &outcome {
                 let message = &message.as_bytes()[..message.len().min(ERROR_BYTES_MAX)];
                 // With nobody to read it, the status alone tells.
@@ -60,6 +60,23 @@ pub fn start(
             }
             std::process::exit(if outcome.is_ok() { 0 } else { 1 })
         }
+    }
+}
+
+/// Of all descriptors only these two, in place of standard input and output: names in a container, or in an archive, lead
+/// to them through `/proc/self/fd`, and would to pid 1's.
+///
+/// # Safety
+/// Nothing that owns any other descriptor is used or dropped afterwards.
+unsafe fn keep_only(stream: OwnedFd, complain: OwnedFd) -> io::Result<(OwnedFd, File)> {
+    rustix::stdio::dup2_stdin(&stream)?;
+    rustix::stdio::dup2_stdout(&complain)?;
+    // Not dropped: their numbers are closed with all the others.
+    let _ = (stream.into_raw_fd(), complain.into_raw_fd());
+    // SAFETY: as our own contract says; nobody else in this program owns the two below 3.
+    unsafe {
+        process::close_from(3)?;
+        Ok((OwnedFd::from_raw_fd(0), File::from_raw_fd(1)))
     }
 }
 
@@ -85,7 +102,9 @@ fn carry(direction: Direction, user: &User, path: &str, stream: OwnedFd) -> Resu
         make_directories(&full.to_string_lossy(), user)
             .map_err(|error| told("make the directory", path, error))?;
     }
-    credentials::become_user(user).map_err(|error| told("become the user for", path, error))?;
+    credentials::become_user(user)
+        .and_then(|()| process::never_dumpable())
+        .map_err(|error| told("become the user for", path, error))?;
     match direction {
         Direction::In => std::env::set_current_dir(&full)
             .and_then(|()| unpack(File::from(stream)))

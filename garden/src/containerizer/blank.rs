@@ -200,6 +200,8 @@ pub(super) async fn hand_over(
     cgroups: Vec<OwnedFd>,
 ) -> Result<Control> {
     let failed = |act| move |source| Error::Container { act, handle: spec.handle.clone(), source };
+    // An image plugin's, or a volume's, may lie in a shared mount of the host.
+    mount::make_private(&root).map_err(failed("keep to itself the root of"))?;
     let mut fds = vec![root];
     if let Some(path) = &spec.socket {
         fds.push(listen(path).map_err(failed("make the socket of"))?);
@@ -262,6 +264,7 @@ fn listen(path: &Path) -> std::io::Result<OwnedFd> {
 fn open_mount(mount: &HostMount) -> Result<OwnedFd> {
     let failed = |source| Error::BindSource { path: mount.path.clone(), source };
     let clone = mount::clone_mount(&mount.path, true).map_err(failed)?;
+    mount::make_private(&clone).map_err(failed)?;
     if mount.read_only {
         mount::set_attributes(&clone, mount::MountAttrFlags::MOUNT_ATTR_RDONLY, true).map_err(failed)?;
     }

@@ -9,6 +9,7 @@
 //! Images, networks and the depot are not known here.
 
 mod adoption;
+mod apparmor;
 mod blank;
 mod capabilities;
 mod container;
@@ -63,6 +64,8 @@ pub enum Error {
     Plan { handle: String, message: String },
     #[error("cannot give a process of container {handle} a root of its own: {message}")]
     Pea { handle: String, message: String },
+    #[error(transparent)]
+    AppArmor(#[from] apparmor::Error),
     #[error("{handle:?} cannot be the handle of a container")]
     Handle { handle: String },
     #[error("cannot take over container {handle}: {source}")]
@@ -125,6 +128,8 @@ pub struct Config {
     pub io_rates: IoRates,
     pub no_new_privileges: bool,
     pub deadlines: Deadlines,
+    /// The AppArmor profile of every process of unprivileged containers; loaded by whoever sets up the machine.
+    pub apparmor: Option<String>,
     /// Set in each container: `net.ipv4.tcp_keepalive_time` and such.
     pub sysctls: Vec<(String, String)>,
     /// For containers that are to be made by it.
@@ -172,6 +177,7 @@ impl Default for Config {
             io_rates: IoRates::default(),
             no_new_privileges: false,
             deadlines: Deadlines::default(),
+            apparmor: None,
             sysctls: Vec::new(),
             oci: None,
         }
@@ -233,6 +239,7 @@ pub struct Containerizer {
 impl Containerizer {
     /// Needs root. Makes the parent control group where it is missing.
     pub fn new(config: Config) -> Result<Containerizer> {
+        config.apparmor.as_deref().map(|profile| apparmor::check("/sys".as_ref(), profile)).transpose()?;
         let nursery = nursery::Nursery::new(&config.init)?;
         let mut hierarchies = Hierarchies::probe(&config.cgroup_root)?;
         if config.io_weight > 0 {

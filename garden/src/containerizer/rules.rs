@@ -112,6 +112,7 @@ pub fn plan(
         non_root_capabilities: capabilities::NON_ROOT,
         seccomp: if guarded { filter.to_vec() } else { Vec::new() },
         no_new_privileges: guarded && config.no_new_privileges,
+        apparmor: if guarded { config.apparmor.clone() } else { None },
     };
     Ok(Prepared { plan, mounts })
 }

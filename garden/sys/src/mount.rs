@@ -91,6 +91,14 @@ pub fn set_attributes(mount: impl AsFd, set: MountAttrFlags, recursive: bool) ->
     mount_setattr(mount.as_fd(), &attributes, recursive)
 }
 
+/// A clone hears of mounts below the place it was made of, and what is mounted below the clone appears there, too, where the
+/// mount of that place is a shared one; with this neither.
+pub fn make_private(mount: impl AsFd) -> io::Result<()> {
+    let attributes =
+        libc::mount_attr { attr_set: 0, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
+    mount_setattr(mount.as_fd(), &attributes, true)
+}
+
 fn mount_setattr(mount: BorrowedFd<'_>, attributes: &libc::mount_attr, recursive: bool) -> io::Result<()> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is a NUL-terminated constant, and `attributes` is a live `mount_attr` of the size we name.

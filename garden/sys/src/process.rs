@@ -5,7 +5,7 @@
 
 use std::ffi::{CStr, c_int, c_void};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -138,25 +138,6 @@ pub fn close_on_exec_from(first: u32) -> io::Result<()> {
 /// # Safety
 /// Nothing that owns such a descriptor is used or dropped afterwards.
 pub unsafe fn close_from(first: u32) -> io::Result<()> {
-    // SAFETY: as our own contract says.
-    unsafe { close_range(first, u32::MAX) }
-}
-
-/// Closes every descriptor but these, whoever thinks to own it.
-///
-/// # Safety
-/// Nothing that owns another is used or dropped afterwards.
-pub unsafe fn close_all_but(kept: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let mut kept: Vec<u32> = kept.iter().map(|fd| fd.as_raw_fd().unsigned_abs()).collect();
-    kept.sort_unstable();
-    let mut first = 0;
-    for kept in kept {
-        if first < kept {
-            // SAFETY: as our own contract says.
-            unsafe { close_range(first, kept - 1) }?;
-        }
-        first = kept + 1;
-    }
     // SAFETY: as our own contract says.
     unsafe { close_range(first, u32::MAX) }
 }

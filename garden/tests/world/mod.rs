@@ -81,6 +81,10 @@ impl World {
         Ok(World { containerizer, root, outside, config })
     }
 
+    pub fn init_program(&self) -> &Path {
+        &self.config.init
+    }
+
     pub fn spec(&self) -> Spec {
         Spec { handle: "the-handle".into(), ..Spec::default() }
     }

@@ -122,7 +122,7 @@ pub fn settings(name: Name, mut flags: ServerFlags, init: PathBuf) -> Result<Set
     config.containerizer.init = init;
     // Who shifts the owners of files knows of one range for all.
     let shared_ids = !flags.image.no_image_plugin && flags.image.image_plugin.is_some();
-    containers(flags.containers, shared_ids, &mut config, &mut notes)?;
+    containers(flags.containers, shared_ids, &mut config)?;
     runtime(flags.runtime, &mut config, &mut notes)?;
     networks(name, flags.network, &mut config)?;
     limits(&flags.limits, &mut config)?;
@@ -167,12 +167,7 @@ fn image_plugins(flags: Image, config: &mut gardener::Config, notes: &mut Vec<No
     Ok(())
 }
 
-fn containers(
-    flags: Containers,
-    shared_ids: bool,
-    config: &mut gardener::Config,
-    notes: &mut Vec<Note>,
-) -> Result<()> {
+fn containers(flags: Containers, shared_ids: bool, config: &mut gardener::Config) -> Result<()> {
     config.default_rootfs = flags.default_rootfs.clone();
     config.default_grace_time = flags.default_grace_time;
     config.destroy_containers_on_start = flags.destroy_containers_on_startup;
@@ -184,10 +179,7 @@ fn containers(
         flags.device_cgroup_rules.is_empty(),
         "--device-cgroup-rule is refused: which devices containers may use cannot be changed"
     );
-    if flags.apparmor.is_some_and(|profile| !profile.is_empty()) {
-        let why = "AppArmor profiles are not set yet".into();
-        notes.push(Note { flag: "apparmor", why });
-    }
+    config.containerizer.apparmor = flags.apparmor.filter(|profile| !profile.is_empty());
     Ok(())
 }
 
@@ -378,6 +370,11 @@ mod tests {
         let flags: Vec<&str> = notes.iter().map(|note| note.flag).collect();
         assert_eq!(flags, ["skip-setup", "dadoo-bin", "iptables-bin", "containerd-socket"]);
         assert_eq!(of("").unwrap().notes, []);
+        let apparmor = |line: &str| of(line).unwrap().gardener.containerizer.apparmor;
+        assert_eq!(
+            (apparmor("--apparmor=garden-default").as_deref(), apparmor("")),
+            (Some("garden-default"), None)
+        );
     }
 
     #[test]

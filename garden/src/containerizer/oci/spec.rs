@@ -111,6 +111,8 @@ pub fn spec(plan: &Plan, around: &Surroundings<'_>) -> Result<Value, Refused> {
         non_root_capabilities: _,
         seccomp,
         no_new_privileges,
+        // For processes, not for pid 1: garden-init sees to it.
+        apparmor: _,
     } = plan;
     let Role::Pid1 { hostname, sysctls } = role else { return Err(Refused::Pea) };
     let needed = if seccomp.is_empty() { *capabilities } else { capabilities | SYS_ADMIN };
@@ -263,6 +265,7 @@ mod tests {
             non_root_capabilities: 0b1,
             seccomp: if privileged { Vec::new() } else { vec![1] },
             no_new_privileges: true,
+            apparmor: None,
         }
     }
 
