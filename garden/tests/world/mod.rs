@@ -162,7 +162,10 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         // After a failed test, too: whatever is in our groups is ours.
-        if let Ok(hierarchies) = garden_sys::cgroup::Hierarchies::probe(&self.config.cgroup_root) {
+        let root = &self.config.cgroup_root;
+        if let Ok(hierarchies) = garden_sys::cgroup::Hierarchies::probe(root) {
+            // Some worlds use these, too.
+            let hierarchies = hierarchies.with_io_weights(root);
             for name in hierarchies.names(&self.config.cgroup_parent).unwrap_or_default() {
                 let _ = hierarchies.cgroup(&self.config.cgroup_parent, &name).remove();
             }
