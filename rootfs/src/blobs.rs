@@ -3,11 +3,15 @@
 //! ```text
 //! <dir>/tmp/blob-…  ──verified, rename──▶  <dir>/blobs/<hex>
 //! ```
-//! A blob is there whole and verified or not at all. Who may have it, and for how long, is not decided here.
+//! A blob is there whole and verified or not at all; its file is modified when it is used. Who may have it, and for how
+//! long, is not decided here.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::SystemTime;
 
 use tokio::fs::File;
 use tokio::io::AsyncWriteExt as _;
@@ -19,12 +23,22 @@ use crate::tree;
 pub struct Blobs {
     blobs: PathBuf,
     tmp: PathBuf,
+    /// Held while a blob is marked as used or removed: never both.
+    removing: Mutex<()>,
+}
+
+/// A blob as it lies there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lying {
+    pub bytes: u64,
+    pub used: SystemTime,
 }
 
 impl Blobs {
     /// Opens `directory` and removes what an earlier process left half written. Blocking.
     pub fn open(directory: &Path) -> io::Result<Blobs> {
-        let blobs = Blobs { blobs: directory.join("blobs"), tmp: directory.join("tmp") };
+        let blobs =
+            Blobs { blobs: directory.join("blobs"), tmp: directory.join("tmp"), removing: Mutex::default() };
         std::fs::create_dir_all(&blobs.blobs)?;
         // Private images are in here.
         std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))?;
@@ -40,6 +54,44 @@ impl Blobs {
     /// The size of a blob that is here, in bytes.
     pub async fn size(&self, digest: &Digest) -> Option<u64> {
         tokio::fs::metadata(self.path(digest)).await.ok().map(|metadata| metadata.len())
+    }
+
+    /// The size of a blob that is here and, used now, stays for a while.
+    pub fn used(&self, digest: &Digest) -> Option<u64> {
+        let _removing = self.removing.lock().unwrap_or_else(|e| e.into_inner());
+        let path = self.path(digest);
+        let size = std::fs::metadata(&path).ok()?.len();
+        touch(&path);
+        Some(size)
+    }
+
+    /// Every blob. Blocking.
+    pub fn all(&self) -> io::Result<HashMap<Digest, Lying>> {
+        let mut all = HashMap::new();
+        for entry in std::fs::read_dir(&self.blobs)? {
+            let entry = entry?;
+            let Some(digest) = entry.file_name().to_str().and_then(|hex| Digest::from_hex(hex).ok()) else {
+                continue;
+            };
+            // Removed just now, it is none any more.
+            if let Ok(metadata) = entry.metadata() {
+                let used = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+                all.insert(digest, Lying { bytes: metadata.len(), used });
+            }
+        }
+        Ok(all)
+    }
+
+    /// Removes a blob that was not used since `seen`; its size if it did. Who reads it goes on reading. Blocking.
+    pub fn remove_unless_used(&self, digest: &Digest, seen: SystemTime) -> io::Result<Option<u64>> {
+        let _removing = self.removing.lock().unwrap_or_else(|e| e.into_inner());
+        let path = self.path(digest);
+        let Ok(metadata) = std::fs::metadata(&path) else { return Ok(None) };
+        if metadata.modified()? > seen {
+            return Ok(None);
+        }
+        remove(&path)?;
+        Ok(Some(metadata.len()))
     }
 
     pub async fn read(&self, digest: &Digest) -> io::Result<Vec<u8>> {
@@ -107,6 +159,24 @@ impl Incoming {
 
     pub fn path(&self) -> &Path {
         &self.path.0
+    }
+}
+
+/// Marks a file as used now.
+pub(crate) fn touch(path: &Path) {
+    let touched = std::fs::File::options().append(true).open(path);
+    if let Err(error) = touched.and_then(|file| file.set_modified(SystemTime::now()))
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::debug!(path = %path.display(), %error, "cannot mark a file as used");
+    }
+}
+
+/// Fine when it is not there.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -197,6 +197,66 @@ async fn what_cannot_be_resolved_ends_in_one_clear_line() {
     cache.stop().await;
 }
 
+fn noise(name: &str) -> common::BuiltImage {
+    image(&[Tar::default().file("f", &name.repeat(10_000)).bytes()], json!({}))
+}
+
+#[tokio::test]
+async fn the_room_is_taken_from_what_can_be_had_again() {
+    let scratch = tempfile::tempdir().unwrap();
+    let registry = FakeRegistry::start(Login::None).await;
+    let (pinned, pulled, pushed) = (noise("pinned"), noise("pulled"), noise("pushed"));
+    registry.add("pinned", &pinned);
+    registry.add("pulled", &pulled);
+    let (listen, address) = Listen::loopback().unwrap();
+    let config = cache::Config::new(listen, scratch.path().into());
+    let opened = cache::Cache::open(&config).await.unwrap();
+    let shutdown = CancellationToken::new();
+    let server = tokio::spawn(cache::serve(config.listen, opened.clone(), shutdown.clone()));
+    let cache = Cache { address, shutdown, server };
+    let host = registry.address.to_string().replace(':', "_");
+    cache.resolve(&format!("docker://{}/app:pinned", registry.address), NOBODY).await.1.unwrap();
+    for (digest, blob) in &pulled.blobs {
+        let (status, _, body) = cache.get(&format!("/v2/{host}/app/blobs/{digest}")).await;
+        assert_eq!((status, &body), (200, blob));
+    }
+    let manifest = format!("/v2/{host}/app/manifests/pulled");
+    assert_eq!(cache.get(&manifest).await.0, 200);
+    for (digest, blob) in &pushed.blobs {
+        let url = format!("http://{address}/v2/ours/blobs/uploads/?digest={digest}");
+        assert_eq!(client().post(url).body(blob.clone()).send().await.unwrap().status(), 201);
+    }
+    let ours = format!("http://{address}/v2/ours/manifests/v1");
+    let put = client().put(&ours).header("content-type", common::OCI_MANIFEST).body(pushed.manifest.clone());
+    assert_eq!(put.send().await.unwrap().status(), 201);
+
+    let usage = opened.usage().unwrap();
+    let bytes = |image: &common::BuiltImage| {
+        image.manifest.len() as u64 + image.blobs.iter().map(|(_, blob)| blob.len() as u64).sum::<u64>()
+    };
+    assert_eq!(usage.bytes, bytes(&pinned) + bytes(&pulled) + bytes(&pushed));
+    assert_eq!(usage.evictable_bytes, bytes(&pulled));
+    let all = |seconds| cache::Evict { bytes: u64::MAX, unused_for: Duration::from_secs(seconds) };
+    assert_eq!(opened.evict(all(60)).unwrap(), cache::Evicted::default(), "all of it was just used");
+    let evicted = opened.evict(all(0)).unwrap();
+    assert_eq!((evicted.images, evicted.blobs, evicted.bytes), (1, 3, bytes(&pulled)));
+    assert_eq!(opened.usage().unwrap().bytes, usage.bytes - evicted.bytes);
+    // It is had again from its registry, and the others are there without one.
+    assert_eq!(cache.get(&manifest).await.0, 200);
+    registry.stop().await;
+    for path in [format!("/v2/{host}/app/manifests/{}", pinned.digest), "/v2/ours/manifests/v1".to_string()] {
+        assert_eq!(cache.get(&path).await.0, 200, "{path}");
+    }
+    // What was pushed is given up once its owner deleted it.
+    let delete = |what: String| client().delete(format!("http://{address}/v2/ours/manifests/{what}")).send();
+    assert_eq!(delete("v2".into()).await.unwrap().status(), 404);
+    assert_eq!(delete(pushed.digest.to_string()).await.unwrap().status(), 202);
+    assert_eq!(cache.get("/v2/ours/manifests/v1").await.0, 404);
+    let left = opened.evict(all(0)).unwrap();
+    assert!(left.bytes >= bytes(&pushed), "{left:?}");
+    cache.stop().await;
+}
+
 /// Debian's registry, on a port of its own.
 struct DockerRegistry {
     child: Child,

@@ -30,6 +30,13 @@ impl Refusal {
 
     pub fn disk(error: &std::io::Error) -> Refusal {
         tracing::error!(%error, "the registry cache cannot use its disk");
+        if error.kind() == std::io::ErrorKind::StorageFull {
+            return Refusal::new(
+                StatusCode::INSUFFICIENT_STORAGE,
+                "DENIED",
+                format!("the disk is full: {error}"),
+            );
+        }
         Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN", format!("cannot use the disk: {error}"))
     }
 

@@ -62,6 +62,15 @@ impl Downloads {
         self.running().get(digest).cloned()
     }
 
+    /// Bytes that the downloads under way have yet to write.
+    pub fn outstanding(&self) -> u64 {
+        let left = |download: &Download| match *download.state.borrow() {
+            State::Running { readable } => download.size.saturating_sub(readable),
+            _ => 0,
+        };
+        self.running().values().map(left).sum()
+    }
+
     /// Joins the download of a blob, or begins it. It goes on when its readers leave: it was wanted once.
     pub async fn fetch(
         self: &Arc<Self>,

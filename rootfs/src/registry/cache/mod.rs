@@ -6,11 +6,13 @@
 //! every later instance runs exactly that, whatever becomes of the registry. Credentials are used and forgotten; what
 //! they let in is later known by its digest only.
 //!
-//! It does not yet give up old blobs: the ledger of the disk will say when to.
+//! Old images are given up when a new one needs the room, and when whoever keeps the account of the disk says so: see
+//! [`evict`].
 
 mod answer;
 mod catalog;
 mod download;
+mod evict;
 mod pull_through;
 mod resolve;
 mod route;
@@ -26,7 +28,7 @@ use axum::extract::{Path, Query as UrlQuery, State};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::routing::{any, post};
 use base64::Engine as _;
-use diego_base::serve::{self, Listen, Listener};
+use diego_base::serve::{Listen, Listener};
 use serde::Deserialize;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -40,6 +42,7 @@ use upload::Uploads;
 use super::{Client, Credentials, Policy};
 use crate::blobs::Blobs;
 
+pub use evict::{CacheUsage, Evict, Evicted};
 pub use resolve::{ResolveLine, ResolveRequest, Resolved};
 
 #[derive(Debug)]
@@ -52,19 +55,27 @@ pub struct Config {
     pub advertised: Option<String>,
     /// How long a tag is believed without asking its registry again.
     pub tag_age_max: Duration,
+    /// A resolved image that nobody asked for in this time may be given up where the disk needs it.
+    pub keep_pinned: Duration,
 }
 
 impl Config {
     pub fn new(listen: Listen, directory: PathBuf) -> Config {
-        let upstream = Policy::default();
-        Config { listen, directory, upstream, advertised: None, tag_age_max: Duration::from_secs(30) }
+        Config {
+            listen,
+            directory,
+            upstream: Policy::default(),
+            advertised: None,
+            tag_age_max: Duration::from_secs(30),
+            keep_pinned: Duration::from_secs(7 * 24 * 3600),
+        }
     }
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
-    Listen(#[from] serve::Error),
+    Listen(#[from] diego_base::serve::Error),
     #[error("cannot use {} for the registry cache: {source}", path.display())]
     Directory { path: PathBuf, source: std::io::Error },
     #[error(transparent)]
@@ -73,12 +84,17 @@ pub enum Error {
 
 /// Serves the cache until `shutdown`.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
-    let cache = Cache::open(config.directory, config.upstream, config.advertised, config.tag_age_max).await?;
-    let listener = Listener::bind(config.listen).await?;
+    let cache = Cache::open(&config).await?;
+    serve(config.listen, cache, shutdown).await
+}
+
+/// Serves a cache that its owner keeps a hand on, to evict from it.
+pub async fn serve(listen: Listen, cache: Arc<Cache>, shutdown: CancellationToken) -> Result<(), Error> {
+    let listener = Listener::bind(listen).await?;
     if let Some(address) = listener.tcp_address() {
         tracing::info!(%address, "registry-cache.started");
     }
-    serve::serve(listener, router(cache), None, shutdown).await;
+    diego_base::serve::serve(listener, router(cache), None, shutdown).await;
     Ok(())
 }
 
@@ -91,15 +107,14 @@ pub struct Cache {
     client: Client,
     advertised: Option<String>,
     tag_age_max: Duration,
+    keep_pinned: Duration,
+    directory: PathBuf,
 }
 
 impl Cache {
-    pub async fn open(
-        directory: PathBuf,
-        upstream: Policy,
-        advertised: Option<String>,
-        tag_age_max: Duration,
-    ) -> Result<Arc<Cache>, Error> {
+    /// Opens the cache in its directory; its address is for who serves it.
+    pub async fn open(config: &Config) -> Result<Arc<Cache>, Error> {
+        let directory = config.directory.clone();
         let failed = |source| Error::Directory { path: directory.clone(), source };
         // Emptying what a killed process left may take long.
         let path = directory.clone();
@@ -112,9 +127,11 @@ impl Cache {
             catalog,
             downloads: Arc::default(),
             uploads: Uploads::default(),
-            client: Client::new(upstream)?,
-            advertised,
-            tag_age_max,
+            client: Client::new(config.upstream.clone())?,
+            advertised: config.advertised.clone(),
+            tag_age_max: config.tag_age_max,
+            keep_pinned: config.keep_pinned,
+            directory,
         }))
     }
 }
@@ -171,6 +188,9 @@ async fn dispatch(
         Route::Manifest { name, selector } if *method == Method::PUT => {
             let media_type = headers.get("content-type").and_then(|value| value.to_str().ok());
             upload::manifest(cache, &name, &selector, media_type.unwrap_or_default(), body).await
+        }
+        Route::Manifest { name, selector } if *method == Method::DELETE => {
+            upload::delete(cache, &name, &selector).await
         }
         Route::Blob { name, digest } if reads => {
             pull_through::blob(cache, method, &name, &digest, headers, credentials).await

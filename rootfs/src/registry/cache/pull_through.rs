@@ -49,6 +49,7 @@ pub async fn manifest(
         let fetched = access.manifest(&Selector::Digest(digest.clone())).await;
         store(cache, name, &fetched.map_err(|error| Refusal::from(&error))?).await?;
     }
+    cache.catalog.touch(name, &digest);
     let media_type = cache.catalog.manifest(name, &digest).await.unwrap_or_default();
     let bytes = cache.blobs.read(&digest).await.map_err(|error| Refusal::disk(&error))?;
     let headers = [
@@ -186,7 +187,7 @@ async fn content(
     digest: &Digest,
     credentials: Option<Credentials>,
 ) -> Result<Content, Refusal> {
-    if let Some(size) = cache.blobs.size(digest).await {
+    if let Some(size) = cache.blobs.used(digest) {
         return Ok(Content::Here { size });
     }
     if let Some(download) = cache.downloads.get(digest) {
@@ -199,6 +200,7 @@ async fn content(
     if *method == Method::HEAD {
         return Ok(Content::Elsewhere { size });
     }
+    cache.make_room(size).await.map_err(|error| Refusal::disk(&error))?;
     let download = cache.downloads.fetch(&cache.blobs, access, digest, size).await?;
     Ok(Content::OnItsWay(download))
 }

@@ -137,6 +137,11 @@ async fn pin(
         let stored = cache.catalog.set_tag(&name, tag, &value).await;
         stored.map_err(|_| Unresolved::Store(image.clone()))?;
     }
+    // First, so that nothing of it is given up while the rest is on its way.
+    for digest in [&fetched.top, &fetched.digest] {
+        let pinned = cache.catalog.pin(&name, digest).await;
+        pinned.map_err(|_| Unresolved::Store(image.clone()))?;
+    }
     bring(cache, &from, &image, &manifest, lines).await?;
     let bytes = cache.blobs.read(&manifest.config.digest).await;
     let bytes = bytes.map_err(|_| Unresolved::Store(image.clone()))?;
@@ -279,8 +284,9 @@ async fn bring_one(
             let _ = lines.send(ResolveLine::Progress { layer: blob.digest.clone(), done, total }).await;
         }
     };
-    if cache.blobs.size(&blob.digest).await.is_none() {
+    if cache.blobs.used(&blob.digest).is_none() {
         let From::Registry(access) = from else { return Err(Unresolved::Unknown(image.into())) };
+        cache.make_room(total).await.map_err(|error| Failure::Disk(Arc::new(error)))?;
         let mut download =
             cache.downloads.fetch(&cache.blobs, access.clone(), &blob.digest, blob.size).await?;
         let mut told = 0;

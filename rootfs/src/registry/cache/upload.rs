@@ -24,6 +24,9 @@ const UPLOAD_IDLE_MAX: Duration = Duration::from_secs(3600);
 /// Of one blob.
 const UPLOAD_BYTES_MAX: u64 = 64 * 1024 * 1024 * 1024;
 
+/// Room for so much is made at a time.
+const UNCHECKED_BYTES: usize = 8 << 20;
+
 type Shared = Arc<tokio::sync::Mutex<Incoming>>;
 
 #[derive(Debug, Default)]
@@ -81,10 +84,15 @@ fn check_ours(name: &str) -> Result<(), Refusal> {
 }
 
 /// `POST …/blobs/uploads/`: begins an upload, or is one whole, or takes a blob that is here already.
-pub async fn begin(cache: &Cache, name: &str, query: &super::Query, body: Body) -> Result<Answer, Refusal> {
+pub async fn begin(
+    cache: &Arc<Cache>,
+    name: &str,
+    query: &super::Query,
+    body: Body,
+) -> Result<Answer, Refusal> {
     check_ours(name)?;
     if let Some(Ok(digest)) = query.mount.as_deref().map(str::parse::<Digest>)
-        && cache.blobs.size(&digest).await.is_some()
+        && cache.blobs.used(&digest).is_some()
     {
         return Ok(created(format!("/v2/{name}/blobs/{digest}"), &digest));
     }
@@ -97,7 +105,7 @@ pub async fn begin(cache: &Cache, name: &str, query: &super::Query, body: Body) 
 
 /// `GET`, `PATCH`, `PUT` and `DELETE` of an upload.
 pub async fn go_on(
-    cache: &Cache,
+    cache: &Arc<Cache>,
     method: &Method,
     name: &str,
     id: &str,
@@ -114,7 +122,7 @@ pub async fn go_on(
             let upload = cache.uploads.get(id)?;
             let mut incoming = upload.lock().await;
             check_range(headers, incoming.bytes())?;
-            append(&mut incoming, body).await?;
+            append(cache, &mut incoming, body).await?;
             Ok(progress(StatusCode::ACCEPTED, name, id, incoming.bytes()))
         }
         Method::PUT => {
@@ -142,8 +150,9 @@ fn check_range(headers: &HeaderMap, have: u64) -> Result<(), Refusal> {
     }
 }
 
-async fn append(incoming: &mut Incoming, body: Body) -> Result<(), Refusal> {
+async fn append(cache: &Arc<Cache>, incoming: &mut Incoming, body: Body) -> Result<(), Refusal> {
     let mut pieces = body.into_data_stream();
+    let mut unchecked = 0;
     while let Some(piece) = pieces.next().await {
         let broken = |error| Refusal::new(StatusCode::BAD_REQUEST, "BLOB_UPLOAD_INVALID", error);
         let piece = piece.map_err(broken)?;
@@ -151,17 +160,28 @@ async fn append(incoming: &mut Incoming, body: Body) -> Result<(), Refusal> {
             let message = format!("a blob has at most {UPLOAD_BYTES_MAX} bytes");
             return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID", message));
         }
+        if unchecked < piece.len() {
+            unchecked = UNCHECKED_BYTES.max(piece.len());
+            cache.make_room(unchecked as u64).await.map_err(|error| Refusal::disk(&error))?;
+        }
+        unchecked -= piece.len();
         incoming.write(&piece).await.map_err(|error| Refusal::disk(&error))?;
     }
     Ok(())
 }
 
-async fn finish(cache: &Cache, name: &str, id: &str, digest: &str, body: Body) -> Result<Answer, Refusal> {
+async fn finish(
+    cache: &Arc<Cache>,
+    name: &str,
+    id: &str,
+    digest: &str,
+    body: Body,
+) -> Result<Answer, Refusal> {
     let invalid = |message: String| Refusal::new(StatusCode::BAD_REQUEST, "DIGEST_INVALID", message);
     let digest: Digest =
         digest.parse().map_err(|error: crate::digest::InvalidDigest| invalid(error.to_string()))?;
     let mut incoming = cache.uploads.take(id)?;
-    append(&mut incoming, body).await?;
+    append(cache, &mut incoming, body).await?;
     match cache.blobs.keep(incoming, &digest).await.map_err(|error| Refusal::disk(&error))? {
         Ok(_) => Ok(created(format!("/v2/{name}/blobs/{digest}"), &digest)),
         Err(actual) => Err(invalid(format!("what was sent has the digest {actual}"))),
@@ -170,7 +190,7 @@ async fn finish(cache: &Cache, name: &str, id: &str, digest: &str, body: Body) -
 
 /// `PUT …/manifests/…`.
 pub async fn manifest(
-    cache: &Cache,
+    cache: &Arc<Cache>,
     name: &str,
     selector: &Selector,
     media_type: &str,
@@ -197,7 +217,7 @@ pub async fn manifest(
         Document::Manifest(manifest) => manifest.layers.iter().chain([&manifest.config]).collect(),
     };
     for descriptor in named {
-        if cache.blobs.size(&descriptor.digest).await.is_none() {
+        if cache.blobs.used(&descriptor.digest).is_none() {
             let message = format!("blob {} is not here", descriptor.digest);
             return Err(Refusal::new(StatusCode::BAD_REQUEST, "MANIFEST_BLOB_UNKNOWN", message));
         }
@@ -213,6 +233,27 @@ pub async fn manifest(
     };
     stored.await.map_err(|error| Refusal::disk(&error))?;
     Ok(created(format!("/v2/{name}/manifests/{digest}"), &digest))
+}
+
+/// `DELETE …/manifests/…`: a tag alone, or an image with all its tags. Its layers go when the room is needed.
+pub async fn delete(cache: &Arc<Cache>, name: &str, selector: &Selector) -> Result<Answer, Refusal> {
+    check_ours(name)?;
+    let unknown =
+        || Refusal::new(StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN", format!("{name} has no {selector}"));
+    match selector {
+        Selector::Tag(tag) => {
+            cache.catalog.tag(name, tag).await.ok_or_else(unknown)?;
+            cache.catalog.remove_tag(name, tag).await;
+        }
+        Selector::Digest(digest) => {
+            cache.catalog.manifest(name, digest).await.ok_or_else(unknown)?;
+            let (cache, name, digest) = (cache.clone(), name.to_string(), digest.clone());
+            let removing = tokio::task::spawn_blocking(move || cache.catalog.remove_manifest(&name, &digest));
+            let removed = removing.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+            removed.map_err(|error| Refusal::disk(&error))?;
+        }
+    }
+    Ok(answer(StatusCode::ACCEPTED, Body::empty()))
 }
 
 fn created(location: String, digest: &Digest) -> Answer {
