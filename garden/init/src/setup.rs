@@ -126,6 +126,8 @@ impl Descriptors {
 
 fn carry_out(plan: &Plan, mut fds: Descriptors) -> Result<Container> {
     silence_output()?;
+    // Who stops, or hangs up on, what garden was started with does not mean its containers. Blanks go with garden.
+    rustix::process::setsid().act("make a session")?;
     if plan.privileged {
         // Without a user namespace our copy of the mounts still hears and tells of changes.
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)

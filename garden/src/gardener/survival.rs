@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,12 +11,11 @@ use std::time::Instant;
 
 use garden_client::{Address, BindMount, HttpGarden, MemoryLimits, NetIn, TtySpec, Writer};
 use garden_sys::netlink::route::Route;
-use garden_sys::netlink::{in_namespace, new_namespace};
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 
 use super::tests::{
-    PATIENCE, all, directories, eventually, init, lines, make_root, named, names, run, shell, sink,
+    PATIENCE, all, directories, eventually, in_a_network, lines, make_root, named, names, run, shell, sink,
 };
 use super::*;
 
@@ -77,25 +75,7 @@ fn in_a_place<F>(name: &str, story: impl FnOnce(Place) -> F + Send)
 where
     F: Future<Output = Place>,
 {
-    if !rustix::process::geteuid().is_root() {
-        println!("SKIPPED {name}: needs root");
-        return;
-    }
-    let (Some(init), true) = (init(), Path::new("/bin/busybox").exists()) else {
-        println!(
-            "SKIPPED {name}: needs /bin/busybox, and garden-init beside the tests or named by GARDEN_INIT"
-        );
-        return;
-    };
-    let namespace = new_namespace().unwrap();
-    in_namespace(namespace.as_fd(), || {
-        let host = Route::open().unwrap();
-        host.bring_up(host.index("lo").unwrap()).unwrap();
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        runtime.block_on(async { story(Place::new(init)).await.end().await });
-    })
-    .unwrap();
+    in_a_network(name, async |init| story(Place::new(init)).await.end().await);
 }
 
 impl Place {
@@ -584,6 +564,8 @@ fn a_container_that_does_not_answer_the_next_garden_is_broken_until_it_does() {
         }
         place.kill();
         let stuck = pid_of(&place, "stuck");
+        // Else the kernel may wake it with others of garden's session that end.
+        assert_eq!(rustix::process::getsid(Some(stuck)).unwrap(), stuck);
         kill_process(stuck, Signal::STOP).unwrap();
         kill_process(pid_of(&place, "dead"), Signal::KILL).unwrap();
         place.start().await;

@@ -51,6 +51,12 @@ fn in_a_world_of<F>(
 ) where
     F: Future<Output = World>,
 {
+    in_a_network(name, async |init| story(World::new(&init, configure).await).await.end().await);
+}
+
+/// Runs `story` with garden's init, and with every thread of its runtime in a network namespace of its own, or says why
+/// not.
+pub(super) fn in_a_network(name: &str, story: impl AsyncFnOnce(PathBuf) + Send) {
     if !rustix::process::geteuid().is_root() {
         println!("SKIPPED {name}: needs root");
         return;
@@ -67,11 +73,7 @@ fn in_a_world_of<F>(
         host.bring_up(host.index("lo").unwrap()).unwrap();
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        runtime.block_on(async {
-            let world = World::new(&init, configure).await;
-            let world = story(world).await;
-            world.end().await;
-        });
+        runtime.block_on(story(init));
     })
     .unwrap();
 }
