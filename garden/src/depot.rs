@@ -41,8 +41,7 @@ fn failed<'a>(act: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Er
     move |source| Error { act, path: path.to_owned(), source }
 }
 
-/// Everything that must be known to take a container away, or to take it over. Whatever else is to be taken over (an init
-/// process of a process's own, say) has its place here, or in the container's part.
+/// Everything that must be known to take a container away, or to take it over; of its peas, their own records tell.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     pub handle: String,
@@ -65,6 +64,25 @@ pub struct Record {
     pub stopped: bool,
     /// Once it has a pid 1.
     pub container: Option<containerizer::Record>,
+}
+
+impl Record {
+    /// Of a container of which nothing is made yet.
+    pub fn new(spec: ContainerSpec, created_at_ns: i64) -> Self {
+        Self {
+            handle: spec.handle.clone(),
+            created_at_ns,
+            created: false,
+            properties: spec.properties.clone(),
+            grace_time_ns: spec.grace_time,
+            spec,
+            connection: None,
+            plugged: false,
+            imaged: false,
+            stopped: false,
+            container: None,
+        }
+    }
 }
 
 /// Of a directory. That a record cannot be read does not mean that its container is gone.
@@ -297,19 +315,7 @@ mod tests {
     use super::*;
 
     fn record(handle: &str) -> Record {
-        Record {
-            handle: handle.into(),
-            created_at_ns: 7,
-            created: false,
-            spec: ContainerSpec::default(),
-            properties: Properties::new(),
-            grace_time_ns: 0,
-            connection: None,
-            plugged: false,
-            imaged: false,
-            stopped: false,
-            container: None,
-        }
+        Record::new(ContainerSpec { handle: handle.into(), ..ContainerSpec::default() }, 7)
     }
 
     #[test]

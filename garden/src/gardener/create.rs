@@ -71,25 +71,13 @@ impl Gardener {
 
     /// Takes the handle.
     fn enter(&self, spec: &ContainerSpec) -> Result<Arc<Entry>> {
-        let grace_time_ns = match spec.grace_time {
-            0 => u64::try_from(self.0.config.default_grace_time.as_nanos()).unwrap_or(u64::MAX),
-            given => given,
-        };
         let mut recorded = spec.clone();
         recorded.image.password = String::new();
-        let record = Record {
-            handle: spec.handle.clone(),
-            created_at_ns: self.0.clock.now_ns(),
-            created: false,
-            properties: spec.properties.clone(),
-            spec: recorded,
-            grace_time_ns,
-            connection: None,
-            plugged: false,
-            imaged: false,
-            stopped: false,
-            container: None,
-        };
+        let mut record = Record::new(recorded, self.0.clock.now_ns());
+        if record.grace_time_ns == 0 {
+            let default = self.0.config.default_grace_time.as_nanos();
+            record.grace_time_ns = u64::try_from(default).unwrap_or(u64::MAX);
+        }
         let mut entries = self.entries();
         if entries.contains_key(&spec.handle) {
             return Err(Error::Other(format!("Handle '{}' already in use", spec.handle)));

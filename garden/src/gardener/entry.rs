@@ -219,6 +219,13 @@ impl Entry {
 /// Somebody does something with the container; the grace time starts again when this is dropped.
 pub struct InUse(Arc<Entry>);
 
+impl InUse {
+    /// The same container, whatever has its handle by now.
+    pub fn entry(&self) -> Arc<Entry> {
+        self.0.clone()
+    }
+}
+
 impl Drop for InUse {
     fn drop(&mut self) {
         let mut usage = lock(&self.0.usage);
@@ -232,20 +239,8 @@ mod tests {
     use super::*;
 
     fn entry(stage: Stage) -> Entry {
-        let record = Record {
-            handle: "one".into(),
-            created_at_ns: 7,
-            created: true,
-            spec: garden_client::ContainerSpec::default(),
-            properties: garden_client::Properties::new(),
-            grace_time_ns: 0,
-            connection: None,
-            plugged: false,
-            imaged: false,
-            stopped: false,
-            container: None,
-        };
-        Entry::new(record, stage)
+        let spec = garden_client::ContainerSpec { handle: "one".into(), ..Default::default() };
+        Entry::new(Record::new(spec, 7), stage)
     }
 
     #[test]

@@ -365,10 +365,9 @@ impl Garden for Gardener {
     }
 
     async fn stop(&self, handle: &str, kill: bool) -> Result<()> {
-        let (container, _in_use) = self.used(handle)?;
+        let (container, in_use) = self.used(handle)?;
         container.stop(kill).await?;
-        let entry = self.entry(handle)?;
-        self.change(entry, |record| record.stopped = true).await
+        self.change(in_use.entry(), |record| record.stopped = true).await
     }
 
     async fn info(&self, handle: &str) -> Result<ContainerInfo> {
@@ -401,7 +400,7 @@ impl Garden for Gardener {
         let (container, in_use) = self.used(handle)?;
         let process = match spec.image == ImageRef::default() {
             true => container.run(&spec, io).await?,
-            false => self.run_pea(self.entry(handle)?, container, spec, io).await?,
+            false => self.run_pea(in_use.entry(), container, spec, io).await?,
         };
         Ok(Box::new(Followed { process, _in_use: in_use }))
     }
@@ -413,14 +412,14 @@ impl Garden for Gardener {
     }
 
     async fn net_in(&self, handle: &str, host_port: u32, container_port: u32) -> Result<(u32, u32)> {
-        let (_container, _in_use) = self.used(handle)?;
-        let mapped = self.map_port(self.entry(handle)?, NetIn { host_port, container_port }).await?;
+        let (_container, in_use) = self.used(handle)?;
+        let mapped = self.map_port(in_use.entry(), NetIn { host_port, container_port }).await?;
         Ok((mapped.host_port, mapped.container_port))
     }
 
     async fn bulk_net_out(&self, handle: &str, rules: &[NetOutRule]) -> Result<()> {
-        let (_container, _in_use) = self.used(handle)?;
-        self.open_egress(self.entry(handle)?, rules.to_vec()).await
+        let (_container, in_use) = self.used(handle)?;
+        self.open_egress(in_use.entry(), rules.to_vec()).await
     }
 
     async fn set_grace_time(&self, handle: &str, grace_time: Duration) -> Result<()> {

@@ -299,24 +299,13 @@ impl Known {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use garden_client::{ContainerSpec, MappedPort, Properties};
+    use garden_client::{ContainerSpec, MappedPort};
 
     fn record(handle: &str, subnet: u32, port: u32) -> Record {
         let mut connection = Connection::new("10.254.0.0/18".parse().unwrap(), subnet, "d-");
         connection.mapped_ports.push(MappedPort { host_port: port, container_port: 80 });
-        Record {
-            handle: handle.into(),
-            created_at_ns: 0,
-            created: true,
-            spec: ContainerSpec::default(),
-            properties: Properties::new(),
-            grace_time_ns: 0,
-            connection: Some(connection),
-            plugged: false,
-            imaged: false,
-            stopped: false,
-            container: None,
-        }
+        let spec = ContainerSpec { handle: handle.into(), ..ContainerSpec::default() };
+        Record { created: true, connection: Some(connection), ..Record::new(spec, 0) }
     }
 
     #[test]
