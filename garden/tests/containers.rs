@@ -4,26 +4,14 @@
 //! asks at its end that nothing is left of it.
 
 #[allow(dead_code)]
+#[macro_use]
 mod world;
 
 use garden_client::{
     BindMount, Limits, MemoryLimits, PidLimits, ProcessIo, ProcessSpec, Signal, TtySpec, WindowSize,
 };
 use tokio::io::AsyncReadExt;
-use world::{World, sh, user_sh};
-
-/// Begins a test, or says why not.
-macro_rules! world {
-    ($name:literal) => {
-        match World::new($name) {
-            Ok(world) => world,
-            Err(why) => {
-                println!("SKIPPED {}: {why}", $name);
-                return;
-            }
-        }
-    };
-}
+use world::{sh, user_sh};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_says_how_it_ended() {

@@ -4,23 +4,11 @@
 //! started there with [`ATTACK`] in its environment.
 
 #[allow(dead_code)]
+#[macro_use]
 mod world;
 
 use garden_client::{BindMount, ProcessSpec};
 use world::{World, sh};
-
-/// Begins a test, or says why not.
-macro_rules! world {
-    ($name:literal) => {
-        match World::new($name) {
-            Ok(world) => world,
-            Err(why) => {
-                println!("SKIPPED {}: {why}", $name);
-                return;
-            }
-        }
-    };
-}
 
 /// Set inside of a container only.
 const ATTACK: &str = "ATTACK";

@@ -1,27 +1,12 @@
 //! What containers are held to, the same with both versions of control groups: needs what `containers` needs.
 
 #[allow(dead_code)]
+#[macro_use]
 mod world;
 
 use garden::containerizer::{Config, Container, IoRates};
 use garden_client::{CpuLimits, Limits, MemoryLimits, PidLimits};
 use world::{World, sh};
-
-/// Begins a test, or says why not.
-macro_rules! world {
-    ($name:literal, $configure:expr) => {
-        match World::with($name, $configure) {
-            Ok(world) => world,
-            Err(why) => {
-                println!("SKIPPED {}: {why}", $name);
-                return;
-            }
-        }
-    };
-    ($name:literal) => {
-        world!($name, |_| {})
-    };
-}
 
 const MIB: u64 = 1 << 20;
 

@@ -1,25 +1,13 @@
 //! What a process spec may say, part by part, as a process in a container finds it: needs what `containers` needs.
 
 #[allow(dead_code)]
+#[macro_use]
 mod world;
 
 use garden_client::{ProcessIo, ProcessSpec, ResourceLimits, TtySpec};
 use garden_sys::process::ResourceLimit;
 use tokio::io::AsyncReadExt;
-use world::{World, sh, user_sh};
-
-/// Begins a test, or says why not.
-macro_rules! world {
-    ($name:literal) => {
-        match World::new($name) {
-            Ok(world) => world,
-            Err(why) => {
-                println!("SKIPPED {}: {why}", $name);
-                return;
-            }
-        }
-    };
-}
+use world::{sh, user_sh};
 
 /// Name in `/proc/self/limits`, soft and hard.
 fn limits(text: &str) -> Vec<(String, String, String)> {

@@ -2,32 +2,22 @@
 //! Needs what `containers` needs.
 
 #[allow(dead_code)]
+#[macro_use]
 mod world;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use garden::containerizer::{Container, Deadlines};
+use garden::containerizer::{Config, Container, Deadlines};
 use garden_client::{ProcessIo, ProcessSpec};
 use rustix::process::{Pid, Signal as Kill, kill_process};
 use tokio::io::AsyncReadExt;
-use world::{World, sh};
+use world::sh;
 
 const SHORT: Duration = Duration::from_millis(400);
 
-/// Begins a test in a world that is not patient, or says why not.
-macro_rules! world {
-    ($name:literal) => {
-        match World::with($name, |config| {
-            config.deadlines = Deadlines { answer: SHORT, stop: SHORT, kill: SHORT, stall: SHORT };
-        }) {
-            Ok(world) => world,
-            Err(why) => {
-                println!("SKIPPED {}: {why}", $name);
-                return;
-            }
-        }
-    };
+fn impatient(config: &mut Config) {
+    config.deadlines = Deadlines { answer: SHORT, stop: SHORT, kill: SHORT, stall: SHORT };
 }
 
 fn signal(container: &Container, signal: Kill) {
@@ -41,7 +31,7 @@ async fn soon<T>(act: impl Future<Output = T>) -> T {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pid_1_that_does_not_answer_holds_nobody_up_and_can_be_destroyed() {
-    let world = world!("a_pid_1_that_does_not_answer_holds_nobody_up_and_can_be_destroyed");
+    let world = world!("a_pid_1_that_does_not_answer_holds_nobody_up_and_can_be_destroyed", impatient);
     let stuck = world.start(world.spec()).await;
     let other = world.start(garden::containerizer::Spec { handle: "other".into(), ..world.spec() }).await;
     let running = stuck.run(&sh("sleep 1000"), ProcessIo::default()).await.unwrap();
@@ -71,7 +61,7 @@ async fn a_pid_1_that_does_not_answer_holds_nobody_up_and_can_be_destroyed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_given_up_does_not_run_later() {
-    let world = world!("what_was_given_up_does_not_run_later");
+    let world = world!("what_was_given_up_does_not_run_later", impatient);
     let container = world.start(world.spec()).await;
     signal(&container, Kill::STOP);
     let late = ProcessSpec { id: "late".into(), ..sh("sleep 1000") };
@@ -92,7 +82,7 @@ async fn what_was_given_up_does_not_run_later() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tar_stream_that_stops_half_way_is_an_error_for_its_reader() {
-    let world = world!("a_tar_stream_that_stops_half_way_is_an_error_for_its_reader");
+    let world = world!("a_tar_stream_that_stops_half_way_is_an_error_for_its_reader", impatient);
     let container = world.start(world.spec()).await;
     world.output(&container, "dd if=/dev/zero of=/tmp/big bs=1024 count=8192 2>/dev/null").await;
     let mut tar = container.stream_out("", "/tmp/big").await.unwrap();
@@ -145,7 +135,7 @@ impl Drop for Freezer {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_cannot_be_killed_is_told_of_and_destroyed_later() {
     let name = "a_process_that_cannot_be_killed_is_told_of_and_destroyed_later";
-    let world = world!("a_process_that_cannot_be_killed_is_told_of_and_destroyed_later");
+    let world = world!("a_process_that_cannot_be_killed_is_told_of_and_destroyed_later", impatient);
     let Some(freezer) = Freezer::new() else {
         println!("SKIPPED {name}: needs the freezer of cgroup version 1");
         return;

@@ -4,24 +4,13 @@
 //! Every test says what the flaw would have let happen. Where nothing is seen to happen when all is well, a control shows
 //! that the attack was really under way.
 
-/// Begins a test, or says why not.
-macro_rules! world {
-    ($name:literal $(, $configure:expr)?) => {
-        match $crate::world::World::with($name, |_config| { $( ($configure)(_config) )? }) {
-            Ok(world) => world,
-            Err(why) => {
-                println!("SKIPPED {}: {why}", $name);
-                return;
-            }
-        }
-    };
-}
+#[allow(dead_code)]
+#[macro_use]
+#[path = "../world/mod.rs"]
+mod world;
 
 mod attacker;
 mod promises;
-#[allow(dead_code)]
-#[path = "../world/mod.rs"]
-mod world;
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;

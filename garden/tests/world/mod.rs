@@ -10,6 +10,19 @@ use garden_client::{ProcessIo, ProcessSpec};
 use garden_sys::mount;
 use tokio::io::AsyncReadExt;
 
+/// Begins a test, in a configuration of its own if one is given, or says why not.
+macro_rules! world {
+    ($name:literal $(, $configure:expr)?) => {
+        match $crate::world::World::with($name, |_config| { $( ($configure)(_config) )? }) {
+            Ok(world) => world,
+            Err(why) => {
+                println!("SKIPPED {}: {why}", $name);
+                return;
+            }
+        }
+    };
+}
+
 pub struct World {
     pub containerizer: Containerizer,
     /// Root file system of containers.
@@ -51,10 +64,6 @@ fn init_program() -> std::result::Result<PathBuf, String> {
 }
 
 impl World {
-    pub fn new(name: &str) -> std::result::Result<World, String> {
-        World::with(name, |_| {})
-    }
-
     pub fn with(name: &str, configure: impl FnOnce(&mut Config)) -> std::result::Result<World, String> {
         if !rustix::process::geteuid().is_root() {
             return Err("needs root".into());
