@@ -1,6 +1,7 @@
 //! What garden costs, beside what others cost: one run, same machine, same root file system, taken in turns.
 //!
-//!   make bench-garden        as root, on a quiet machine; ROUNDS, IDLE and CONTAINERS make it longer or shorter
+//!   make bench-garden        as root, on a quiet machine; ROUNDS, IDLE and CONTAINERS make it longer or shorter, ONLY=storm
+//!                            (or cycles, execs, throughput, bulk, idle; several with commas) measures only that
 //!
 //! A table for people, then `figure NAME VALUE UNIT`, one a line. Ratios are of medians taken in the same rounds; the
 //! least of each is printed as well, because other work on a machine only ever adds.
@@ -62,12 +63,26 @@ async fn measure(bin: &Path) -> Result<()> {
     let root = userland(work.path())?;
     let mut report = Report::default();
     let server = Server::start(bin, work.path(), &root)?;
-    cycles(&server, &sizes, &root, work.path(), &mut report).await?;
-    execs(&server, &sizes, &root, work.path(), &mut report).await?;
-    storm(&server, &mut report).await?;
-    throughput::measure(&server, &mut report).await?;
-    bulk_metrics(&server, &sizes, &mut report).await?;
-    idle(&server, &sizes, &mut report).await?;
+    let only = std::env::var("ONLY").unwrap_or_default();
+    let wanted = |part: &str| only.is_empty() || only.split(',').any(|name| name == part);
+    if wanted("cycles") {
+        cycles(&server, &sizes, &root, work.path(), &mut report).await?;
+    }
+    if wanted("execs") {
+        execs(&server, &sizes, &root, work.path(), &mut report).await?;
+    }
+    if wanted("storm") {
+        storm(&server, &mut report).await?;
+    }
+    if wanted("throughput") {
+        throughput::measure(&server, &mut report).await?;
+    }
+    if wanted("bulk") {
+        bulk_metrics(&server, &sizes, &mut report).await?;
+    }
+    if wanted("idle") {
+        idle(&server, &sizes, &mut report).await?;
+    }
     server.stop()?;
     report.print();
     Ok(())
