@@ -159,46 +159,57 @@ async fn create_by_runtime(
     instance: &Instance,
     cgroup: &Cgroup,
 ) -> Result<(Created, Plan)> {
-    limited_cgroup(shared, cgroup, spec)?;
-    let prepared = rules::plan(&shared.config, spec, shared.hierarchies.view(), 0, &shared.filter)?;
-    let plan = oci::remaining(&prepared.plan);
-    let (shared, spec, instance) = (shared.clone(), spec.clone(), instance.clone());
+    let (shared, spec, instance, cgroup) = (shared.clone(), spec.clone(), instance.clone(), cgroup.clone());
     let (blank, ids) = (born.pid, ids.map(|ids| ids.range));
-    let create = move || -> Result<Created> {
+    apart(move || {
+        limited_cgroup(&shared, &cgroup, &spec)?;
+        let prepared = rules::plan(&shared.config, &spec, shared.hierarchies.view(), 0, &shared.filter)?;
+        let plan = oci::remaining(&prepared.plan);
         let mounts = prepared.mounts.iter().map(open_mount).collect::<Result<Vec<_>>>()?;
         let first_mount = 1 + spec.socket.iter().len();
         let config = &shared.config;
         let (spec, prepared) = (&spec, &prepared);
-        Ok(instance.create(Wanted { config, spec, prepared, first_mount, blank, ids, root, mounts })?)
-    };
-    let created = tokio::task::spawn_blocking(create).await.map_err(|_| oci::Error::Interrupted)??;
-    Ok((created, plan))
+        let wanted = Wanted { config, spec, prepared, first_mount, blank, ids, root, mounts };
+        Ok((instance.create(wanted)?, plan))
+    })
+    .await
 }
 
 async fn carry_out(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     container: &Container,
     socket: OwnedFd,
     root: OwnedFd,
 ) -> Result<Control> {
-    let spec = container.spec();
-    let cgroup = container.cgroup();
-    let files = limited_cgroup(shared, cgroup, spec)?;
-    let prepared = rules::plan(&shared.config, spec, shared.hierarchies.view(), files.len(), &shared.filter)?;
-    let control = hand_over(spec, prepared, socket, root, files).await?;
+    let (of, cgroup, spec) = (shared.clone(), container.cgroup().clone(), container.spec().clone());
+    let (plan, fds) = apart(move || {
+        let files = limited_cgroup(&of, &cgroup, &spec)?;
+        let prepared = rules::plan(&of.config, &spec, of.hierarchies.view(), files.len(), &of.filter)?;
+        gather(&spec, prepared, root, files)
+    })
+    .await?;
+    let control = converse(container.spec(), plan, socket, &fds).await?;
     // Only now: a container with few shares starts slowly on a busy host.
-    cgroup.limit_cpu(&rules::cpu_limits(&shared.config, &spec.limits))?;
+    let (of, container) = (shared.clone(), container.clone());
+    apart(move || {
+        Ok(container.cgroup().limit_cpu(&rules::cpu_limits(&of.config, &container.spec().limits))?)
+    })
+    .await?;
     Ok(control)
 }
 
-/// Gives a blank its plan with all it names, and hears whether it could be carried out.
-pub(super) async fn hand_over(
+/// Where a dead disk or a network file system that does not answer holds up nothing else.
+pub(super) async fn apart<T: Send + 'static>(act: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(act).await.map_err(|_| Error::Interrupted)?
+}
+
+/// A blank's plan with all it names, opened. Blocks as long as the places take that are to be bound.
+pub(super) fn gather(
     spec: &Spec,
     Prepared { plan, mounts }: Prepared,
-    socket: OwnedFd,
     root: OwnedFd,
     cgroups: Vec<OwnedFd>,
-) -> Result<Control> {
+) -> Result<(Plan, Vec<OwnedFd>)> {
     let failed = |act| move |source| Error::Container { act, handle: spec.handle.clone(), source };
     // An image plugin's, or a volume's, may lie in a shared mount of the host.
     mount::make_private(&root).map_err(failed("keep to itself the root of"))?;
@@ -211,10 +222,11 @@ pub(super) async fn hand_over(
     for mount in &mounts {
         fds.push(open_mount(mount)?);
     }
-    converse(spec, plan, socket, &fds).await
+    Ok((plan, fds))
 }
 
-async fn converse(spec: &Spec, plan: Plan, socket: OwnedFd, fds: &[OwnedFd]) -> Result<Control> {
+/// Gives a blank its plan, and hears whether it could be carried out.
+pub(super) async fn converse(spec: &Spec, plan: Plan, socket: OwnedFd, fds: &[OwnedFd]) -> Result<Control> {
     let failed = |act| move |source| Error::Container { act, handle: spec.handle.clone(), source };
     let mut control = Control::new(socket, EVENT_BYTES_MAX, EVENT_FDS_MAX).map_err(failed("speak with"))?;
     let conversation = async {

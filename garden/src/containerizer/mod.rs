@@ -76,6 +76,8 @@ pub enum Error {
     BindSource { path: PathBuf, source: io::Error },
     #[error("it took longer than {deadline:?} to {step}")]
     Late { step: &'static str, deadline: Duration },
+    #[error("interrupted")]
+    Interrupted,
     #[error(transparent)]
     Ids(#[from] ids::Exhausted),
     #[error(transparent)]

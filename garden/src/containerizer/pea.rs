@@ -180,30 +180,37 @@ fn spec(container: &Container, pea: &PeaSpec, process: &ProcessSpec) -> Result<S
 }
 
 async fn start(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     spec: &Spec,
-    group: &Group,
+    group: &Arc<Group>,
     socket: OwnedFd,
     root: OwnedFd,
 ) -> Result<Control> {
-    let files = match group {
-        Group::Own(group) => blank::limited_cgroup(shared, group, spec)?,
-        Group::Part(part) => {
-            part.create()?;
-            part.join_files()?
-        }
-    };
-    let mut prepared =
-        rules::plan(&shared.config, spec, shared.hierarchies.view(), files.len(), &shared.filter)?;
-    prepared.plan.role = Role::Pea;
-    let control =
-        blank::hand_over(spec, prepared, socket, root, files).await.map_err(|error| match error {
-            Error::Plan { handle, message } => Error::Pea { handle, message },
-            other => other,
-        })?;
-    if let Group::Own(group) = group {
-        group.limit_cpu(&rules::cpu_limits(&shared.config, &spec.limits))?;
-    }
+    let (of, in_group, its) = (shared.clone(), group.clone(), spec.clone());
+    let (plan, fds) = blank::apart(move || {
+        let files = match &*in_group {
+            Group::Own(group) => blank::limited_cgroup(&of, group, &its)?,
+            Group::Part(part) => {
+                part.create()?;
+                part.join_files()?
+            }
+        };
+        let view = of.hierarchies.view();
+        let mut prepared = rules::plan(&of.config, &its, view, files.len(), &of.filter)?;
+        prepared.plan.role = Role::Pea;
+        blank::gather(&its, prepared, root, files)
+    })
+    .await?;
+    let control = blank::converse(spec, plan, socket, &fds).await.map_err(|error| match error {
+        Error::Plan { handle, message } => Error::Pea { handle, message },
+        other => other,
+    })?;
+    let (of, in_group, its) = (shared.clone(), group.clone(), spec.clone());
+    blank::apart(move || match &*in_group {
+        Group::Own(group) => Ok(group.limit_cpu(&rules::cpu_limits(&of.config, &its.limits))?),
+        Group::Part(_) => Ok(()),
+    })
+    .await?;
     Ok(control)
 }
 
@@ -250,7 +257,7 @@ struct Inner {
     /// Of its container.
     handle: String,
     record: PeaRecord,
-    group: Group,
+    group: Arc<Group>,
     /// Of its init; `None`: that of an earlier garden, or of a start that failed, is found by its record.
     pidfd: Option<OwnedFd>,
     /// Whether nobody speaks with its init any more.
@@ -260,7 +267,7 @@ struct Inner {
 impl Pea {
     fn new(handle: String, record: PeaRecord, group: Group, pidfd: Option<OwnedFd>) -> Pea {
         let (over, _) = watch::channel(false);
-        Pea { inner: Arc::new(Inner { handle, record, group, pidfd, over }) }
+        Pea { inner: Arc::new(Inner { handle, record, group: Arc::new(group), pidfd, over }) }
     }
 
     fn own(&self, owner: Owner) {

@@ -61,7 +61,10 @@ impl Gardener {
                 }
                 Err(error) => {
                     tracing::error!(handle, %error, steps = %pace, "creation failed, cleaning up");
-                    gardener.undo(entry).await;
+                    match entry.is_stuck() {
+                        false => gardener.undo(entry).await,
+                        true => _ = tokio::spawn(async move { gardener.undo(entry).await }),
+                    }
                     Err(error)
                 }
             }
@@ -129,19 +132,20 @@ impl Gardener {
             self.change(entry.clone(), |record| record.plugged = true).await?;
             return Ok(Arc::new(blank));
         };
-        let (gardener, entry, net_in) = (self.clone(), entry.clone(), spec.net_in.clone());
+        let (gardener, net_in) = (self.clone(), spec.net_in.clone());
         connection.net_out = spec.net_out.clone();
-        blocking(move || {
+        let recorded = entry.clone();
+        let reserve = move || {
             let mut reserve_and_save = || {
                 gardener.0.networker.reserve_ports(&mut connection, &net_in)?;
-                let recorded = connection.clone();
-                Ok(entry.change(&gardener.0.depot, |record| record.connection = Some(recorded))?)
+                let connection = connection.clone();
+                Ok(recorded.change(&gardener.0.depot, |record| record.connection = Some(connection))?)
             };
             // Not in the record, so nobody else would give it back.
             reserve_and_save()
                 .inspect_err(|_: &RecordError| gardener.0.networker.disconnect(connection.clone()))
-        })
-        .await?;
+        };
+        self.step(entry, "write the record", blocking(reserve)).await?;
         Ok(Arc::new(blank))
     }
 
@@ -174,7 +178,8 @@ impl Gardener {
         self.change(entry.clone(), move |kept| kept.container = Some(record)).await?;
         // The steps before it have let it go.
         let blank = Arc::into_inner(blank).ok_or_else(|| Error::Other("the blank is still in use".into()))?;
-        let container = blank.start(spec, root.fd).await?;
+        let start = async move { Ok(blank.start(spec, root.fd).await?) };
+        let container = self.step(entry, "start pid 1", start).await?;
         if by_runtime {
             // Only now it is known which process became pid 1.
             let init = container.init_record()?;
@@ -202,6 +207,7 @@ impl Gardener {
 
     /// Takes a creation back. What cannot be taken back stays known, to be destroyed again.
     async fn undo(&self, entry: Arc<Entry>) {
+        entry.unstuck().await;
         let container = match entry.begin_undo() {
             Ok(container) => container,
             Err(error) => {

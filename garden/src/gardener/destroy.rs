@@ -61,7 +61,7 @@ impl Gardener {
             tracing::info!(handle = entry.handle, milliseconds = pace.total_ms(), steps = %pace, "destroyed");
             return Ok(());
         }
-        entry.broken(container);
+        self.set_aside(&entry, container);
         let failures: Vec<String> = failures.iter().map(Error::to_string).collect();
         let error =
             Error::Other(format!("cannot destroy container '{}': {}", entry.handle, failures.join("; ")));
@@ -69,9 +69,22 @@ impl Gardener {
         Err(error)
     }
 
+    /// To be destroyed again, once nothing of this is under way any more.
+    fn set_aside(&self, entry: &Arc<Entry>, container: Option<Arc<Container>>) {
+        if !entry.is_stuck() {
+            return entry.broken(container);
+        }
+        let entry = entry.clone();
+        tokio::spawn(async move {
+            entry.unstuck().await;
+            entry.broken(container);
+        });
+    }
+
     async fn mark_going(&self, entry: &Entry) -> garden_client::Result<()> {
         let (gardener, handle) = (self.clone(), entry.handle.clone());
-        blocking(move || gardener.0.depot.mark_going(&handle)).await
+        let mark = blocking(move || gardener.0.depot.mark_going(&handle));
+        self.step(entry, "note the end", mark).await
     }
 
     async fn end_processes(&self, entry: &Entry, container: Option<&Container>) -> garden_client::Result<()> {
@@ -79,11 +92,15 @@ impl Gardener {
             return Ok(container.destroy().await?);
         }
         match entry.with_record(|record| record.container.clone()) {
-            Some(record) => blocking(move || containerizer::clean_up(&record)).await,
+            Some(record) => {
+                let clean_up = blocking(move || containerizer::clean_up(&record));
+                self.step(entry, "end the processes", clean_up).await
+            }
             // It never had a pid 1, or nobody can tell which.
             None => {
                 let (gardener, handle) = (self.clone(), entry.handle.clone());
-                blocking(move || gardener.0.containerizer.end_groups(&handle)).await
+                let end = blocking(move || gardener.0.containerizer.end_groups(&handle));
+                self.step(entry, "remove the control groups", end).await
             }
         }
     }
@@ -98,7 +115,8 @@ impl Gardener {
 
     async fn forget(&self, entry: &Arc<Entry>) -> garden_client::Result<()> {
         let (gardener, forgotten) = (self.clone(), entry.clone());
-        blocking(move || forgotten.forget(&gardener.0.depot)).await?;
+        let forget = blocking(move || forgotten.forget(&gardener.0.depot));
+        self.step(entry, "drop the record", forget).await?;
         milestone::passed();
         let mut entries = self.entries();
         // Its handle may be another's by now.

@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use garden_client::{Error, Result};
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::peas::Peas;
 use crate::containerizer::Container;
@@ -30,8 +32,12 @@ pub struct Entry {
     pub handle: String,
     stage: Mutex<Stage>,
     record: Mutex<Recorded>,
+    /// Held while the record, or what it tells of, changes: as long as a disk takes. Who only looks does not wait for it.
+    changing: Mutex<()>,
     usage: Mutex<Usage>,
     pub(super) peas: Peas,
+    /// What is being done to it on a thread of its own, however long that takes.
+    steps: TaskTracker,
 }
 
 struct Recorded {
@@ -54,13 +60,33 @@ impl Entry {
     pub fn new(record: Record, stage: Stage) -> Self {
         let usage = Usage { users: 0, idle_since: Instant::now() };
         let handle = record.handle.clone();
+        let steps = TaskTracker::new();
+        // So that it can be waited for whenever it is empty.
+        steps.close();
         Self {
             handle,
             stage: Mutex::new(stage),
             record: Mutex::new(Recorded { record, forgotten: false }),
+            changing: Mutex::default(),
             usage: Mutex::new(usage),
             peas: Peas::default(),
+            steps,
         }
+    }
+
+    /// To be held by what is done to the container until it is done, however long nobody waits for it any more.
+    pub fn step(&self) -> TaskTrackerToken {
+        self.steps.token()
+    }
+
+    /// Whether a step that was given up is still under way.
+    pub fn is_stuck(&self) -> bool {
+        !self.steps.is_empty()
+    }
+
+    /// Until no step is under way.
+    pub async fn unstuck(&self) {
+        self.steps.wait().await;
     }
 
     pub fn record(&self) -> Record {
@@ -72,29 +98,18 @@ impl Entry {
         look(&lock(&self.record).record)
     }
 
-    /// Changes the record, on disk first: a record that cannot be saved has not changed. Under the lock, so that the
-    /// last change is the one on disk; it is one small file.
+    /// Changes the record, on disk first: a record that cannot be saved has not changed. One change after the other, so that
+    /// the last one is the one on disk. Blocks.
     pub fn change(
         &self,
         depot: &Depot,
         change: impl FnOnce(&mut Record),
     ) -> std::result::Result<(), depot::Error> {
-        let mut recorded = lock(&self.record);
-        if recorded.forgotten {
-            return Err(depot.gone(&self.handle));
-        }
-        let mut changed = recorded.record.clone();
-        change(&mut changed);
-        depot.save(&changed)?;
-        recorded.record = changed;
-        Ok(())
-    }
-
-    /// Drops the record, which nobody can write again then: who still holds a container that is gone would leave a
-    /// later garden a record of nothing, maybe with ids that are another's.
-    pub fn forget(&self, depot: &Depot) -> std::result::Result<(), depot::Error> {
-        lock(&self.record).forgotten = true;
-        depot.drop_record(&self.handle).inspect_err(|_| lock(&self.record).forgotten = false)
+        let change = |record: &mut Record| {
+            change(record);
+            Ok::<_, depot::Error>(())
+        };
+        self.try_change(depot, change, |_, ()| {})
     }
 
     /// The same of what may fail, and what else is to be undone, with the record as it was, if that cannot be saved.
@@ -104,22 +119,34 @@ impl Entry {
         change: impl FnOnce(&mut Record) -> std::result::Result<T, E>,
         undo: impl FnOnce(&Record, T),
     ) -> std::result::Result<T, E> {
-        let mut recorded = lock(&self.record);
-        if recorded.forgotten {
+        let _changing = lock(&self.changing);
+        if lock(&self.record).forgotten {
             return Err(depot.gone(&self.handle).into());
         }
-        let mut changed = recorded.record.clone();
+        let was = self.record();
+        let mut changed = was.clone();
         let outcome = change(&mut changed)?;
         if let Err(error) = depot.save(&changed) {
-            undo(&recorded.record, outcome);
+            undo(&was, outcome);
             return Err(error.into());
         }
-        recorded.record = changed;
+        lock(&self.record).record = changed;
         Ok(outcome)
     }
 
-    /// Its network, to be taken away, once. Not from the disk, where the whole record mostly goes next.
+    /// Drops the record, which nobody can write again then: who still holds a container that is gone would leave a
+    /// later garden a record of nothing, maybe with ids that are another's. Blocks.
+    pub fn forget(&self, depot: &Depot) -> std::result::Result<(), depot::Error> {
+        let _changing = lock(&self.changing);
+        depot.drop_record(&self.handle)?;
+        lock(&self.record).forgotten = true;
+        Ok(())
+    }
+
+    /// Its network, to be taken away, once. Not from the disk, where the whole record mostly goes next. Blocks: nobody
+    /// changes it any more then.
     pub fn take_connection(&self) -> Option<Connection> {
+        let _changing = lock(&self.changing);
         lock(&self.record).record.connection.take()
     }
 

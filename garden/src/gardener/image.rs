@@ -24,6 +24,9 @@ const RAW: &str = "raw://";
 /// Programs started at once to be asked what containers use.
 const STATS_AT_ONCE: usize = 8;
 
+/// What it takes too long to do, in an error.
+pub(super) const MOUNT: &str = "mount the root";
+
 /// What the root will be made of.
 pub(super) enum Wanted {
     Stored(Image),
@@ -88,27 +91,33 @@ impl Gardener {
         wanted: Wanted,
     ) -> Result<Root> {
         let made = match wanted {
-            Wanted::Stored(image) => return self.mount_stored(spec, blank, image).await,
+            Wanted::Stored(image) => return self.mount_stored(entry, spec, blank, image).await,
             Wanted::Raw(root) => Made { root, ..Made::default() },
             Wanted::Plugin(image) => self.ask_plugin(entry, spec, image).await?,
         };
         let env = made.env.clone();
-        let fd = blocking(move || root::assemble(&made)).await?;
+        let fd = self.step(entry, MOUNT, blocking(move || root::assemble(&made))).await?;
         Ok(Root { fd, env })
     }
 
-    async fn mount_stored(&self, spec: &ContainerSpec, blank: &Arc<Blank>, image: Image) -> Result<Root> {
+    async fn mount_stored(
+        &self,
+        entry: &Entry,
+        spec: &ContainerSpec,
+        blank: &Arc<Blank>,
+        image: Image,
+    ) -> Result<Root> {
         let disk = spec.limits.disk;
         let scope = if disk.scope == 0 { DiskScope::Total } else { DiskScope::Exclusive };
         let limit = DiskLimit { bytes: disk.byte_hard, inodes: disk.inode_hard, scope };
         let root = blank.ids().map_or(0, |ids| ids.root_id());
         let base = BaseIds { uid: root, gid: root };
         let (gardener, handle, blank) = (self.clone(), spec.handle.clone(), blank.clone());
-        blocking(move || {
+        let mount = move || {
             let mounted = gardener.0.store.mount(&handle, &image, blank.user_namespace(), base, limit)?;
             Ok::<_, rootfs::store::Error>(Root { fd: mounted.fd, env: image.config.env.clone() })
-        })
-        .await
+        };
+        self.step(entry, MOUNT, blocking(mount)).await
     }
 
     /// In the record before it is asked, so that it is told to delete whatever becomes of this.
@@ -158,7 +167,8 @@ impl Gardener {
             return self.change(entry.clone(), |record| record.imaged = false).await;
         }
         let (gardener, handle) = (self.clone(), entry.handle.clone());
-        blocking(move || gardener.0.store.unmount(&handle)).await
+        let unmount = blocking(move || gardener.0.store.unmount(&handle));
+        self.step(entry, "unmount the root", unmount).await
     }
 
     /// What those containers use whose roots a plugin has made.

@@ -52,6 +52,9 @@ use warm::Warm;
 /// Of a clean stop, when it is to take containers with it.
 const LAST_DESTRUCTIONS_AT_ONCE: usize = 16;
 
+/// A disk in trouble is slow; what takes longer will not come.
+const STEP_DEADLINE: Duration = Duration::from_secs(60);
+
 /// As many as clients usually ask for at once.
 pub const WARM_PLACES: usize = 4;
 
@@ -69,6 +72,8 @@ pub struct Config {
     pub rootfs: rootfs::store::Config,
     /// For containers whose creator gives none. Zero: they are never reaped.
     pub default_grace_time: Duration,
+    /// For each thing that is asked of the kernel, or of a disk, on behalf of one container: they take milliseconds.
+    pub step_deadline: Duration,
     /// Zero: as many as there are networks.
     pub max_containers: u64,
     pub allow_privileged: bool,
@@ -99,6 +104,7 @@ impl Config {
             privileged_image_plugin: None,
             rootfs: rootfs::store::Config::default(),
             default_grace_time: Duration::ZERO,
+            step_deadline: STEP_DEADLINE,
             max_containers: 0,
             allow_privileged: true,
             default_rootfs: String::new(),
@@ -246,8 +252,32 @@ impl Gardener {
         entry: Arc<Entry>,
         change: impl FnOnce(&mut depot::Record) + Send + 'static,
     ) -> Result<()> {
-        let gardener = self.clone();
-        blocking(move || entry.change(&gardener.0.depot, change)).await
+        let (gardener, changed) = (self.clone(), entry.clone());
+        let change = blocking(move || changed.change(&gardener.0.depot, change));
+        self.step(&entry, "write the record", change).await
+    }
+
+    /// What is done to a container, and waited for as long as such things take at the most. `act` says in the error what it
+    /// was. It goes on then, and nothing more happens to this container before it has ended; no other is held up.
+    async fn step<T: Send + 'static>(
+        &self,
+        entry: &Entry,
+        act: &'static str,
+        step: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let (token, deadline) = (entry.step(), self.0.config.step_deadline);
+        let under_way = tokio::spawn(async move {
+            let _token = token;
+            step.await
+        });
+        match tokio::time::timeout(deadline, under_way).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(error)) => Err(Error::Other(format!("interrupted: {error}"))),
+            Err(_) => Err(Error::Other(format!(
+                "cannot {act} of container '{}' in {deadline:?}: the machine does not answer",
+                entry.handle
+            ))),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! A container's network as the gardener deals with it: made by the networker, or by a plugin where there is one, and
 //! noted down in the record either way.
 
+use std::convert::Infallible;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -52,18 +53,19 @@ impl Gardener {
         if self.plugin().is_some() {
             return self.plug_in(entry, spec, blank).await;
         }
-        let (gardener, entry, blank) = (self.clone(), entry.clone(), blank.clone());
+        let (gardener, blank) = (self.clone(), blank.clone());
         let Some(connection) = entry.with_record(|record| record.connection.clone()) else {
             return Ok(Vec::new());
         };
-        blocking(move || {
+        let handle = entry.handle.clone();
+        let connect = move || {
             let networker = &gardener.0.networker;
-            networker.open_firewall(&entry.handle, &connection)?;
-            let hosts = networker.hosts(Some(connection.container_ip.into()), &entry.handle);
-            let directory = gardener.network_files(&entry.handle);
+            networker.open_firewall(&handle, &connection)?;
+            let hosts = networker.hosts(Some(connection.container_ip.into()), &handle);
+            let directory = gardener.network_files(&handle);
             etc_files(&directory, &hosts, &networker.resolv_conf(&connection), &blank)
-        })
-        .await
+        };
+        self.step(entry, "open the firewall", blocking(connect)).await
     }
 
     /// Where a container's `hosts` and `resolv.conf` are: with its root, so that what it writes to them counts for its disk
@@ -86,21 +88,26 @@ impl Gardener {
         known.extend(connected.properties.clone().unwrap_or_default());
         let container_ip = known.get(network::CONTAINER_IP).and_then(|text| text.parse::<IpAddr>().ok());
         self.change(entry.clone(), move |record| record.properties.extend(known)).await?;
-        let (gardener, entry, blank) = (self.clone(), entry.clone(), blank.clone());
-        blocking(move || {
+        let (gardener, handle, blank) = (self.clone(), entry.handle.clone(), blank.clone());
+        let write = move || {
             let networker = &gardener.0.networker;
-            let hosts = networker.hosts(container_ip, &entry.handle);
+            let hosts = networker.hosts(container_ip, &handle);
             let resolv_conf = networker.plugin_resolv_conf(&connected, container_ip);
-            etc_files(&gardener.network_files(&entry.handle), &hosts, &resolv_conf, &blank)
-        })
-        .await
+            etc_files(&gardener.network_files(&handle), &hosts, &resolv_conf, &blank)
+        };
+        self.step(entry, "write the network's files", blocking(write)).await
     }
 
     /// Safe to call again. What the networker had goes to others at once; what a plugin gave must be gone first.
     pub(super) async fn disconnect(&self, entry: &Arc<Entry>) -> Result<()> {
-        if let Some(connection) = entry.take_connection() {
-            self.0.networker.disconnect(connection);
-        }
+        let (gardener, same_entry) = (self.clone(), entry.clone());
+        let disconnect = move || {
+            if let Some(connection) = same_entry.take_connection() {
+                gardener.0.networker.disconnect(connection);
+            }
+            Ok::<_, Infallible>(())
+        };
+        self.step(entry, "take the network away", blocking(disconnect)).await?;
         if !entry.with_record(|record| record.plugged) {
             return Ok(());
         }
@@ -120,10 +127,10 @@ impl Gardener {
             self.change(entry, add).await?;
             return Ok(mapped);
         }
-        let gardener = self.clone();
-        blocking(move || {
+        let (gardener, changed) = (self.clone(), entry.clone());
+        let change = move || {
             let networker = &gardener.0.networker;
-            // Under the record's lock: a network that goes meanwhile could be another's.
+            // While nobody else changes the record: a network that goes meanwhile could be another's.
             let map = |record: &mut depot::Record| {
                 let connection = network_of(record)?;
                 let mapped = networker.net_in(connection, port.host_port, port.container_port)?;
@@ -133,9 +140,9 @@ impl Gardener {
             let undo = |was: &depot::Record, mapped| {
                 was.connection.iter().for_each(|connection| networker.undo_net_in(connection, mapped));
             };
-            entry.try_change(&gardener.0.depot, map, undo)
-        })
-        .await
+            changed.try_change(&gardener.0.depot, map, undo)
+        };
+        self.step(&entry, "map a port", blocking(change)).await
     }
 
     pub(super) async fn open_egress(&self, entry: Arc<Entry>, rules: Vec<NetOutRule>) -> Result<()> {
@@ -143,23 +150,23 @@ impl Gardener {
             let known = entry.with_record(|record| record.properties.clone());
             return plugin.bulk_net_out(&entry.handle, &known, &rules).await.map_err(failed);
         }
-        let gardener = self.clone();
-        blocking(move || {
+        let (gardener, changed) = (self.clone(), entry.clone());
+        let change = move || {
             let networker = &gardener.0.networker;
             let open = |record: &mut depot::Record| {
                 let connection = network_of(record)?;
-                networker.bulk_net_out(&entry.handle, connection, &rules)?;
+                networker.bulk_net_out(&changed.handle, connection, &rules)?;
                 connection.net_out.extend(rules);
                 Ok::<_, NetworkChange>(())
             };
             let undo = |was: &depot::Record, ()| {
                 was.connection
                     .iter()
-                    .for_each(|connection| networker.undo_bulk_net_out(&entry.handle, connection));
+                    .for_each(|connection| networker.undo_bulk_net_out(&changed.handle, connection));
             };
-            entry.try_change(&gardener.0.depot, open, undo)
-        })
-        .await
+            changed.try_change(&gardener.0.depot, open, undo)
+        };
+        self.step(&entry, "open its network to the world", blocking(change)).await
     }
 
     /// Of a link that a plugin has made, as the kernel counts it in the container's network namespace.

@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use super::create::WRITABLE;
 use super::entry::Entry;
-use super::image::{Root, Wanted};
+use super::image::{MOUNT, Root, Wanted};
 use super::{Gardener, blocking, chain};
 use crate::containerizer::{Container, Pea, PeaBlank, PeaRecord, PeaSpec};
 use crate::depot;
@@ -29,6 +29,8 @@ const END_DEADLINE: Duration = Duration::from_secs(60);
 
 /// The scope of a disk limit that the image does not count for.
 const EXCLUSIVE: u8 = 1;
+
+const RECORD: &str = "write the record of a pea";
 
 /// What says who a container is in its network: its peas are shown the same files.
 const NETWORK_FILES: [&str; 2] = ["hosts", "resolv.conf"];
@@ -81,6 +83,11 @@ impl Gardener {
                 pea.over().await;
                 self.take_away_pea(entry, &name, Some(pea)).await;
             }
+            Err(error) if entry.is_stuck() => {
+                refuse(entry, &spec, error, answer);
+                entry.unstuck().await;
+                self.take_away_pea(entry, &name, None).await;
+            }
             Err(error) => {
                 self.take_away_pea(entry, &name, None).await;
                 refuse(entry, &spec, error, answer);
@@ -129,7 +136,9 @@ impl Gardener {
         record.imaged = matches!(image, Wanted::Plugin(_));
         let (blank, root) = self.record_and_mount(entry, record.clone(), blank, image).await?;
         pea.env = root.env;
-        Ok(blank.run(pea, record, spec, root.fd, io).await?)
+        let spec = spec.clone();
+        let run = async move { Ok(blank.run(pea, record, &spec, root.fd, io).await?) };
+        self.step(entry, "start a process with its own image", run).await
     }
 
     async fn record_and_mount(
@@ -144,11 +153,11 @@ impl Gardener {
         let made = match image {
             Wanted::Stored(image) => return self.mount_stored_pea(entry, save, record, blank, image).await,
             Wanted::Raw(root) => {
-                blocking(save).await?;
+                self.step(entry, RECORD, blocking(save)).await?;
                 Made { root, ..Made::default() }
             }
             Wanted::Plugin(image) => {
-                blocking(save).await?;
+                self.step(entry, RECORD, blocking(save)).await?;
                 let (privileged, disk) =
                     entry.with_record(|record| (record.spec.privileged, record.spec.limits.disk));
                 let disk = DiskLimits { scope: EXCLUSIVE, ..disk };
@@ -164,7 +173,7 @@ impl Gardener {
             }
         };
         let env = made.env.clone();
-        let fd = blocking(move || root::assemble(&made)).await?;
+        let fd = self.step(entry, MOUNT, blocking(move || root::assemble(&made))).await?;
         Ok((blank, Root { fd, env }))
     }
 
@@ -181,13 +190,13 @@ impl Gardener {
         let limit = DiskLimit { bytes: disk.byte_hard, inodes: disk.inode_hard, scope: DiskScope::Exclusive };
         let base = blank.root_id().map_or(BaseIds::default(), |id| BaseIds { uid: id, gid: id });
         let gardener = self.clone();
-        blocking(move || {
+        let mount = move || {
             save()?;
             let namespace = blank.user_namespace();
             let root = gardener.0.store.mount(&record.name, &image, namespace, base, limit)?;
             Ok::<_, MountError>((blank, Root { fd: root.fd, env: image.config.env.clone() }))
-        })
-        .await
+        };
+        self.step(entry, MOUNT, blocking(mount)).await
     }
 
     /// Takes over the peas that an earlier garden had in a container of its; what of them is gone is taken away.

@@ -16,6 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 
+mod dead_mount;
 mod disk;
 pub(super) mod oci;
 mod peas;

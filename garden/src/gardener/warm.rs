@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use garden_client::{Error, Result};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{Gardener, blocking, chain};
@@ -95,7 +95,21 @@ impl Gardener {
         if !privileged && let Some(place) = self.0.warm.take() {
             return Ok(place);
         }
-        self.make_place(privileged).await
+        let gardener = self.clone();
+        let (give, given) = oneshot::channel();
+        tokio::spawn(async move {
+            let made = gardener.make_place(privileged).await;
+            // Nobody waits for it any more.
+            if let Err(Ok(place)) = give.send(made) {
+                place.give_back(&gardener.0.networker);
+            }
+        });
+        let deadline = self.0.config.step_deadline;
+        let late = |_| Error::Other(format!("cannot make namespaces and their network in {deadline:?}"));
+        tokio::time::timeout(deadline, given)
+            .await
+            .map_err(late)?
+            .unwrap_or_else(|_| Err(Error::Other("interrupted: no namespaces were made".into())))
     }
 
     async fn make_place(&self, privileged: bool) -> Result<Place> {
