@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use diego_base::clock::{Clock, SystemClock};
+use rootfs_ledger::Ledger;
 
 use crate::CellResources;
 
@@ -16,6 +17,10 @@ pub struct Config {
     /// executor's store are destroyed. Two executors on one garden need two names.
     pub owner_name: String,
     pub total: CellResources,
+    /// The disk of `total` is what garden says it has, asked again now and then.
+    pub disk_follows_garden: bool,
+    /// The account of the disk that the cache and uploads share with others; `None`: their own.
+    pub ledger: Option<Ledger>,
     pub work: WorkLimits,
     pub graceful_shutdown_interval: Duration,
     pub reserved_expiration: Duration,
@@ -59,6 +64,8 @@ impl Config {
             cell_id: cell_id.to_string(),
             owner_name: "executor".to_string(),
             total,
+            disk_follows_garden: false,
+            ledger: None,
             work: WorkLimits::default(),
             graceful_shutdown_interval: Duration::from_secs(10),
             reserved_expiration: Duration::from_secs(60),

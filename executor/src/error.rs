@@ -24,4 +24,6 @@ pub enum Error {
 pub enum StartError {
     #[error("cannot prepare {path}")]
     Directory { path: std::path::PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Disk(#[from] rootfs_ledger::Error),
 }

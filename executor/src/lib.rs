@@ -33,6 +33,7 @@ pub use events::{EVENTS_BEHIND_MAX, Events, Heard};
 use garden_client::{Garden, Reader};
 use logs::Logs;
 use metrics::Streams;
+use rootfs_ledger::Ledger;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -48,6 +49,7 @@ pub(crate) struct Shared {
     hub: Hub,
     store: Store,
     cache: Cache,
+    ledger: Ledger,
     streams: Streams,
     creates: Semaphore,
     deletes: Semaphore,
@@ -64,8 +66,14 @@ impl Executor {
     pub fn new(config: Config, garden: Arc<dyn Garden>, logs: Logs) -> Result<Self, StartError> {
         prepare_work_dir(&config.work_dir)?;
         let work = &config.work;
-        let cache =
-            Cache::open(&config.cache_dir, config.cache_bytes_max, work.downloads, config.http.clone())?;
+        let ledger = ledger(&config)?;
+        let cache = Cache::open(
+            &config.cache_dir,
+            config.cache_bytes_max,
+            work.downloads,
+            config.http.clone(),
+            ledger.clone(),
+        )?;
         let hub = Hub::new();
         Ok(Executor(Arc::new(Shared {
             store: Store::new(config.total, hub.clone()),
@@ -73,6 +81,7 @@ impl Executor {
             garden,
             logs,
             cache,
+            ledger,
             streams: Streams::default(),
             creates: Semaphore::new(work.creates.max(1)),
             deletes: Semaphore::new(work.deletes.max(1)),
@@ -154,7 +163,7 @@ impl Executor {
     }
 
     pub fn total_resources(&self) -> CellResources {
-        self.0.config.total
+        self.0.store.total()
     }
 
     /// Events from now on. Subscribe, then list: nothing falls between the two.
@@ -195,6 +204,18 @@ impl Executor {
 
 async fn ask(owner: &mpsc::Sender<life::Command>, command: life::Command) -> Result<(), Error> {
     owner.send(command).await.map_err(|_| Error::ContainerNotFound)
+}
+
+/// Downloads and uploads are beside one another, so that one account is enough for both.
+fn ledger(config: &Config) -> Result<Ledger, StartError> {
+    let dir = &config.cache_dir;
+    std::fs::create_dir_all(dir)
+        .map_err(|source| StartError::Directory { path: dir.to_path_buf(), source })?;
+    let ledger = match &config.ledger {
+        Some(ledger) => ledger.of_disk(dir),
+        None => Ledger::open(dir),
+    };
+    ledger.map_err(StartError::Disk)
 }
 
 /// Emptied: what it holds belongs to containers, and none lives before its executor does.

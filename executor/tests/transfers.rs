@@ -380,3 +380,63 @@ async fn until(condition: impl Fn() -> bool) {
     };
     tokio::time::timeout(PATIENCE, waiting).await.expect("it comes true");
 }
+
+/// A small disk for the cache; gone with the answer. `None` where nobody lets us mount one.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new(bytes: usize) -> Option<SmallDisk> {
+        let directory = tempfile::tempdir().unwrap();
+        let mount = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "small-disk"])
+            .arg(directory.path())
+            .output();
+        mount.is_ok_and(|output| output.status.success()).then_some(SmallDisk(directory))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let unmounted = std::process::Command::new("umount").args(["-l"]).arg(self.0.path()).status();
+        assert!(unmounted.unwrap().success());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_disk_keeps_the_newest_downloads_and_refuses_what_cannot_fit() {
+    const MIB: usize = 1 << 20;
+    let name = "a_small_disk_keeps_the_newest_downloads_and_refuses_what_cannot_fit";
+    let Some(disk) = SmallDisk::new(10 * MIB) else { return println!("SKIPPED {name}: cannot mount a disk") };
+    let mut world = world_with(|config| config.cache_dir = disk.0.path().join("cache"));
+    world.garden.script("/app", Script::exits(0));
+    let shelf = shelf(tar(&"x".repeat(3 * MIB)));
+    let url = serve(shelf.clone()).await;
+    let mut get = async |guid: &str, path: &str, key: &str, ends: &str| {
+        world.start(guid, RunInfo { setup: Some(download(&format!("{url}{path}"), key)), ..recipe("/app") });
+        let reserved = format!("Reserved {guid}");
+        assert_eq!(world.event().await, reserved);
+        let mut last = world.event().await;
+        if last.starts_with("Running") {
+            last = world.event().await;
+        }
+        assert!(last.starts_with(ends), "{last}");
+        world.executor.delete(guid).await.unwrap();
+    };
+    // Three times as much as fits, but never in use for long.
+    for n in 0..9 {
+        get(&format!("a{n}"), "/app", &format!("key{n}"), "Completed").await;
+    }
+    assert_eq!(shelf.served.load(Ordering::SeqCst), 9);
+    get("again", "/app", "key8", "Completed").await;
+    assert_eq!(shelf.served.load(Ordering::SeqCst), 9, "the newest is there still");
+    get("first", "/app", "key0", "Completed").await;
+    assert_eq!(shelf.served.load(Ordering::SeqCst), 10, "the oldest is not");
+    // Of a known size, and of an unknown one that expands.
+    *shelf.content.lock().unwrap() = tar(&"x".repeat(12 * MIB));
+    get("large", "/plain", "large", "Failed").await;
+    let kept = std::fs::read_dir(disk.0.path().join("cache")).unwrap();
+    let kept: Vec<_> = kept.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(kept.iter().all(|name| !name.starts_with("download-")), "{kept:?}");
+    *shelf.content.lock().unwrap() = tar("small");
+    get("small", "/plain", "small", "Completed").await;
+}

@@ -192,9 +192,13 @@ impl Depot {
     }
 
     /// Tells a later garden that the container is to go, whatever its record says. An empty file: much cheaper than the
-    /// record anew. Safe to call twice, and for one that was never recorded.
+    /// record anew. Safe to call twice. One that was never recorded needs no mark: a later garden takes its directory away.
     pub fn mark_going(&self, handle: &str) -> Result<()> {
-        let path = self.directory(handle).join(GOING);
+        let directory = self.directory(handle);
+        if !directory.join(RECORD).try_exists().unwrap_or(true) {
+            return Ok(());
+        }
+        let path = directory.join(GOING);
         match fs::File::create(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("make", &path)(error)),
             _ => Ok(()),

@@ -31,4 +31,5 @@ pub use image::ImageRef;
 pub use manifest::ImageConfig;
 pub use pull::Progress;
 pub use registry::Credentials;
+pub use rootfs_ledger as ledger;
 pub use store::{BaseIds, Config, DiskLimit, DiskScope, DiskUsage, Error, Image, RootMount, Store};

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::try_join_all;
+use rootfs_ledger::Claim;
 use tokio::sync::mpsc;
 
 use crate::digest::Digest;
@@ -24,7 +25,7 @@ use crate::manifest::{MANIFEST_BYTES_MAX, OCI_MANIFEST};
 use crate::registry::{Access, Credentials};
 use crate::stack::Lower;
 use crate::store::{Error, Image, Inner, disk};
-use crate::unpack::{self, Expected, Limits};
+use crate::unpack::{self, Expected, Limits, Room};
 
 /// Pieces of a download that wait for the unpacker.
 const PIECES_WAITING_MAX: usize = 64;
@@ -257,16 +258,16 @@ async fn fetch_layer(
         diff_id: Some(wanted.diff_id.clone()),
     };
     let naming = Naming { image: wanted.image.clone(), layer: wanted.blob.digest.to_string() };
-    inner.make_room(&naming.layer, wanted.blob.size).await?;
+    let room = inner.make_room(&naming.layer, wanted.blob.size).await?;
     match source {
         Source::Layout(layout) => {
             let file = layout.open(&wanted.blob.digest)?;
-            unpack_blocking(inner, naming, file, expected, PathBuf::new(), None).await
+            unpack_blocking(inner, naming, file, expected, PathBuf::new(), None, room).await
         }
         Source::Registry(access) => {
             let (sender, receiver) = mpsc::channel(PIECES_WAITING_MAX);
             let reader = Pieces::new(receiver);
-            let unpacking = unpack_blocking(inner, naming, reader, expected, PathBuf::new(), None);
+            let unpacking = unpack_blocking(inner, naming, reader, expected, PathBuf::new(), None, room);
             let downloading = download(access, &wanted.blob, sender, reports);
             let (downloaded, unpacked) = tokio::join!(downloading, unpacking);
             // A download that failed explains what the unpacker missed.
@@ -321,12 +322,13 @@ async fn unpack_blocking(
     expected: Expected,
     below: PathBuf,
     id: Option<Digest>,
+    mut room: Claim,
 ) -> Result<LayerRecord, Error> {
     let layers = inner.layers.clone();
-    let limits = inner.layer_limits().map_err(disk("measure", &inner.directory))?;
+    let limits = inner.config.limits;
     let unpacking = tokio::task::spawn_blocking(move || {
         let scratch = layers.scratch().map_err(disk("make a directory in", layers.directory()))?;
-        let unpacked = unpack_below(reader, &expected, &scratch, &below, limits);
+        let unpacked = unpack_below(reader, &expected, &scratch, &below, limits, &mut room);
         let (unpacked, implied) =
             unpacked.map_err(|source| Error::Layer { image: naming.image, layer: naming.layer, source })?;
         if unpacked.devices_skipped > 0 {
@@ -354,11 +356,12 @@ fn unpack_below(
     scratch: &Scratch,
     below: &Path,
     limits: Limits,
+    room: &mut dyn Room,
 ) -> Result<(unpack::Unpacked, Vec<String>), unpack::Error> {
     let root = scratch.root().join(below);
     std::fs::create_dir_all(&root)
         .map_err(|source| unpack::Error::Write { entry: below.display().to_string(), source })?;
-    let unpacked = unpack::unpack(reader, expected, &root, limits)?;
+    let unpacked = unpack::unpack(reader, expected, &root, limits, room)?;
     // Names that are no text are rare and keep the looks they have.
     let text = |place: &unpack::Place| String::from_utf8(place.bytes().to_vec()).ok();
     let prefix = below.to_string_lossy();
@@ -447,9 +450,11 @@ async fn import(inner: &Arc<Inner>, name: &str, path: &Path, id: &Digest) -> Res
             let naming = Naming { image: name, layer: path.display().to_string() };
             let file = std::fs::File::open(&path).map_err(disk("open", &path)).map_err(Arc::new)?;
             let bytes = file.metadata().map_err(disk("look at", &path)).map_err(Arc::new)?.len();
-            inner.make_room(&naming.layer, bytes).await.map_err(Arc::new)?;
+            let room = inner.make_room(&naming.layer, bytes).await.map_err(Arc::new)?;
             let expected = Expected::default();
-            unpack_blocking(&inner, naming, file, expected, PathBuf::new(), Some(id)).await.map_err(Arc::new)
+            unpack_blocking(&inner, naming, file, expected, PathBuf::new(), Some(id), room)
+                .await
+                .map_err(Arc::new)
         }
     };
     inner.layer_flights.join(id.clone(), begin, &|_| {}).await.map_err(Error::Shared)
@@ -505,11 +510,11 @@ async fn fetch_remote(
     let unpacking = async {
         // Without a size there is no answer to unpack either.
         let Ok(size) = size.await else { return Ok(None) };
-        inner.make_room(&layer.digest.to_string(), size).await?;
+        let room = inner.make_room(&layer.digest.to_string(), size).await?;
         let expected = Expected { blob: Some((layer.digest.clone(), size)), diff_id: None };
         let naming = Naming { image, layer: layer.digest.to_string() };
         let below = layer.path.strip_prefix("/").unwrap_or(&layer.path).to_path_buf();
-        unpack_blocking(inner, naming, Pieces::new(receiver), expected, below, Some(id)).await.map(Some)
+        unpack_blocking(inner, naming, Pieces::new(receiver), expected, below, Some(id), room).await.map(Some)
     };
     let (downloaded, unpacked) = tokio::join!(downloading, unpacking);
     downloaded?;

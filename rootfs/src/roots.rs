@@ -456,7 +456,8 @@ mod tests {
         let directory = scratch.path().join("disk");
         fs::create_dir(&directory).unwrap();
         let disk = Arc::new(Disk { directory, stalled: Barrier::new(2), goes_on: Barrier::new(2) });
-        Arc::get_mut(&mut store.inner).unwrap().areas.chosen = disk.clone();
+        let areas = Areas { chosen: disk.clone(), earlier: None };
+        Arc::get_mut(&mut store.inner).unwrap().areas = Arc::new(areas);
         let reserve = |handle: &str| {
             let record =
                 RootRecord { handle: handle.into(), layers: Vec::new(), image_bytes: 5, image_inodes: 0 };

@@ -16,12 +16,14 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use rootfs_ledger::{Ledger, Space};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use crate::chores::Chores;
 use crate::digest::Digest;
 use crate::flight::Flights;
+use crate::gc::Collector;
 use crate::image::ImageRef;
 use crate::layers::{LayerRecord, Layers, Pins, ROOT};
 use crate::manifest::ImageConfig;
@@ -29,6 +31,7 @@ use crate::overlay::{self, Overlays};
 use crate::pull::{LayerFlight, Progress};
 use crate::quota::{self, Areas, Plain};
 use crate::registry::{Client, Credentials, Policy};
+use crate::room::{self, RootsTenant};
 use crate::roots::{self, Roots};
 use crate::stack::{Inherited, Layer, Lower, Opened, inherited};
 use crate::unpack::Limits;
@@ -36,6 +39,8 @@ use crate::{layout, manifest, registry, unpack};
 
 pub use crate::roots::{BaseIds, DiskLimit, DiskScope, DiskUsage, RootMount};
 
+/// Of files that are being written.
+const HALF: &str = ".new";
 /// Layers fetched and unpacked at a time, of all images.
 pub const LAYERS_AT_ONCE_MAX: usize = 4;
 
@@ -61,12 +66,11 @@ pub enum Error {
          {limit} bytes"
     )]
     ImageExceedsLimit { image: String, bytes: u64, limit: u64 },
-    #[error(
-        "no room for layer {layer}: it takes {bytes} bytes at least, and {room} bytes of the disk of {} may be taken, \
-         with nothing unused left to remove",
-        path.display()
-    )]
-    NoRoom { layer: String, path: PathBuf, bytes: u64, room: u64 },
+    #[error(transparent)]
+    Room(#[from] rootfs_ledger::Error),
+    /// The process is ending.
+    #[error("interrupted: {reason}")]
+    Interrupted { reason: String },
     #[error("cannot {act} {}: {source}", path.display())]
     Disk { act: &'static str, path: PathBuf, source: io::Error },
     #[error("the store {} is in use by another process", path.display())]
@@ -111,6 +115,8 @@ pub struct Config {
     /// Of each layer.
     pub limits: Limits,
     pub quota: quota::Config,
+    /// The account of the disk that the store shares with others; `None`: its own.
+    pub ledger: Option<Ledger>,
 }
 
 /// A pulled image. Its layers stay in the store at least as long as this value lives.
@@ -178,12 +184,15 @@ pub(crate) struct Inner {
     pub image_flights: ImageFlights,
     pub layer_flights: Flights<Digest, LayerFlight, Progress>,
     pub places: tokio::sync::Semaphore,
-    pub areas: Areas,
+    pub areas: Arc<Areas>,
     pub roots: Mutex<Roots>,
     /// Handles whose roots are being made, not entered as yet. Locked last.
     pub making: Mutex<BTreeSet<String>>,
     pub overlays: Result<Overlays, Unmountable>,
     pub chores: Arc<Chores>,
+    pub ledger: Ledger,
+    pub collector: Arc<Collector>,
+    _roots_tenant: Arc<RootsTenant>,
     _lock: fs::File,
 }
 
@@ -199,7 +208,7 @@ impl Store {
             .map_err(disk("close", directory))?;
         let lock = lock(directory)?;
         let images = directory.join("images");
-        fs::create_dir_all(&images).map_err(disk("make", &images))?;
+        fs::create_dir_all(&images).and_then(|()| remove_halves(&images)).map_err(disk("make", &images))?;
         let layers = Arc::new(Layers::open(directory).map_err(disk("open", directory))?);
         let overlays =
             Overlays::probe(&directory.join("tmp/probe")).map_err(|error| Unmountable(error.to_string()));
@@ -219,7 +228,12 @@ impl Store {
         let plain = directory.join("roots");
         let plain =
             Plain::open(plain.clone(), layers.clone(), chores.clone()).map_err(disk("open", &plain))?;
-        let areas = Areas::open(directory, &config.quota, plain)?;
+        let areas = Arc::new(Areas::open(directory, &config.quota, plain)?);
+        let ledger = room::ledger(config.ledger.as_ref(), directory)?;
+        let collector = Arc::new(Collector { layers: layers.clone(), images });
+        let roots_tenant = Arc::new(RootsTenant { areas: areas.clone() });
+        ledger.register(&collector);
+        ledger.register(&roots_tenant);
         let roots = roots::read(&areas, &layers)?;
         let known = layers.by_last_use().map_err(disk("read", directory))?;
         chores.make_durable(known.into_iter().map(|(_, layer)| layer.id).collect());
@@ -235,6 +249,9 @@ impl Store {
             making: Mutex::default(),
             overlays,
             chores,
+            ledger,
+            collector,
+            _roots_tenant: roots_tenant,
             config,
             _lock: lock,
         };
@@ -261,27 +278,35 @@ impl Store {
         let directory = &self.inner.directory;
         let layers = self.inner.layers.by_last_use().map_err(disk("read", self.inner.layers.directory()))?;
         let in_use = self.inner.layers.pinned();
-        let filesystem = rustix::fs::statvfs(directory).map_err(|e| disk("measure", directory)(e.into()))?;
+        let space = Space::of(directory).map_err(disk("measure", directory))?;
         Ok(StoreUsage {
             layers: layers.len(),
             layer_bytes: layers.iter().map(|(_, layer)| layer.bytes).sum(),
             unused_bytes: layers.iter().filter(|(_, l)| !in_use.contains(&l.id)).map(|(_, l)| l.bytes).sum(),
             roots: self.roots().len(),
-            disk_bytes: filesystem.f_blocks * filesystem.f_frsize,
-            disk_free_bytes: filesystem.f_bavail * filesystem.f_frsize,
-            room_bytes: self.inner.room().map_err(disk("measure", directory))?,
+            disk_bytes: space.total,
+            disk_free_bytes: space.free,
+            room_bytes: self.inner.ledger.room()?,
             roots_bytes: self.capacity()?,
         })
     }
 
-    /// What all roots together may take, in bytes.
+    /// What all roots together may take, in bytes: less than was meant for them when others have filled the disk
+    /// meanwhile, and even all that is unused could not make up for it. Blocking.
     pub fn capacity(&self) -> Result<u64, Error> {
-        if let Some(bytes) = self.inner.areas.chosen.capacity() {
-            return Ok(bytes);
-        }
         let directory = &self.inner.directory;
-        let filesystem = rustix::fs::statvfs(directory).map_err(|e| disk("measure", directory)(e.into()))?;
-        Ok(filesystem.f_blocks * filesystem.f_frsize)
+        let area = &self.inner.areas.chosen;
+        let Some(bytes) = area.capacity() else {
+            return Ok(Space::of(directory).map_err(disk("measure", directory))?.total);
+        };
+        let promised = area.promised().map_err(disk("measure", directory))?;
+        let missing = promised - self.inner.ledger.can_keep(promised)?;
+        Ok(bytes.saturating_sub(missing))
+    }
+
+    /// The account of the disk that the store is on.
+    pub fn ledger(&self) -> &Ledger {
+        &self.inner.ledger
     }
 
     /// Waits until everything that was unmounted or collected is removed from the disk, and what was pulled is on it. Blocking.
@@ -378,7 +403,22 @@ fn lock(directory: &Path) -> Result<fs::File, Error> {
 /// Writes a file so that it is there whole or not at all.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut new = path.as_os_str().to_owned();
-    new.push(".new");
-    fs::write(&new, bytes)?;
-    fs::rename(&new, path)
+    new.push(HALF);
+    let written = fs::write(&new, bytes).and_then(|()| fs::rename(&new, path));
+    if written.is_err() {
+        // It takes room that somebody may be waiting for; the next start tries again.
+        let _ = fs::remove_file(&new);
+    }
+    written
+}
+
+/// What a process that was killed had half written.
+fn remove_halves(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.as_os_str().as_encoded_bytes().ends_with(HALF.as_bytes()) {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }

@@ -12,14 +12,14 @@ use rootfs::digest::Digest;
 use rootfs::unpack::{Error, Expected, Limits, Unpacked, unpack};
 use tar::EntryType;
 
-const LIMITS: Limits = Limits { bytes_max: 10_000_000, entries_max: 3_000, free_bytes_min: 0 };
+const LIMITS: Limits = Limits { bytes_max: 10_000_000, entries_max: 3_000 };
 
 /// Unpacks below a directory beside which nothing may appear.
 fn unpacked(source: &[u8], look: impl FnOnce(&Path)) -> Result<Unpacked, Error> {
     let scratch = tempfile::tempdir().unwrap();
     let root = scratch.path().join("inner/root");
     fs::create_dir_all(&root).unwrap();
-    let answer = unpack(source, &Expected::default(), &root, LIMITS);
+    let answer = unpack(source, &Expected::default(), &root, LIMITS, &mut ());
     let beside: Vec<_> = fs::read_dir(scratch.path().join("inner")).unwrap().collect();
     assert_eq!(beside.len(), 1, "something was written outside");
     look(&root);
@@ -222,7 +222,7 @@ fn digests_and_sizes_are_verified() {
     let check = |source: &[u8], blob: (Digest, u64), diff_id: Digest| {
         let scratch = tempfile::tempdir().unwrap();
         let expected = Expected { blob: Some(blob), diff_id: Some(diff_id) };
-        unpack(source, &expected, scratch.path(), LIMITS)
+        unpack(source, &expected, scratch.path(), LIMITS, &mut ())
     };
     let unpacked = check(&zipped, right.clone(), Digest::of(&tar)).unwrap();
     assert_eq!((unpacked.blob, unpacked.diff_id, unpacked.bytes), (right.0.clone(), Digest::of(&tar), 7));
@@ -298,6 +298,6 @@ impl Read for Breaks {
 #[test]
 fn a_source_that_breaks_is_told_from_a_corrupt_one() {
     let scratch = tempfile::tempdir().unwrap();
-    let error = unpack(Breaks(100_000), &Expected::default(), scratch.path(), LIMITS).unwrap_err();
+    let error = unpack(Breaks(100_000), &Expected::default(), scratch.path(), LIMITS, &mut ()).unwrap_err();
     assert_eq!(error.to_string(), "it cannot be read: the wire was cut");
 }

@@ -1,7 +1,7 @@
 //! `rep`: a cell's voice and its executor, over a garden that is a process of its own.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -104,13 +104,12 @@ pub async fn run(flags: Flags, shutdown: CancellationToken) -> Result<()> {
     if flags.offer.two_layer {
         config.layering_mode = LayeringMode::TwoLayer;
     }
-    let garden = HttpGarden::new(flags.garden);
+    let garden = HttpGarden::new(flags.garden.clone());
     let capacity = tokio::select! {
         capacity = until_garden_answers(&garden) => capacity,
         () = shutdown.cancelled() => return Ok(()),
     };
-    let total = flags.offer.resources(capacity);
-    let executor = executor(&flags.cell_id, &flags.state_dir, total, client, garden)?;
+    let executor = executor(&flags, capacity, client, garden)?;
     Ok(rep::run(config, executor, shutdown).await?)
 }
 
@@ -128,17 +127,14 @@ async fn until_garden_answers(garden: &HttpGarden) -> Capacity {
     }
 }
 
-fn executor(
-    cell_id: &str,
-    state_dir: &Path,
-    total: CellResources,
-    client: ClientConfig,
-    garden: HttpGarden,
-) -> Result<Executor> {
+fn executor(flags: &Flags, capacity: Capacity, client: ClientConfig, garden: HttpGarden) -> Result<Executor> {
+    let state_dir = &flags.state_dir;
     std::fs::create_dir_all(state_dir).with_context(|| format!("cannot make {}", state_dir.display()))?;
     let downloads = ClientConfig { timeout: None, ..client };
     let http = diego_base::http::client(&downloads).context("cannot make a client for downloads")?;
-    let config = executor::Config::new(cell_id, total, state_dir.to_owned(), http);
+    let total = flags.offer.resources(capacity);
+    let mut config = executor::Config::new(&flags.cell_id, total, state_dir.to_owned(), http);
+    config.disk_follows_garden = flags.offer.disk_mb.is_none();
     Ok(Executor::new(config, Arc::new(garden), executor::logs::Logs::new(Vec::new()))?)
 }
 

@@ -30,6 +30,8 @@ use diego_base::telemetry;
 use executor::{CellResources, Executor};
 use garden::Gardener;
 use garden::networker::Network;
+use garden_client::Garden;
+use rootfs::ledger::Ledger;
 use rootfs::registry::cache;
 use sockets::{Addresses, Socket, Sockets};
 use state::StateDir;
@@ -125,7 +127,8 @@ async fn live(state: &StateDir, flags: &Flags, diego: &mut Diego) -> Result<()> 
     let endpoints = endpoints(state, &sockets, flags)?;
     let bbs = BbsClient::new(&endpoints.bbs_url, &Default::default())?;
     let (presences, cells) = watch::channel(Vec::<CellPresence>::new());
-    let gardener = gardener(state, flags, &diego.cluster).await?;
+    let ledger = Ledger::open(&state.path("")).context("cannot keep an account of the disk")?;
+    let gardener = gardener(state, flags, &ledger, &diego.cluster).await?;
     diego.gardener = Some(gardener.clone());
 
     lifecycle::pack(&state.dir("static")?)?;
@@ -133,7 +136,8 @@ async fn live(state: &StateDir, flags: &Flags, diego: &mut Diego) -> Result<()> 
     start_control(state, &mut diego.cluster, &bbs, cells, sockets.bbs, sockets.auctioneer)?;
     let credentials = endpoints.ssh_credentials.clone();
     start_connections(&mut diego.cluster, &bbs, sockets.router, sockets.ssh, host_key, credentials);
-    start_cell(state, flags, diego, &bbs, presences, sockets.rep, sockets.rep_admin)?;
+    let resources = resources(flags, &gardener).await?;
+    start_cell(state, flags, diego, &bbs, presences, (resources, ledger), sockets.rep, sockets.rep_admin)?;
 
     let ready = async {
         until_ready(&bbs).await?;
@@ -163,7 +167,7 @@ fn endpoints(state: &StateDir, sockets: &Sockets, flags: &Flags) -> Result<Endpo
     })
 }
 
-async fn gardener(state: &StateDir, flags: &Flags, cluster: &Parts) -> Result<Gardener> {
+async fn gardener(state: &StateDir, flags: &Flags, ledger: &Ledger, cluster: &Parts) -> Result<Gardener> {
     let mut config = garden::gardener::Config::new(state.dir("garden")?);
     config.containerizer.init = lifecycle::beside("garden-init")?;
     config.networker.external_ip = Some(flags.external_ip);
@@ -171,6 +175,7 @@ async fn gardener(state: &StateDir, flags: &Flags, cluster: &Parts) -> Result<Ga
     config.max_containers = flags.max_containers;
     config.destroy_containers_on_start = true;
     config.rootfs.quota.image_bytes = flags.disk_mb.map(|mebibytes| mebibytes << 20);
+    config.rootfs.ledger = Some(ledger.clone());
     config.destroy_containers_on_stop = true;
     slot::apply(flags.slot, &mut config.containerizer, &mut config.networker);
     let gardener = Gardener::start(config, Arc::new(SystemClock), cluster.shutdown()).await;
@@ -234,13 +239,16 @@ fn start_cell(
     diego: &mut Diego,
     bbs: &BbsClient,
     presences: watch::Sender<Vec<CellPresence>>,
+    (resources, ledger): (CellResources, Ledger),
     socket: Socket,
     admin: Socket,
 ) -> Result<()> {
     let Some(gardener) = &diego.gardener else { bail!("a cell needs garden") };
     let downloads = diego_base::http::ClientConfig { timeout: None, ..Default::default() };
     let http = diego_base::http::client(&downloads)?;
-    let config = executor::Config::new(CELL_ID, resources(state, flags)?, state.dir("executor")?, http);
+    let mut config = executor::Config::new(CELL_ID, resources, state.dir("executor")?, http);
+    config.disk_follows_garden = true;
+    config.ledger = Some(ledger);
     let executor = Executor::new(config, Arc::new(gardener.clone()), executor::logs::Logs::new(Vec::new()))?;
     let identity = rep::Identity {
         cell_id: CELL_ID.into(),
@@ -261,13 +269,11 @@ fn stacks(flags: &Flags) -> BTreeMap<String, String> {
     flags.stacks.iter().map(|(name, at)| (name.clone(), path(at))).collect()
 }
 
-fn resources(state: &StateDir, flags: &Flags) -> Result<CellResources> {
-    let machine = rustix::system::sysinfo();
-    let memory_bytes = machine.totalram as u64 * u64::from(machine.mem_unit);
-    let disk = rustix::fs::statvfs(state.path("")).context("cannot tell how much disk is free")?;
+async fn resources(flags: &Flags, gardener: &Gardener) -> Result<CellResources> {
+    let capacity = gardener.capacity().await.context("cannot tell what garden can give")?;
     Ok(CellResources {
-        memory_mb: flags.memory_mb.unwrap_or(memory_bytes >> 20),
-        disk_mb: flags.disk_mb.unwrap_or((disk.f_bavail * disk.f_frsize) >> 20),
+        memory_mb: flags.memory_mb.unwrap_or(capacity.memory_in_bytes >> 20),
+        disk_mb: capacity.disk_in_bytes >> 20,
         containers: flags.max_containers,
     })
 }

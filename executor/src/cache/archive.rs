@@ -8,6 +8,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use garden_client::Reader;
+use rootfs_ledger::Claim;
 use tokio::sync::mpsc;
 use tokio_util::io::StreamReader;
 
@@ -16,6 +17,8 @@ use super::{FetchError, file_error};
 /// Chunks between the decoder and whoever reads, 64 KiB each.
 const CHUNKS_MAX: usize = 8;
 const CHUNK_BYTES: usize = 64 * 1024;
+/// What an entry takes beside its content.
+const ENTRY_BYTES: u64 = 4096;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
@@ -65,8 +68,8 @@ pub(crate) async fn tar_stream(path: &Path) -> Result<Reader, FetchError> {
 }
 
 /// Unpacks into a directory that must not exist yet; the bytes of its files. Nothing is left of one that failed.
-pub(crate) fn unpack(path: &Path, directory: &Path) -> Result<u64, FetchError> {
-    let unpacked = std::fs::create_dir(directory).and_then(|()| unpack_into(path, directory));
+pub(crate) fn unpack(path: &Path, directory: &Path, mut room: Claim) -> Result<u64, FetchError> {
+    let unpacked = std::fs::create_dir(directory).and_then(|()| unpack_into(path, directory, &mut room));
     unpacked.map_err(|source| {
         if let Err(error) = std::fs::remove_dir_all(directory) {
             tracing::warn!(path = %directory.display(), %error, "executor.cache.cannot-remove");
@@ -78,14 +81,15 @@ pub(crate) fn unpack(path: &Path, directory: &Path) -> Result<u64, FetchError> {
     })
 }
 
-fn unpack_into(path: &Path, directory: &Path) -> io::Result<u64> {
+fn unpack_into(path: &Path, directory: &Path, room: &mut Claim) -> io::Result<u64> {
     let mut bytes = 0;
-    let mut unpack = |source: &mut dyn Read| {
+    let mut unpack = |source: &mut dyn Read, room: &mut Claim| {
         let mut archive = tar::Archive::new(source);
         archive.set_preserve_permissions(true);
         for entry in archive.entries()? {
             let mut entry = entry?;
             bytes += entry.size();
+            take(room, entry.size().saturating_add(ENTRY_BYTES))?;
             entry.unpack_in(directory)?;
         }
         io::Result::Ok(())
@@ -94,15 +98,36 @@ fn unpack_into(path: &Path, directory: &Path) -> io::Result<u64> {
         Format::Zip => {
             // Through a file: a tar archive is read forwards, a zip archive is not.
             let mut tar = tempfile::tempfile_in(directory.parent().unwrap_or(directory))?;
-            zip_to_tar(path, &mut tar)?;
+            zip_to_tar(path, &mut Claiming { inner: &mut tar, room })?;
             tar.rewind()?;
-            unpack(&mut BufReader::new(tar))?;
+            unpack(&mut BufReader::new(tar), room)?;
         }
-        Format::Tar => unpack(&mut BufReader::new(File::open(path)?))?,
-        Format::Gzip => unpack(&mut gzip(path)?)?,
-        Format::Zstd => unpack(&mut zstd::Decoder::new(File::open(path)?)?)?,
+        Format::Tar => unpack(&mut BufReader::new(File::open(path)?), room)?,
+        Format::Gzip => unpack(&mut gzip(path)?, room)?,
+        Format::Zstd => unpack(&mut zstd::Decoder::new(File::open(path)?)?, room)?,
     }
     Ok(bytes)
+}
+
+fn take(room: &mut Claim, bytes: u64) -> io::Result<()> {
+    room.take(bytes).map_err(|error| io::Error::other(FetchError::from(error)))
+}
+
+/// Claims the room for all that is written.
+struct Claiming<'a, W> {
+    inner: W,
+    room: &'a mut Claim,
+}
+
+impl<W: Write> Write for Claiming<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        take(self.room, bytes.len() as u64)?;
+        self.inner.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
 }
 
 fn gzip(path: &Path) -> io::Result<impl Read> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use rand::Rng;
+use rootfs_ledger::{Claim, Ledger};
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 
@@ -49,11 +50,12 @@ pub(crate) async fn download(
     wanted: &Wanted<'_>,
     validators: &Validators,
     dir: &Path,
+    ledger: &Ledger,
 ) -> Result<Answer, FetchError> {
     let url = reqwest::Url::parse(wanted.url).map_err(FetchError::Url)?;
     let mut attempt = 0;
     loop {
-        match attempt_once(http, url.clone(), wanted, validators, dir).await {
+        match attempt_once(http, url.clone(), wanted, validators, dir, ledger).await {
             Err(error) if attempt + 1 < ATTEMPTS && is_worth_another_try(&error) => {
                 tracing::info!(attempt, host = url.host_str(), error = %report(&error), "executor.downloader.retrying");
                 tokio::time::sleep(pause(attempt)).await;
@@ -83,6 +85,7 @@ async fn attempt_once(
     wanted: &Wanted<'_>,
     validators: &Validators,
     dir: &Path,
+    ledger: &Ledger,
 ) -> Result<Answer, FetchError> {
     let checksum = Checksum::new(wanted.checksum_algorithm, wanted.checksum_value)?;
     let mut request = http.get(url).timeout(ATTEMPT_TIMEOUT);
@@ -103,7 +106,7 @@ async fn attempt_once(
         value.unwrap_or_default().to_string()
     };
     let validators = Validators { etag: header("etag"), last_modified: header("last-modified") };
-    let download = receive(response, checksum, dir).await?;
+    let download = receive(response, checksum, dir, ledger).await?;
     Ok(Answer::New(download, validators))
 }
 
@@ -111,7 +114,9 @@ async fn receive(
     response: reqwest::Response,
     mut checksum: Checksum,
     dir: &Path,
+    ledger: &Ledger,
 ) -> Result<Download, FetchError> {
+    let mut room = claim(ledger, response.content_length().unwrap_or(0)).await?;
     let temp = tempfile::Builder::new().prefix("download-").tempfile_in(dir);
     let temp = temp.map_err(|source| file_error("create a download in", dir, source))?;
     let clone = temp.reopen().map_err(|source| file_error("open", temp.path(), source))?;
@@ -122,11 +127,29 @@ async fn receive(
         let chunk = chunk.map_err(without_url)?;
         checksum.update(&chunk);
         bytes += chunk.len() as u64;
+        room = take(room, chunk.len() as u64).await?;
         file.write_all(&chunk).await.map_err(|source| file_error("write", temp.path(), source))?;
     }
     file.flush().await.map_err(|source| file_error("write", temp.path(), source))?;
     checksum.verify()?;
     Ok(Download { file: temp, bytes })
+}
+
+/// Room for all of it where its size is told; otherwise it is claimed as it comes.
+async fn claim(ledger: &Ledger, bytes: u64) -> Result<Claim, FetchError> {
+    let ledger = ledger.clone();
+    let claiming = tokio::task::spawn_blocking(move || ledger.claim("a download", bytes));
+    Ok(claiming.await.map_err(|_| FetchError::Cancelled)??)
+}
+
+/// Only what was not claimed yet may have to wait for others to go.
+async fn take(mut room: Claim, bytes: u64) -> Result<Claim, FetchError> {
+    if room.covers(bytes) {
+        room.take(bytes)?;
+        return Ok(room);
+    }
+    let taking = tokio::task::spawn_blocking(move || room.take(bytes).map(|()| room));
+    Ok(taking.await.map_err(|_| FetchError::Cancelled)??)
 }
 
 async fn within_idle_time<T>(waiting: impl Future<Output = T>) -> Result<T, FetchError> {

@@ -7,7 +7,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::SystemTime;
 
+use rootfs_ledger::{Evict, Usage};
 use serde::{Deserialize, Serialize};
 
 use super::fetch::Validators;
@@ -21,6 +23,8 @@ pub(crate) struct Entry {
     pub bytes: u64,
     pub validators: Validators,
     last_use: AtomicU64,
+    /// In seconds since the epoch.
+    used_at: AtomicU64,
     /// No longer in the index: to be removed with its last holder.
     doomed: AtomicBool,
 }
@@ -33,8 +37,16 @@ impl Entry {
             bytes,
             validators: Validators::default(),
             last_use: AtomicU64::new(0),
+            used_at: AtomicU64::new(now_s()),
             doomed: AtomicBool::new(true),
         }
+    }
+
+    /// Removes it from the disk here and now.
+    pub fn remove(self) -> io::Result<()> {
+        // Nobody else holds it, and dropped it would be removed once more.
+        self.doomed.store(false, Ordering::SeqCst);
+        remove(&self.path)
     }
 }
 
@@ -72,6 +84,9 @@ struct Record {
     bytes: u64,
     validators: Validators,
     last_use: u64,
+    /// 0 in a record of an earlier version: long ago.
+    #[serde(default)]
+    used_at: u64,
 }
 
 impl Index {
@@ -97,6 +112,7 @@ impl Index {
                 bytes: record.bytes,
                 validators: record.validators,
                 last_use: AtomicU64::new(record.last_use),
+                used_at: AtomicU64::new(record.used_at),
                 doomed: AtomicBool::new(false),
             };
             self.entries.insert(record.key, Arc::new(entry));
@@ -123,6 +139,7 @@ impl Index {
         }
         self.uses += 1;
         entry.last_use.store(self.uses, Ordering::Relaxed);
+        entry.used_at.store(now_s(), Ordering::Relaxed);
         Some(entry)
     }
 
@@ -135,6 +152,7 @@ impl Index {
             bytes,
             validators,
             last_use: AtomicU64::new(self.uses),
+            used_at: AtomicU64::new(now_s()),
             doomed: AtomicBool::new(false),
         });
         self.entries.insert(key.to_string(), entry.clone());
@@ -168,6 +186,43 @@ impl Index {
         }
     }
 
+    pub fn usage(&self) -> Usage {
+        let bytes = |idle: bool| {
+            let counted = self.entries.values().filter(|entry| !idle || Arc::strong_count(entry) == 1);
+            counted.map(|entry| entry.bytes).sum()
+        };
+        Usage { bytes: bytes(false), evictable_bytes: bytes(true) }
+    }
+
+    /// Takes out what nobody uses, oldest use first; to be removed from the disk by the caller.
+    pub fn put_out(&mut self, evict: Evict) -> Vec<Entry> {
+        let (now, mut bytes) = (now_s(), 0);
+        let mut idle: Vec<(u64, String)> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| Arc::strong_count(entry) == 1)
+            .filter(|(_, entry)| {
+                now.saturating_sub(entry.used_at.load(Ordering::Relaxed)) >= evict.unused_for.as_secs()
+            })
+            .map(|(key, entry)| (entry.last_use.load(Ordering::Relaxed), key.clone()))
+            .collect();
+        idle.sort();
+        let mut gone = Vec::new();
+        for (_, key) in idle {
+            if bytes >= evict.bytes {
+                break;
+            }
+            if let Some(entry) = self.entries.remove(&key).and_then(Arc::into_inner) {
+                bytes += entry.bytes;
+                gone.push(entry);
+            }
+        }
+        if !gone.is_empty() {
+            self.save();
+        }
+        gone
+    }
+
     /// Losing the index costs downloads, nothing else: a failure is logged and not passed on.
     fn save(&self) {
         let records: Vec<_> = self.entries.iter().map(|(key, entry)| record(key, entry)).collect();
@@ -189,7 +244,12 @@ fn record(key: &str, entry: &Entry) -> Record {
         bytes: entry.bytes,
         validators: entry.validators.clone(),
         last_use: entry.last_use.load(Ordering::Relaxed),
+        used_at: entry.used_at.load(Ordering::Relaxed),
     }
+}
+
+fn now_s() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// An index that is missing or unreadable is an empty one.
@@ -206,5 +266,38 @@ fn remove(path: &Path) -> io::Result<()> {
     match removed {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_unused_goes_and_what_is_held_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut index = Index::open(dir.path(), 1000).unwrap();
+        let mut add = |key: &str| {
+            let path = dir.path().join(format!("file-{key}"));
+            std::fs::write(&path, "0123456789").unwrap();
+            index.add(key, path, 10, Validators { etag: key.into(), ..Validators::default() })
+        };
+        let held = add("held");
+        ["a", "b", "c"].iter().for_each(|key| drop(add(key)));
+        drop(index.find("a"));
+        assert_eq!(index.usage(), Usage { bytes: 40, evictable_bytes: 30 });
+        let ever = std::time::Duration::ZERO;
+        let hour = std::time::Duration::from_secs(3600);
+        assert_eq!(index.put_out(Evict { bytes: 100, unused_for: hour }).len(), 0, "all were used just now");
+        let gone = index.put_out(Evict { bytes: 11, unused_for: ever });
+        let names: Vec<_> = gone.iter().map(|entry| entry.validators.etag.clone()).collect();
+        assert_eq!(names, ["b", "c"], "a was used since");
+        gone.into_iter().for_each(|entry| entry.remove().unwrap());
+        assert_eq!(index.put_out(Evict { bytes: 100, unused_for: ever }).len(), 1);
+        assert!(held.path.exists() && !dir.path().join("file-b").exists());
+        // What was put out is not known to a later life either.
+        drop(index);
+        let index = Index::open(dir.path(), 1000).unwrap();
+        assert_eq!(index.usage().bytes, 10);
     }
 }

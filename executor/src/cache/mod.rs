@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use fetch::{Answer, Validators};
 pub(crate) use index::Entry;
 use index::Index;
+use rootfs_ledger::{Evict, Evicted, Ledger, Tenant, Usage};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -60,6 +61,8 @@ pub(crate) enum FetchError {
     File { act: &'static str, path: PathBuf, source: std::io::Error },
     #[error("unknown archive format")]
     UnknownArchive,
+    #[error(transparent)]
+    Room(#[from] rootfs_ledger::Error),
 }
 
 /// The URL parser's error type, by the only name it is reachable under.
@@ -73,11 +76,39 @@ enum Kind {
     Directory,
 }
 
+/// What the cache holds, as a tenant of the disk.
+struct Kept(Mutex<Index>);
+
+impl Kept {
+    fn lock(&self) -> MutexGuard<'_, Index> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Tenant for Kept {
+    fn name(&self) -> &'static str {
+        "downloads"
+    }
+
+    fn usage(&self) -> std::io::Result<Usage> {
+        Ok(self.lock().usage())
+    }
+
+    fn evict(&self, evict: Evict) -> std::io::Result<Evicted> {
+        let gone = self.lock().put_out(evict);
+        let evicted =
+            Evicted { things: gone.len() as u64, bytes: gone.iter().map(|entry| entry.bytes).sum() };
+        gone.into_iter().try_for_each(Entry::remove)?;
+        Ok(evicted)
+    }
+}
+
 pub(crate) struct Cache {
     dir: PathBuf,
     http: reqwest::Client,
     downloads: Semaphore,
-    index: Mutex<Index>,
+    index: Arc<Kept>,
+    ledger: Ledger,
     /// One lock a key: who comes second finds what the first one fetched.
     under_way: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -89,14 +120,18 @@ impl Cache {
         bytes_max: u64,
         downloads_max: usize,
         http: reqwest::Client,
+        ledger: Ledger,
     ) -> Result<Self, StartError> {
         let index = Index::open(dir, bytes_max)
             .map_err(|source| StartError::Directory { path: dir.to_path_buf(), source })?;
+        let index = Arc::new(Kept(Mutex::new(index)));
+        ledger.register(&index);
         Ok(Cache {
+            ledger,
             dir: dir.to_path_buf(),
             http,
             downloads: Semaphore::new(downloads_max.max(1)),
-            index: Mutex::new(index),
+            index,
             under_way: Mutex::default(),
         })
     }
@@ -173,13 +208,14 @@ impl Cache {
     ) -> Result<Answer, FetchError> {
         let permit = cancel.run_until_cancelled(self.downloads.acquire()).await;
         let _permit = permit.ok_or(FetchError::Cancelled)?.map_err(|_| FetchError::Cancelled)?;
-        let downloading = fetch::download(&self.http, wanted, validators, &self.dir);
+        let downloading = fetch::download(&self.http, wanted, validators, &self.dir, &self.ledger);
         cancel.run_until_cancelled(downloading).await.ok_or(FetchError::Cancelled)?
     }
 
     /// Makes of a download what is kept: its final path and size.
     async fn settle(&self, download: fetch::Download, kind: Kind) -> Result<(PathBuf, u64), FetchError> {
         let path = self.dir.join(uuid::Uuid::new_v4().to_string());
+        let ledger = self.ledger.clone();
         let settling = tokio::task::spawn_blocking(move || match kind {
             Kind::Archive => {
                 archive::Format::of(download.file.path())?;
@@ -189,7 +225,8 @@ impl Cache {
                 Ok((path, bytes))
             }
             Kind::Directory => {
-                let bytes = archive::unpack(download.file.path(), &path)?;
+                let room = ledger.claim("an unpacked download", 0)?;
+                let bytes = archive::unpack(download.file.path(), &path, room)?;
                 Ok((path, bytes))
             }
         });
@@ -197,7 +234,7 @@ impl Cache {
     }
 
     fn index(&self) -> MutexGuard<'_, Index> {
-        self.index.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.index.lock()
     }
 
     fn turn(&self, key: &str) -> Arc<tokio::sync::Mutex<()>> {

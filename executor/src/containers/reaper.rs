@@ -23,6 +23,9 @@ pub(crate) async fn run(shared: &Arc<Shared>, shutdown: CancellationToken) {
     // The first tick is at once: what an earlier life left is destroyed before anything else.
     while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
         expire(shared);
+        if shared.config.disk_follows_garden {
+            shutdown.run_until_cancelled(measure_disk(shared)).await;
+        }
         if shutdown.run_until_cancelled(reap(shared)).await.is_none() {
             break;
         }
@@ -35,6 +38,13 @@ fn expire(shared: &Shared) {
     let allocated_before = shared.config.clock.now_ns().saturating_sub(lifespan);
     for guid in shared.store.expire(allocated_before) {
         tracing::info!(guid, "executor.container-expired");
+    }
+}
+
+async fn measure_disk(shared: &Shared) {
+    match shared.garden.capacity().await {
+        Ok(capacity) => shared.store.set_disk_mb(capacity.disk_in_bytes >> 20),
+        Err(error) => tracing::warn!(%error, "executor.container-reaper.failed-to-fetch-capacity"),
     }
 }
 

@@ -17,6 +17,8 @@ use crate::{
 /// Of a failure reason; applications write part of it.
 pub const FAILURE_REASON_BYTES_MAX: usize = 10_000;
 
+const NOTHING: CellResources = CellResources { memory_mb: 0, disk_mb: 0, containers: 0 };
+
 pub(crate) struct Store {
     hub: Hub,
     inner: Mutex<Inner>,
@@ -24,7 +26,8 @@ pub(crate) struct Store {
 
 struct Inner {
     slots: HashMap<String, Slot>,
-    remaining: CellResources,
+    total: CellResources,
+    taken: CellResources,
 }
 
 struct Slot {
@@ -42,7 +45,7 @@ pub(crate) enum Owner {
 
 impl Store {
     pub fn new(total: CellResources, hub: Hub) -> Self {
-        Store { hub, inner: Mutex::new(Inner { slots: HashMap::new(), remaining: total }) }
+        Store { hub, inner: Mutex::new(Inner { slots: HashMap::new(), total, taken: NOTHING }) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -63,7 +66,10 @@ impl Store {
         if inner.slots.contains_key(&request.guid) {
             return Err(Error::GuidNotAvailable);
         }
-        inner.remaining = take(inner.remaining, &request.resource)?;
+        check(inner.remaining(), &request.resource)?;
+        inner.taken.memory_mb += request.resource.memory_mb;
+        inner.taken.disk_mb += request.resource.disk_mb;
+        inner.taken.containers += 1;
         let container = Container::reserved(&request.guid, request.resource, request.tags, now_ns);
         inner.slots.insert(request.guid, Slot { container: container.clone(), owner: None });
         self.hub.emit(Event::Reserved(container));
@@ -186,16 +192,34 @@ impl Store {
     }
 
     pub fn remaining(&self) -> CellResources {
-        self.lock().remaining
+        self.lock().remaining()
+    }
+
+    pub fn total(&self) -> CellResources {
+        self.lock().total
+    }
+
+    /// What there is of the disk may change while containers have their parts of it.
+    pub fn set_disk_mb(&self, disk_mb: u64) {
+        self.lock().total.disk_mb = disk_mb;
     }
 }
 
 impl Inner {
     fn remove(&mut self, guid: &str) {
         if let Some(slot) = self.slots.remove(guid) {
-            self.remaining.memory_mb += slot.container.resource.memory_mb;
-            self.remaining.disk_mb += slot.container.resource.disk_mb;
-            self.remaining.containers += 1;
+            self.taken.memory_mb -= slot.container.resource.memory_mb;
+            self.taken.disk_mb -= slot.container.resource.disk_mb;
+            self.taken.containers -= 1;
+        }
+    }
+
+    /// Nothing, where more was given than there is by now.
+    fn remaining(&self) -> CellResources {
+        CellResources {
+            memory_mb: self.total.memory_mb.saturating_sub(self.taken.memory_mb),
+            disk_mb: self.total.disk_mb.saturating_sub(self.taken.disk_mb),
+            containers: self.total.containers.saturating_sub(self.taken.containers),
         }
     }
 }
@@ -217,20 +241,16 @@ pub(crate) fn stopped_before_running() -> RunResult {
     RunResult { stopped: true, ..failure("stopped-before-running", false) }
 }
 
-fn take(remaining: CellResources, wanted: &Resource) -> Result<CellResources, Error> {
-    let memory = remaining.memory_mb.checked_sub(wanted.memory_mb);
-    let disk = remaining.disk_mb.checked_sub(wanted.disk_mb);
-    let containers = remaining.containers.checked_sub(1);
-    match (memory, disk, containers) {
-        (Some(memory_mb), Some(disk_mb), Some(containers)) => {
-            Ok(CellResources { memory_mb, disk_mb, containers })
-        }
-        _ => {
-            let short = [("containers", containers), ("disk", disk), ("memory", memory)];
-            let names: Vec<_> =
-                short.iter().filter(|(_, left)| left.is_none()).map(|(name, _)| *name).collect();
-            Err(Error::InsufficientResources(names.join(", ")))
-        }
+fn check(remaining: CellResources, wanted: &Resource) -> Result<(), Error> {
+    let short = [
+        ("containers", remaining.containers < 1),
+        ("disk", remaining.disk_mb < wanted.disk_mb),
+        ("memory", remaining.memory_mb < wanted.memory_mb),
+    ];
+    let names: Vec<_> = short.iter().filter(|(_, is_short)| *is_short).map(|(name, _)| *name).collect();
+    match names.is_empty() {
+        true => Ok(()),
+        false => Err(Error::InsufficientResources(names.join(", "))),
     }
 }
 

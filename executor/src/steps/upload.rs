@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bbs_models::UploadAction;
+use rootfs_ledger::Ledger;
 use sha2::{Digest, Sha256};
 use tokio_util::io::SyncIoBridge;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +34,8 @@ enum PayloadError {
     Tar(#[source] std::io::Error),
     #[error("Failed to copy stream contents into temp file")]
     Copy(#[source] std::io::Error),
+    #[error("Failed to find room for the temp file")]
+    Room(#[source] rootfs_ledger::Error),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -110,15 +113,21 @@ async fn payload(
     };
     let tar = SyncIoBridge::new(Cancellable::new(reader, cancel));
     let dir = shared.config.work_dir.clone();
-    let copied = tokio::task::spawn_blocking(move || first_file(tar, &dir)).await;
+    let ledger = shared.ledger.clone();
+    let copied = tokio::task::spawn_blocking(move || first_file(tar, &dir, &ledger)).await;
     copied.map_err(|error| PayloadError::Copy(std::io::Error::other(error)))?
 }
 
-fn first_file(tar: impl std::io::Read, dir: &Path) -> std::result::Result<Payload, PayloadError> {
+fn first_file(
+    tar: impl std::io::Read,
+    dir: &Path,
+    ledger: &Ledger,
+) -> std::result::Result<Payload, PayloadError> {
     let mut archive = tar::Archive::new(tar);
     let first = archive.entries().map_err(PayloadError::Tar)?.next();
     let none = || std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
     let mut entry = first.ok_or_else(none).and_then(|entry| entry).map_err(PayloadError::Tar)?;
+    let mut room = ledger.claim("an upload", entry.size()).map_err(PayloadError::Room)?;
     let mut file = tempfile::NamedTempFile::new_in(dir).map_err(PayloadError::Create)?;
     let (mut md5, mut sha256) = (md5::Context::new(), Sha256::new());
     let mut bytes = 0;
@@ -128,6 +137,7 @@ fn first_file(tar: impl std::io::Read, dir: &Path) -> std::result::Result<Payloa
         if read == 0 {
             break;
         }
+        room.take(read as u64).map_err(PayloadError::Room)?;
         md5.consume(&buffer[..read]);
         sha256.update(&buffer[..read]);
         std::io::Write::write_all(&mut file, &buffer[..read]).map_err(PayloadError::Copy)?;

@@ -47,14 +47,14 @@ impl Gardener {
         let unmounted = self.unmount(&entry).await;
         pace.done("root");
         milestone::passed();
-        let mut failures: Vec<Error> = [marked, ended, peas_ended, disconnected, unmounted]
-            .into_iter()
-            .filter_map(Result::err)
-            .collect();
+        let mut failures: Vec<Error> =
+            [ended, peas_ended, disconnected, unmounted].into_iter().filter_map(Result::err).collect();
         if failures.is_empty() {
+            // With all of it gone the mark is not missed: a disk that is too full for it must not keep what fills it.
             failures.extend(self.forget(&entry).await.err());
         } else {
             failures.extend(self.note_network(&entry).await.err());
+            failures.extend(marked.err());
         }
         if failures.is_empty() {
             pace.done("record");

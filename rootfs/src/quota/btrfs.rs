@@ -179,9 +179,12 @@ impl Quota for Btrfs {
         Some(self.image.bytes - kept_free(&self.image))
     }
 
+    fn taken(&self) -> io::Result<u64> {
+        Ok(std::fs::metadata(&self.image.path)?.blocks() * SECTOR_BYTES)
+    }
+
     fn promised(&self) -> io::Result<u64> {
-        let taken = std::fs::metadata(&self.image.path)?.blocks() * SECTOR_BYTES;
-        Ok(self.image.bytes.saturating_sub(taken))
+        Ok(self.image.bytes.saturating_sub(self.taken()?))
     }
 
     fn reclaim(&self) {

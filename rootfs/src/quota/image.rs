@@ -19,10 +19,10 @@ use std::process::{Command, Stdio};
 
 use garden_sys::loop_device::{self, LoopDevice};
 use garden_sys::mount::{self, Filesystem, MountAttrFlags};
+use rootfs_ledger::{Marks, Space};
 use rustix::fs::{Mode, OFlags};
 
 use super::Unavailable;
-use crate::room;
 
 const MKFS: &str = "mkfs.btrfs";
 /// Small nodes: what a root takes beside its files' content is counted in them.
@@ -176,9 +176,9 @@ fn remove_earlier(store: &Path, current: &Path) -> io::Result<()> {
 
 /// What is wanted, but no more than the disk has.
 fn size(store: &Path, wanted: Option<u64>) -> Result<u64, Unavailable> {
-    let free = room::free(store).map_err(at("measure", store))?;
-    let most = free.bytes.saturating_sub(free.kept);
-    let bytes = wanted.unwrap_or(free.bytes / 2).min(most);
+    let space = Space::of(store).map_err(at("measure", store))?;
+    let most = Marks::of(space.total).room(space.taken());
+    let bytes = wanted.unwrap_or(space.free / 2).min(most);
     if let Some(wanted) = wanted
         && bytes < wanted
     {

@@ -67,6 +67,10 @@ pub(crate) trait Quota: std::fmt::Debug + Send + Sync {
     fn capacity(&self) -> Option<u64> {
         None
     }
+    /// What roots take of the store's disk, in bytes; 0 where that is not known without a walk.
+    fn taken(&self) -> io::Result<u64> {
+        Ok(0)
+    }
     /// How much of the store's disk roots may still take beyond what they take already, in bytes.
     fn promised(&self) -> io::Result<u64> {
         Ok(0)

@@ -19,7 +19,7 @@ use tar::{Entry, EntryType};
 
 use super::attributes::{Attributes, attributes, set_attributes, set_attributes_of_node, set_opaque};
 use super::entry::{Meaning, Place, shown};
-use super::{Error, Limits};
+use super::{Error, Limits, Room};
 use crate::tree;
 
 /// Bytes of extended headers (long names, attributes) that one entry may have.
@@ -28,8 +28,6 @@ const HEADER_BYTES_MAX: u64 = 1024 * 1024;
 const DIRECTORY_NAMES_BYTES_MAX: usize = 128 * 1024 * 1024;
 /// Also the least stretch of zeros that becomes a hole.
 const COPY_BYTES: usize = 64 * 1024;
-/// Written between two looks at how much of the disk is free.
-const UNCHECKED_BYTES_MAX: u64 = 8 << 20;
 /// What an entry takes beside its content, as far as that is looked at.
 const ENTRY_BYTES: u64 = 4096;
 const DIRECTORY_MODE: Mode = Mode::from_raw_mode(0o755);
@@ -45,7 +43,12 @@ pub struct Extracted {
 }
 
 /// Reads `content` up to the archive's end. Blocking.
-pub fn extract(content: impl Read, root: &Path, limits: Limits) -> Result<Extracted, Error> {
+pub fn extract(
+    content: impl Read,
+    root: &Path,
+    limits: Limits,
+    room: &mut dyn Room,
+) -> Result<Extracted, Error> {
     let root = rustix::fs::openat(CWD, root, DIRECTORY | OFlags::NOFOLLOW, Mode::empty())
         .map_err(|errno| Error::Write { entry: "/".into(), source: errno.into() })?;
     let allowance = Rc::new(Cell::new(Some(HEADER_BYTES_MAX)));
@@ -54,12 +57,12 @@ pub fn extract(content: impl Read, root: &Path, limits: Limits) -> Result<Extrac
         root,
         parent: None,
         limits,
+        room,
         implied: BTreeSet::new(),
         times: Vec::new(),
         times_bytes: 0,
         buffer: vec![0; COPY_BYTES],
         extracted: Extracted::default(),
-        unchecked: 0,
     };
     let corrupt = |error: io::Error| Error::Corrupt(error.to_string());
     for entry in archive.entries().map_err(corrupt)? {
@@ -93,38 +96,23 @@ impl<R: Read> Read for Bounded<R> {
     }
 }
 
-struct Tree {
+struct Tree<'a> {
     root: OwnedFd,
     /// The directory of the last entry: archives list a directory's files one after the other.
     parent: Option<(Place, Rc<OwnedFd>)>,
     limits: Limits,
+    room: &'a mut dyn Room,
     implied: BTreeSet<Place>,
     times: Vec<(Place, Timespec)>,
     times_bytes: usize,
     buffer: Vec<u8>,
     extracted: Extracted,
-    /// Bytes that may be written before the disk is looked at again.
-    unchecked: u64,
 }
 
-impl Tree {
-    /// Looks whether the disk has room for `bytes` more, now and then for small ones.
-    fn check_room(&mut self, place: &Place, bytes: u64) -> Result<(), Error> {
-        let (taken, kept) = (bytes + ENTRY_BYTES, self.limits.free_bytes_min);
-        if let Some(left) = self.unchecked.checked_sub(taken) {
-            self.unchecked = left;
-            return Ok(());
-        }
-        if kept == 0 {
-            return Ok(());
-        }
-        let disk = rustix::fs::fstatvfs(&self.root).map_err(|errno| failed(place, errno.into()))?;
-        let free = disk.f_bavail * disk.f_frsize;
-        if free < kept.saturating_add(taken) {
-            return Err(Error::NoRoom { entry: place.to_string(), bytes, free, kept });
-        }
-        self.unchecked = UNCHECKED_BYTES_MAX;
-        Ok(())
+impl Tree<'_> {
+    fn take_room(&mut self, place: &Place, bytes: u64) -> Result<(), Error> {
+        let refused = |reason| Error::NoRoom { entry: place.to_string(), bytes, reason };
+        self.room.take(bytes.saturating_add(ENTRY_BYTES)).map_err(refused)
     }
 
     fn add(&mut self, entry: &mut Entry<'_, impl Read>) -> Result<(), Error> {
@@ -206,7 +194,7 @@ impl Tree {
         if entry.size() > self.limits.bytes_max - self.extracted.bytes {
             return Err(Error::TooManyBytes { limit: self.limits.bytes_max });
         }
-        self.check_room(place, entry.size())?;
+        self.take_room(place, entry.size())?;
         let (parent, name) = split(place)?;
         let parent = self.parent(&parent, place)?;
         let parent = parent.as_fd();

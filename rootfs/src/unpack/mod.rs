@@ -42,10 +42,8 @@ pub enum Error {
     TooManyBytes { limit: u64 },
     #[error("it holds more than the {limit} entries that are allowed")]
     TooManyEntries { limit: u64 },
-    #[error(
-        "there is no room for its entry '{entry}' of {bytes} bytes: {free} bytes are free, and {kept} stay free"
-    )]
-    NoRoom { entry: String, bytes: u64, free: u64, kept: u64 },
+    #[error("there is no room for its entry '{entry}' of {bytes} bytes: {reason}")]
+    NoRoom { entry: String, bytes: u64, reason: String },
     #[error("cannot write its entry '{entry}': {source}")]
     Write { entry: String, source: io::Error },
 }
@@ -62,13 +60,24 @@ pub struct Limits {
     /// Of file content, uncompressed.
     pub bytes_max: u64,
     pub entries_max: u64,
-    /// Left free on the disk that is unpacked to.
-    pub free_bytes_min: u64,
+}
+
+/// Who says whether there is room on the disk that is unpacked to.
+pub trait Room {
+    /// So many bytes are written next; those of the calls before are written. The error says why they cannot be.
+    fn take(&mut self, bytes: u64) -> Result<(), String>;
+}
+
+/// Nobody.
+impl Room for () {
+    fn take(&mut self, _: u64) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { bytes_max: 64 * 1024 * 1024 * 1024, entries_max: 4_000_000, free_bytes_min: 0 }
+        Limits { bytes_max: 64 * 1024 * 1024 * 1024, entries_max: 4_000_000 }
     }
 }
 
@@ -102,11 +111,12 @@ pub fn unpack(
     expected: &Expected,
     root: &Path,
     limits: Limits,
+    room: &mut dyn Room,
 ) -> Result<Unpacked, Error> {
     let (sender, receiver) = sync_channel(PIECES_WAITING_MAX);
     std::thread::scope(|scope| {
         let reading = scope.spawn(|| decompress(source, expected, sender));
-        let written = write(receiver, root, limits);
+        let written = write(receiver, root, limits, room);
         let read = reading.join().unwrap_or_else(|_| Err(Stop::Failed(corrupt("its decoder failed"))));
         let blob = match (read, &written) {
             (Ok(blob), _) => blob,
@@ -247,9 +257,10 @@ fn write(
     pieces: Receiver<io::Result<Vec<u8>>>,
     root: &Path,
     limits: Limits,
+    room: &mut dyn Room,
 ) -> Result<(extract::Extracted, Digest), Error> {
     let mut content = Hashing::new(Pieces { pieces, current: Vec::new(), offset: 0 });
-    let extracted = extract::extract(&mut content, root, limits)?;
+    let extracted = extract::extract(&mut content, root, limits, room)?;
     let most = limits.bytes_max.saturating_add(1);
     let rest = io::copy(&mut (&mut content).take(most), &mut io::sink()).map_err(corrupt)?;
     if rest > limits.bytes_max {

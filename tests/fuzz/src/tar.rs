@@ -30,7 +30,7 @@ fuzz_target!(|data: &[u8]| {
     if kind % 2 == 0 {
         let limits = Limits { bytes_max: 1 << 20, entries_max: 1_000, ..Limits::default() };
         // Most archives are refused; how is not the question here.
-        let _ = layer::unpack(data, &Expected::default(), &root, limits);
+        let _ = layer::unpack(data, &Expected::default(), &root, limits, &mut ());
     } else {
         std::env::set_current_dir(&root).unwrap();
         let _ = stream::unpack(data);

@@ -1,6 +1,10 @@
 //! Disk limits of containers, as their processes meet them.
 
+use std::fs::File;
+use std::io::Write;
+
 use garden_client::DiskLimits;
+use garden_sys::mount::{self, Filesystem, MountAttrFlags};
 
 use super::*;
 
@@ -46,4 +50,68 @@ fn a_container_cannot_write_more_than_its_disk_limit_and_others_go_on() {
         assert!(capacity < 1 << 30 && capacity > 800 * MIB, "{capacity}");
         world
     });
+}
+
+/// A small disk of its own for the records of containers; gone with the answer.
+struct DepotDisk {
+    path: PathBuf,
+    garden: tempfile::TempDir,
+}
+
+impl DepotDisk {
+    fn new() -> DepotDisk {
+        let garden = tempfile::tempdir().unwrap();
+        let path = garden.path().join("depot");
+        std::fs::create_dir(&path).unwrap();
+        let tmpfs = Filesystem::open("tmpfs").unwrap();
+        tmpfs.set_string("size", "256k").unwrap();
+        tmpfs.create().unwrap();
+        let disk = tmpfs.mount(MountAttrFlags::empty()).unwrap();
+        mount::move_mount(disk.as_fd(), &path).unwrap();
+        DepotDisk { path, garden }
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.path.join("filler")
+    }
+
+    fn fill(&self) {
+        let mut file = File::create(self.filler()).unwrap();
+        while file.write(&[1; 512]).is_ok() {}
+    }
+}
+
+impl Drop for DepotDisk {
+    fn drop(&mut self) {
+        mount::unmount(&self.path).unwrap();
+    }
+}
+
+#[test]
+fn on_a_full_disk_a_creation_fails_and_leaves_nothing_and_a_destruction_succeeds() {
+    let name = "on_a_full_disk_a_creation_fails_and_leaves_nothing_and_a_destruction_succeeds";
+    let disk = std::sync::OnceLock::new();
+    let disk = &disk;
+    in_a_world_of(
+        name,
+        |config, _| {
+            config.directory = disk.get_or_init(DepotDisk::new).garden.path().into();
+        },
+        async |world| {
+            let disk = disk.get().unwrap();
+            world.create(named("before")).await;
+            disk.fill();
+            let refused = world.gardener.create(named("full")).await.unwrap_err().to_string();
+            assert!(refused.contains("No space left on device"), "{refused}");
+            assert_eq!(world.gardener.containers(&all()).await.unwrap(), ["before"]);
+            assert_eq!(world.gardener.counts().1, 0, "none is broken");
+            // Where there is no room for a mark either, a container can be destroyed nevertheless.
+            world.gardener.destroy("before").await.unwrap();
+            assert_eq!(names(&disk.path), ["filler"]);
+            std::fs::remove_file(disk.filler()).unwrap();
+            world.create(named("full")).await;
+            assert_eq!(world.sh("full", "echo lives").await, (0, "lives\n".into()));
+            world
+        },
+    );
 }
