@@ -2,6 +2,7 @@
 //! unused ones are what the store can give; roots are promised what they may still write.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use rootfs_ledger::{Claim, Evict, Evicted, Ledger, Tenant, Usage};
@@ -61,10 +62,10 @@ async fn blocking(
     Ok(done.map_err(|error| Error::Interrupted { reason: error.to_string() })??)
 }
 
-/// Of the disk that the store is on: the one it was given, where that is the same.
-pub fn ledger(given: Option<&Ledger>, directory: &std::path::Path) -> Result<Ledger, Error> {
-    Ok(match given {
-        Some(ledger) => ledger.of_disk(directory)?,
-        None => Ledger::open(directory)?,
-    })
+/// Of the disk that a directory is on: the one it was given, where that is the same.
+pub fn ledger(given: Option<&Ledger>, directory: &Path) -> Result<Ledger, rootfs_ledger::Error> {
+    match given {
+        Some(ledger) => ledger.of_disk(directory),
+        None => Ledger::open(directory),
+    }
 }

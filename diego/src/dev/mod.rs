@@ -132,12 +132,12 @@ async fn live(state: &StateDir, flags: &Flags, diego: &mut Diego) -> Result<()> 
     diego.gardener = Some(gardener.clone());
 
     lifecycle::pack(&state.dir("static")?)?;
-    start_caches(state, &mut diego.cluster, sockets.file_server, sockets.registry_cache)?;
+    start_caches(state, &mut diego.cluster, &ledger, sockets.file_server, sockets.registry_cache)?;
     start_control(state, &mut diego.cluster, &bbs, cells, sockets.bbs, sockets.auctioneer)?;
     let credentials = endpoints.ssh_credentials.clone();
     start_connections(&mut diego.cluster, &bbs, sockets.router, sockets.ssh, host_key, credentials);
     let resources = resources(flags, &gardener).await?;
-    start_cell(state, flags, diego, &bbs, presences, (resources, ledger), sockets.rep, sockets.rep_admin)?;
+    start_cell(state, flags, diego, &bbs, presences, (resources, ledger), (sockets.rep, sockets.rep_admin))?;
 
     let ready = async {
         until_ready(&bbs).await?;
@@ -182,7 +182,13 @@ async fn gardener(state: &StateDir, flags: &Flags, ledger: &Ledger, cluster: &Pa
     gardener.context("cannot start garden")
 }
 
-fn start_caches(state: &StateDir, cluster: &mut Parts, files: Socket, registry: Socket) -> Result<()> {
+fn start_caches(
+    state: &StateDir,
+    cluster: &mut Parts,
+    ledger: &Ledger,
+    files: Socket,
+    registry: Socket,
+) -> Result<()> {
     let files = file_server::Config {
         listen: files.listen(),
         static_dir: state.dir("static")?,
@@ -192,6 +198,7 @@ fn start_caches(state: &StateDir, cluster: &mut Parts, files: Socket, registry: 
     let address = registry.address.to_string();
     let mut registry = cache::Config::new(registry.listen(), state.dir("registry-cache")?);
     registry.advertised = Some(address);
+    registry.ledger = Some(ledger.clone());
     cluster.start("registry cache", cache::run(registry, cluster.shutdown()));
     Ok(())
 }
@@ -240,8 +247,7 @@ fn start_cell(
     bbs: &BbsClient,
     presences: watch::Sender<Vec<CellPresence>>,
     (resources, ledger): (CellResources, Ledger),
-    socket: Socket,
-    admin: Socket,
+    (socket, admin): (Socket, Socket),
 ) -> Result<()> {
     let Some(gardener) = &diego.gardener else { bail!("a cell needs garden") };
     let downloads = diego_base::http::ClientConfig { timeout: None, ..Default::default() };

@@ -13,6 +13,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use rootfs_ledger::{Tenant, Usage};
+
 use super::Cache;
 use super::catalog::Entry;
 use super::route::{Origin, origin};
@@ -58,29 +60,10 @@ impl Cache {
         made.unwrap_or_else(|error| Err(io::Error::other(error)))
     }
 
+    /// Once it is under way it is promised, see [`Tenant::promised`].
     fn make_room_blocking(&self, bytes: u64) -> io::Result<()> {
-        let room = self.room()?;
-        if room >= bytes {
-            return Ok(());
-        }
-        let evicted = self.evict(Evict { bytes: bytes - room, unused_for: UNUSED_FOR_MIN })?;
-        let (images, freed) = (evicted.images, evicted.bytes);
-        tracing::info!(images, bytes = freed, wanted = bytes, "registry-cache.made-room");
-        let room = self.room()?;
-        if room >= bytes {
-            return Ok(());
-        }
-        let path = self.directory.display();
-        Err(io::Error::new(
-            io::ErrorKind::StorageFull,
-            format!("{bytes} bytes are needed, and {room} bytes of the disk of {path} may be taken"),
-        ))
-    }
-
-    /// What may still be taken, less what the downloads under way will take.
-    fn room(&self) -> io::Result<u64> {
-        let free = crate::room::free(&self.directory)?;
-        Ok(free.bytes.saturating_sub(free.kept).saturating_sub(self.downloads.outstanding()))
+        let claim = self.ledger.claim("an image", bytes);
+        claim.map(drop).map_err(|error| io::Error::new(io::ErrorKind::StorageFull, error))
     }
 
     /// Of all blobs, from the filesystem's own figures. Blocking.
@@ -126,6 +109,27 @@ impl Cache {
         });
         let images = images.map(|(named, entry)| Stored { named, entry }).collect();
         Ok(Inventory { blobs, images })
+    }
+}
+
+impl Tenant for Cache {
+    fn name(&self) -> &'static str {
+        "registry cache"
+    }
+
+    fn usage(&self) -> io::Result<Usage> {
+        let usage = Cache::usage(self)?;
+        Ok(Usage { bytes: usage.bytes, evictable_bytes: usage.evictable_bytes })
+    }
+
+    fn promised(&self) -> io::Result<u64> {
+        Ok(self.downloads.outstanding())
+    }
+
+    fn evict(&self, evict: rootfs_ledger::Evict) -> io::Result<rootfs_ledger::Evicted> {
+        let unused_for = evict.unused_for.max(UNUSED_FOR_MIN);
+        let evicted = Cache::evict(self, Evict { bytes: evict.bytes, unused_for })?;
+        Ok(rootfs_ledger::Evicted { things: evicted.images as u64, bytes: evicted.bytes })
     }
 }
 

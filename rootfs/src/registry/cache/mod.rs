@@ -29,6 +29,7 @@ use axum::http::{HeaderMap, Method, StatusCode};
 use axum::routing::{any, post};
 use base64::Engine as _;
 use diego_base::serve::{Listen, Listener};
+use rootfs_ledger::Ledger;
 use serde::Deserialize;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -57,6 +58,8 @@ pub struct Config {
     pub tag_age_max: Duration,
     /// A resolved image that nobody asked for in this time may be given up where the disk needs it.
     pub keep_pinned: Duration,
+    /// The account of the disk that the cache shares with others; `None`: its own.
+    pub ledger: Option<Ledger>,
 }
 
 impl Config {
@@ -68,6 +71,7 @@ impl Config {
             advertised: None,
             tag_age_max: Duration::from_secs(30),
             keep_pinned: Duration::from_secs(7 * 24 * 3600),
+            ledger: None,
         }
     }
 }
@@ -80,6 +84,8 @@ pub enum Error {
     Directory { path: PathBuf, source: std::io::Error },
     #[error(transparent)]
     Client(#[from] super::Error),
+    #[error(transparent)]
+    Disk(#[from] rootfs_ledger::Error),
 }
 
 /// Serves the cache until `shutdown`.
@@ -108,7 +114,7 @@ pub struct Cache {
     advertised: Option<String>,
     tag_age_max: Duration,
     keep_pinned: Duration,
-    directory: PathBuf,
+    ledger: Ledger,
 }
 
 impl Cache {
@@ -122,7 +128,8 @@ impl Cache {
         let opened: std::io::Result<(Blobs, Catalog)> =
             opening.await.unwrap_or_else(|e| Err(std::io::Error::other(e)));
         let (blobs, catalog) = opened.map_err(failed)?;
-        Ok(Arc::new(Cache {
+        let ledger = crate::room::ledger(config.ledger.as_ref(), &config.directory)?;
+        let cache = Arc::new(Cache {
             blobs: Arc::new(blobs),
             catalog,
             downloads: Arc::default(),
@@ -131,8 +138,10 @@ impl Cache {
             advertised: config.advertised.clone(),
             tag_age_max: config.tag_age_max,
             keep_pinned: config.keep_pinned,
-            directory,
-        }))
+            ledger,
+        });
+        cache.ledger.register(&cache);
+        Ok(cache)
     }
 }
 
