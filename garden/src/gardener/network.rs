@@ -57,9 +57,10 @@ impl Gardener {
         let Some(connection) = entry.with_record(|record| record.connection.clone()) else {
             return Ok(Vec::new());
         };
-        let handle = entry.handle.clone();
+        let (handle, bandwidth) = (entry.handle.clone(), spec.limits.bandwidth);
         let connect = move || {
             let networker = &gardener.0.networker;
+            networker.shape(&connection, blank.network_namespace(), bandwidth)?;
             networker.open_firewall(&handle, &connection)?;
             let hosts = networker.hosts(Some(connection.container_ip.into()), &handle);
             let directory = gardener.network_files(&handle);

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use crate::milestone;
 use departures::{Departures, Reservations};
-use garden_client::{MappedPort, NetIn, NetOutRule, NetworkStat};
+use garden_client::{BandwidthLimits, MappedPort, NetIn, NetOutRule, NetworkStat};
 use garden_sys::netlink::route::{LINK_NAME_BYTES_MAX, Route, Veth};
 use plan::{CONTAINER_LINK, Pool, SUBNET_PREFIX_BITS};
 pub use plan::{Connection, Network};
@@ -278,6 +278,23 @@ impl Networker {
         rules::attached(&self.config.table, handle, connection)?
             .commit("add a container to the firewall")
             .map_err(Error::netlink("open the firewall"))
+    }
+
+    /// Holds what the container receives, and what it sends, each to its rate. The kernel does it as long as the link lives,
+    /// whatever becomes of garden.
+    pub fn shape(
+        &self,
+        connection: &Connection,
+        namespace: BorrowedFd<'_>,
+        limits: BandwidthLimits,
+    ) -> Result<()> {
+        let Some(rate) = plan::rate(limits, self.mtu) else { return Ok(()) };
+        let limit = |links: &Route, name| links.limit_rate(links.index(name)?, rate);
+        let both = || {
+            limit(&Route::open()?, &connection.host_link)?;
+            limit(&Route::open_in(namespace)?, CONTAINER_LINK)
+        };
+        both().map_err(Error::netlink("limit a container's bandwidth"))
     }
 
     fn make_links(

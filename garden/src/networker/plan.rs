@@ -7,8 +7,10 @@ use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
+use std::time::Duration;
 
-use garden_client::{MappedPort, NetOutRule};
+use garden_client::{BandwidthLimits, MappedPort, NetOutRule};
+use garden_sys::netlink::shaping::Rate;
 use serde::{Deserialize, Serialize};
 
 /// Of a container's own network.
@@ -106,6 +108,26 @@ impl Connection {
     }
 }
 
+/// What may wait for its turn on a limited link: more would only be late.
+const LATENCY_MAX: Duration = Duration::from_millis(25);
+/// A bucket smaller than what comes between two ticks of the kernel's clock would be slower than its rate.
+const BURST_MIN: Duration = Duration::from_millis(10);
+
+/// How fast each side of a container's link may send; `None`: as fast as it can.
+pub fn rate(limits: BandwidthLimits, mtu: u32) -> Option<Rate> {
+    let bytes_per_second = limits.rate_in_bytes_per_second;
+    if bytes_per_second == 0 {
+        return None;
+    }
+    let bytes = |of: Duration| {
+        u64::try_from(u128::from(bytes_per_second) * of.as_millis() / 1000).unwrap_or(u64::MAX)
+    };
+    let narrow = |bytes: u64| u32::try_from(bytes).unwrap_or(u32::MAX);
+    let burst_bytes = limits.burst_rate_in_bytes_per_second.max(bytes(BURST_MIN)).max(2 * u64::from(mtu));
+    let queue_bytes = narrow(burst_bytes.saturating_add(bytes(LATENCY_MAX)));
+    Some(Rate { bytes_per_second, burst_bytes: narrow(burst_bytes), queue_bytes })
+}
+
 /// Handed out oldest first, so that a number is used again as late as possible: peers that remember it (neighbour and
 /// connection tables, routers) have forgotten by then.
 #[derive(Debug)]
@@ -163,6 +185,21 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_limited_link_has_a_bucket_that_its_rate_can_fill() {
+        let rate = |rate_in_bytes_per_second, burst_rate_in_bytes_per_second| {
+            rate(BandwidthLimits { rate_in_bytes_per_second, burst_rate_in_bytes_per_second }, 1500)
+        };
+        assert_eq!(rate(0, 7), None);
+        let limited = |bytes_per_second, burst_bytes, queue_bytes| {
+            Some(Rate { bytes_per_second, burst_bytes, queue_bytes })
+        };
+        assert_eq!(rate(1000, 0), limited(1000, 3000, 3025));
+        assert_eq!(rate(1_000_000, 0), limited(1_000_000, 10_000, 35_000));
+        assert_eq!(rate(1_000_000, 500_000), limited(1_000_000, 500_000, 525_000));
+        assert_eq!(rate(u64::MAX, 1), limited(u64::MAX, u32::MAX, u32::MAX));
+    }
 
     #[test]
     fn networks_are_parsed_at_the_door() {

@@ -370,3 +370,51 @@ fn a_second_garden_with_the_same_names_is_refused_before_it_does_harm() {
         other.remove_table().unwrap();
     });
 }
+
+/// Reads all that `from` has to say, and how long it took.
+fn seconds_to_read(from: TcpStream, bytes: usize) -> f64 {
+    let began = std::time::Instant::now();
+    let read = io::copy(&mut from.take(bytes as u64), &mut io::sink()).unwrap();
+    assert_eq!(read, bytes as u64);
+    began.elapsed().as_secs_f64()
+}
+
+fn flood(listener: TcpListener) {
+    std::thread::spawn(move || {
+        while let Ok((mut caller, _)) = listener.accept() {
+            std::thread::spawn(move || while caller.write_all(&[0; 1 << 16]).is_ok() {});
+        }
+    });
+}
+
+#[test]
+fn a_limited_container_neither_sends_nor_receives_faster() {
+    let name = "a_limited_container_neither_sends_nor_receives_faster";
+    in_a_host_of_its_own(name, Config::default(), |networker, world| {
+        const RATE: usize = 2 << 20;
+        let container = Container::new(networker, "a", &[APP], &[]);
+        let limits = BandwidthLimits { rate_in_bytes_per_second: RATE as u64, ..Default::default() };
+        let free = Container::new(networker, "b", &[APP], &[]);
+        networker.shape(&container.connection, container.namespace.as_fd(), limits).unwrap();
+        for namespace in [&container.namespace, &free.namespace, world] {
+            flood(in_namespace(namespace.as_fd(), || TcpListener::bind(any(8080))).unwrap().unwrap());
+        }
+        let by_host = |container: &Container| {
+            TcpStream::connect_timeout(&(container.ip(), 8080).into(), TIMEOUT).unwrap()
+        };
+        // What is in flight or in the bucket when the clock starts is a tenth at most.
+        let sent = seconds_to_read(by_host(&container), 2 * RATE);
+        assert!(sent > 1.6, "{sent} s to send what takes two seconds");
+        let far = (WORLD, 8080).into();
+        let from_world = |namespace: &OwnedFd| {
+            in_namespace(namespace.as_fd(), || TcpStream::connect_timeout(&far, TIMEOUT)).unwrap().unwrap()
+        };
+        let received = seconds_to_read(from_world(&container.namespace), 2 * RATE);
+        assert!(received > 1.6, "{received} s to receive what takes two seconds");
+        // The other is not held to it: it could not move as much in the time that the limited one takes.
+        for stream in [by_host(&free), from_world(&free.namespace)] {
+            let elapsed = seconds_to_read(stream, 2 * RATE);
+            assert!(elapsed < 1.6, "{elapsed} s without a limit");
+        }
+    });
+}

@@ -1,11 +1,12 @@
 //! Netlink sockets: requests to the kernel, its acknowledgements and dumps.
 //!
 //! Synchronous and small on purpose: a request is a few hundred bytes and is answered before the call returns. What
-//! the messages mean is in [`route`] (links, addresses, routes) and [`crate::nftables`]; what should exist is decided
+//! the messages mean is in [`route`] (links, addresses, routes), [`shaping`] (how fast links send) and [`crate::nftables`]; what should exist is decided
 //! by garden's networker.
 
 pub mod message;
 pub mod route;
+pub mod shaping;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};

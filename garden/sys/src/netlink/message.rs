@@ -11,6 +11,7 @@ pub const NLM_F_REQUEST: u16 = libc::NLM_F_REQUEST as u16;
 pub const NLM_F_ACK: u16 = libc::NLM_F_ACK as u16;
 pub const NLM_F_DUMP: u16 = libc::NLM_F_DUMP as u16;
 pub const NLM_F_CREATE: u16 = libc::NLM_F_CREATE as u16;
+pub const NLM_F_REPLACE: u16 = libc::NLM_F_REPLACE as u16;
 pub const NLM_F_EXCL: u16 = libc::NLM_F_EXCL as u16;
 pub const NLM_F_APPEND: u16 = libc::NLM_F_APPEND as u16;
 pub const NLM_F_ACK_TLVS: u16 = 0x200;

@@ -48,6 +48,10 @@ impl Route {
         Socket::open_in(Protocol::Route, namespace).map(Self)
     }
 
+    pub(super) fn request(&self, act: &str, message: Message) -> Result<()> {
+        self.0.request(act, message)
+    }
+
     pub fn create_veth(&self, veth: &Veth<'_>) -> Result<()> {
         let mut message =
             Message::new(libc::RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, &link(0, 0, 0));
