@@ -27,7 +27,7 @@ mod rules;
 mod seccomp;
 mod streams;
 mod tar_out;
-mod watched;
+pub(crate) mod watched;
 
 use std::collections::BTreeSet;
 use std::io;

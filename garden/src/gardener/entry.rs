@@ -7,7 +7,7 @@
 //!                └────────────  Broken   ◀── found in the depot, until its pid 1 has answered
 //! ```
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use garden_client::{Error, Result};
@@ -18,6 +18,10 @@ use super::peas::Peas;
 use crate::containerizer::Container;
 use crate::depot::{self, Depot, Record};
 use crate::networker::Connection;
+
+/// A change takes a millisecond.
+const STUCK: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 pub enum Stage {
     Creating,
@@ -44,6 +48,13 @@ struct Recorded {
     record: Record,
     /// It goes from the disk, or has gone: nobody may write it again.
     forgotten: bool,
+}
+
+/// A network that stays as it is.
+pub struct Held<'a> {
+    _changing: Option<MutexGuard<'a, ()>>,
+    pub handle: &'a str,
+    pub connection: Connection,
 }
 
 /// The grace time runs while nobody uses the container.
@@ -148,6 +159,23 @@ impl Entry {
     pub fn take_connection(&self) -> Option<Connection> {
         let _changing = lock(&self.changing);
         lock(&self.record).record.connection.take()
+    }
+
+    /// Its network, and nobody changes it, or takes it away, while this is held. `None`: it has none, or not yet. Blocks, but
+    /// not for one that is stuck.
+    pub fn hold_connection(&self) -> Option<Held<'_>> {
+        let started = Instant::now();
+        let changing = loop {
+            match self.changing.try_lock() {
+                Ok(changing) => break Some(changing),
+                Err(TryLockError::Poisoned(changing)) => break Some(changing.into_inner()),
+                Err(TryLockError::WouldBlock) if started.elapsed() > STUCK => break None,
+                Err(TryLockError::WouldBlock) => std::thread::sleep(LOOK_AGAIN),
+            }
+        };
+        let is_made = matches!(&*lock(&self.stage), Stage::Created(_) | Stage::Broken(_));
+        let connection = self.with_record(|record| record.connection.clone()).filter(|_| is_made)?;
+        Some(Held { _changing: changing, handle: &self.handle, connection })
     }
 
     pub fn created(&self, container: Arc<Container>) {

@@ -12,6 +12,7 @@
 
 mod create;
 mod destroy;
+mod drift;
 mod entry;
 mod image;
 mod measure;
@@ -165,14 +166,19 @@ impl Gardener {
         let opening = tokio::task::spawn_blocking(move || {
             // Parts of the store start tasks when they are opened.
             let _runtime = runtime.enter();
-            Inner::open(config, clock)
+            let opened = Inner::open(config, clock)?;
+            let changes = opened.0.networker.listen()?;
+            Ok::<_, StartError>((opened, changes))
         });
-        let (inner, found) = opening.await.map_err(|_| StartError::Interrupted)??;
+        let ((inner, found), changes) = opening.await.map_err(|_| StartError::Interrupted)??;
         let gardener = Gardener(Arc::new(inner));
         gardener.restore(found).await?;
         tokio::spawn(reaper::reap(gardener.clone(), shutdown.clone()));
         if let Some(interval) = gardener.0.config.cpu_throttling {
             tokio::spawn(throttle::throttle(gardener.clone(), interval, shutdown.clone()));
+        }
+        if let Some(changes) = changes {
+            tokio::spawn(drift::keep_networks(gardener.clone(), changes, shutdown.clone()));
         }
         tokio::spawn(warm::keep_warm(gardener.clone(), shutdown));
         Ok(gardener)

@@ -18,6 +18,7 @@ use super::*;
 
 mod dead_mount;
 mod disk;
+mod drift;
 pub(super) mod oci;
 mod peas;
 mod plugins;

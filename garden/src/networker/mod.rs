@@ -6,6 +6,7 @@
 //! [`Connection`] is all there is to know, and it exists, with its reservations, before anything in the kernel does.
 
 mod departures;
+mod drift;
 pub mod plan;
 pub mod resolv;
 pub mod rules;
@@ -26,6 +27,7 @@ use crate::milestone;
 use departures::{Departures, Reservations};
 use garden_client::{BandwidthLimits, MappedPort, NetIn, NetOutRule, NetworkStat};
 use garden_sys::netlink::route::{LINK_NAME_BYTES_MAX, Route, Veth};
+use garden_sys::nftables::Changes;
 use plan::{CONTAINER_LINK, Pool, SUBNET_PREFIX_BITS};
 pub use plan::{Connection, Network};
 
@@ -136,6 +138,8 @@ pub struct Networker {
     host_resolv_conf: String,
     reservations: Arc<Reservations>,
     departures: Departures,
+    /// Garden ends, and its table with it.
+    removed: Mutex<bool>,
     _claims: [UnixListener; 2],
 }
 
@@ -150,17 +154,8 @@ impl Networker {
         let claims = [claim("table", &config.table)?, claim("links", &config.link_prefix)?];
         // A host without one resolves nothing, and its containers neither.
         let host_resolv_conf = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
-        let dns_servers = config.dns_servers.iter().chain(&config.additional_dns_servers);
-        let policy = rules::Policy {
-            pool: config.pool,
-            link_prefix: &config.link_prefix,
-            deny_networks: &config.deny_networks,
-            allow_host_access: config.allow_host_access,
-            dns_servers: dns_servers.filter_map(ipv4).collect(),
-            host_answers_dns: resolv::asks_the_host(&host_resolv_conf, &config.dns_servers),
-        };
         if !config.idle {
-            make_table(&config.table, &policy, kept)?;
+            make_table(&config.table, &policy(&config, &host_resolv_conf), kept)?;
             milestone::passed();
             forward_packets()?;
         }
@@ -177,8 +172,19 @@ impl Networker {
             _claims: claims,
             departures: Departures::start(reservations.clone()).map_err(Error::Thread)?,
             reservations,
+            removed: Mutex::default(),
             config,
         })
+    }
+
+    fn policy(&self) -> rules::Policy<'_> {
+        policy(&self.config, &self.host_resolv_conf)
+    }
+
+    /// What others do to firewalls from now on. `None`: somebody else makes the networks.
+    pub fn listen(&self) -> Result<Option<Changes>> {
+        let listen = (!self.config.idle).then(Changes::open).transpose();
+        listen.map_err(Error::netlink("listen to changes of the firewall"))
     }
 
     /// How many containers there are addresses for.
@@ -403,6 +409,8 @@ impl Networker {
         if self.config.idle {
             return Ok(());
         }
+        let mut removed = self.removed.lock().unwrap_or_else(PoisonError::into_inner);
+        *removed = true;
         rules::removed(&self.config.table)
             .commit("remove the firewall's table")
             .map_err(Error::netlink("remove the firewall"))
@@ -427,6 +435,18 @@ impl Networker {
             additional_dns_servers,
             container_ip,
         )
+    }
+}
+
+fn policy<'a>(config: &'a Config, host_resolv_conf: &str) -> rules::Policy<'a> {
+    let dns_servers = config.dns_servers.iter().chain(&config.additional_dns_servers);
+    rules::Policy {
+        pool: config.pool,
+        link_prefix: &config.link_prefix,
+        deny_networks: &config.deny_networks,
+        allow_host_access: config.allow_host_access,
+        dns_servers: dns_servers.filter_map(ipv4).collect(),
+        host_answers_dns: resolv::asks_the_host(host_resolv_conf, &config.dns_servers),
     }
 }
 
@@ -505,7 +525,8 @@ fn configure_link(name: &str) -> Result<()> {
     }
 }
 
-fn forward_packets() -> Result<()> {
+/// Whoever switched it off, for its own reasons or when it started.
+pub fn forward_packets() -> Result<()> {
     let now = std::fs::read_to_string(IP_FORWARD).map_err(|source| Error::File {
         act: "read",
         path: IP_FORWARD.into(),

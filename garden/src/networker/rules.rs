@@ -20,9 +20,9 @@ use garden_sys::nftables::{
 
 use super::plan::{Connection, Network};
 
-const PORTS: &str = "ports";
-const SOURCES: &str = "sources";
-const EGRESS: &str = "egress";
+pub const PORTS: &str = "ports";
+pub const SOURCES: &str = "sources";
+pub const EGRESS: &str = "egress";
 const FROM_CONTAINER: &str = "from_container";
 const LINK_NAME_BYTES: usize = 16;
 const DNS_PORT: u16 = 53;
@@ -226,11 +226,13 @@ pub fn opened(
     Ok(change)
 }
 
-fn chain(connection: &Connection) -> String {
+/// The one with its egress rules.
+pub fn chain(connection: &Connection) -> String {
     format!("egress-{}", connection.container_ip)
 }
 
-fn elements(connection: &Connection) -> Vec<(&'static str, Element)> {
+/// What of the sets is a container's.
+pub fn elements(connection: &Connection) -> Vec<(&'static str, Element)> {
     let address = connection.container_ip.octets();
     let mut source = connection.host_link.clone().into_bytes();
     source.resize(LINK_NAME_BYTES, 0);

@@ -80,6 +80,12 @@ pub struct Socket {
     sequence: AtomicU32,
 }
 
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
 impl Socket {
     /// In the network namespace of the calling thread.
     pub fn open(protocol: Protocol) -> Result<Self> {
@@ -179,6 +185,32 @@ impl Socket {
             })?;
             if finished {
                 return Ok(());
+            }
+        }
+    }
+
+    /// Hears from now on what the kernel tells everybody in this group.
+    pub(crate) fn join(&self, group: u32) -> Result<()> {
+        let group = libc::c_int::try_from(group).unwrap_or_default();
+        set_option(&self.fd, libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group).map_err(Error::Open)
+    }
+
+    /// Whether something was told that is `wanted`, or so much that not all was heard. Does not wait.
+    pub(crate) fn heard(&self, wanted: impl Fn(Header) -> bool) -> Result<bool> {
+        const ACT: &str = "hear what changes";
+        rustix::io::ioctl_fionbio(&self.fd, true).map_err(|error| Error::refused(ACT, error))?;
+        let mut heard = false;
+        loop {
+            let received = self.receive(ACT, |header, _| {
+                heard |= wanted(header);
+                Ok(())
+            });
+            match received {
+                Err(Error::Refused { source, .. }) if source.kind() == io::ErrorKind::TimedOut => {
+                    return Ok(heard);
+                }
+                Err(error) if error.errno() == Some(libc::ENOBUFS) => heard = true,
+                other => other?,
             }
         }
     }

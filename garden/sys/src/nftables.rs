@@ -5,8 +5,12 @@
 //! not, on every kernel.
 
 mod expression;
+mod look;
 
 pub use expression::{Base, Comparison, ConntrackKey, Expression, Field, MetaKey, Register, Verdict};
+pub use look::{Changes, Look};
+
+use std::collections::BTreeMap;
 
 use crate::netlink::message::{Message, NLM_F_APPEND, NLM_F_CREATE};
 use crate::netlink::{Protocol, Result, Socket};
@@ -122,11 +126,12 @@ pub struct Transaction {
     table: String,
     messages: Vec<Message>,
     sets: u32,
+    rules: BTreeMap<String, usize>,
 }
 
 impl Transaction {
     pub fn new(table: &str) -> Self {
-        Self { table: table.into(), messages: Vec::new(), sets: 0 }
+        Self { table: table.into(), messages: Vec::new(), sets: 0, rules: BTreeMap::new() }
     }
 
     pub fn add_table(&mut self) -> &mut Self {
@@ -169,8 +174,14 @@ impl Transaction {
         })
     }
 
+    /// How many rules it adds to each chain.
+    pub fn rules(&self) -> &BTreeMap<String, usize> {
+        &self.rules
+    }
+
     /// At the end of the chain.
     pub fn add_rule(&mut self, chain: &str, expressions: &[Expression]) -> &mut Self {
+        *self.rules.entry(chain.into()).or_default() += 1;
         self.change(NEW_RULE, NLM_F_CREATE | NLM_F_APPEND, |message| {
             message.text(RULE_CHAIN, chain).nested(RULE_EXPRESSIONS, |list| {
                 for expression in expressions {

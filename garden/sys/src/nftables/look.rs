@@ -1,0 +1,111 @@
+//! What is there of a table, and hearing of changes to it by others.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use super::{
+    CHAIN_NAME, DELETE_TABLE, ELEMENT_KEY, ELEMENTS_LIST, ELEMENTS_SET, LIST_ITEM, RULE_CHAIN, SUBSYSTEM,
+    TABLE, generation,
+};
+use crate::netlink::message::{Attributes, Message, NLM_F_ACK, NLM_F_DUMP, text};
+use crate::netlink::{Protocol, Result, Socket};
+
+const GET_TABLE: u16 = 1;
+const GET_CHAIN: u16 = 4;
+const GET_RULE: u16 = 7;
+const GET_ELEMENTS: u16 = 13;
+/// `NFNLGRP_NFTABLES`: everything that changes in any table.
+const CHANGES: u32 = 7;
+const GENERATION_BYTES: usize = 4;
+
+/// One table of the `ip` family, to be looked at.
+pub struct Look<'a> {
+    socket: Socket,
+    table: &'a str,
+}
+
+impl<'a> Look<'a> {
+    /// In the network namespace of the calling thread.
+    pub fn open(table: &'a str) -> Result<Self> {
+        Ok(Self { socket: Socket::open(Protocol::Netfilter)?, table })
+    }
+
+    pub fn exists(&self) -> Result<bool> {
+        let mut message = self.ask(GET_TABLE, NLM_F_ACK);
+        message.text(TABLE, self.table);
+        match self.socket.dump(&format!("look for table {}", self.table), message, |_| {}) {
+            Ok(()) => Ok(true),
+            Err(error) if error.errno() == Some(libc::ENOENT) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// How many rules each chain has.
+    pub fn chains(&self) -> Result<BTreeMap<String, usize>> {
+        let act = format!("list the rules of table {}", self.table);
+        let of_ours = |payload: &[u8], name: u16| {
+            let attribute =
+                |kind| attributes(payload).find(|found| found.0 == kind).map(|(_, value)| text(value));
+            // The kernel tells those of all tables.
+            attribute(TABLE).filter(|table| table == self.table).and_then(|_| attribute(name))
+        };
+        let mut chains = BTreeMap::new();
+        self.socket.dump(&act, self.ask(GET_CHAIN, NLM_F_DUMP), |payload| {
+            chains.extend(of_ours(payload, CHAIN_NAME).map(|name| (name, 0)));
+        })?;
+        let mut rules = self.ask(GET_RULE, NLM_F_DUMP);
+        rules.text(TABLE, self.table);
+        self.socket.dump(&act, rules, |payload| {
+            if let Some(name) = of_ours(payload, RULE_CHAIN) {
+                *chains.entry(name).or_default() += 1;
+            }
+        })?;
+        Ok(chains)
+    }
+
+    pub fn keys(&self, set: &str) -> Result<Vec<Vec<u8>>> {
+        let mut message = self.ask(GET_ELEMENTS, NLM_F_DUMP);
+        message.text(TABLE, self.table).text(ELEMENTS_SET, set);
+        let mut keys = Vec::new();
+        self.socket.dump(&format!("list set {set}"), message, |payload| {
+            let lists = attributes(payload).filter(|(kind, _)| *kind == ELEMENTS_LIST);
+            let items =
+                lists.flat_map(|(_, list)| Attributes::new(list)).filter(|(kind, _)| *kind == LIST_ITEM);
+            let of_items = items.flat_map(|(_, item)| Attributes::new(item));
+            let values = of_items.filter(|(kind, _)| *kind == ELEMENT_KEY);
+            keys.extend(values.filter_map(|(_, key)| Some(Attributes::new(key).next()?.1.to_vec())));
+        })?;
+        Ok(keys)
+    }
+
+    fn ask(&self, kind: u16, flags: u16) -> Message {
+        Message::new(SUBSYSTEM | kind, flags, &generation(libc::AF_INET as u8, 0))
+    }
+}
+
+fn attributes(payload: &[u8]) -> Attributes<'_> {
+    Attributes::new(payload.get(GENERATION_BYTES..).unwrap_or_default())
+}
+
+/// What others do to tables while we listen; readable when there is something to hear.
+pub struct Changes(Socket);
+
+impl Changes {
+    /// In the network namespace of the calling thread.
+    pub fn open() -> Result<Self> {
+        let socket = Socket::open(Protocol::Netfilter)?;
+        socket.join(CHANGES)?;
+        Ok(Self(socket))
+    }
+
+    /// Whether a table was, or may have been, deleted since the last call. Does not wait.
+    pub fn table_deleted(&self) -> Result<bool> {
+        self.0.heard(|header| header.kind == SUBSYSTEM | DELETE_TABLE)
+    }
+}
+
+impl AsFd for Changes {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
