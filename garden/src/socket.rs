@@ -2,13 +2,18 @@
 //! and so that the kernel can be told to move bytes between it and a pipe by itself.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
 use rustix::pipe::SpliceFlags;
-use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 /// How often a connection that has closed its sending half is asked whether it is there at all.
@@ -99,6 +104,34 @@ impl Socket {
         splice()
     }
 
+    /// Moves what the peer has sent to a pipe, once there is some and the pipe has room. Zero: the peer sends nothing more.
+    pub async fn splice_into(&self, pipe: &AsyncFd<OwnedFd>, bytes_max: usize) -> io::Result<usize> {
+        if !self.filled().await? {
+            return Ok(0);
+        }
+        let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
+        // Something has come, and nobody else takes it: what `WouldBlock` is about can only be the pipe.
+        let splice = |pipe: &OwnedFd| Ok(rustix::pipe::splice(self, None, pipe, None, bytes_max, flags)?);
+        pipe.async_io(Interest::WRITABLE, splice).await
+    }
+
+    /// Once the peer has sent something: whether it has not ended.
+    async fn filled(&self) -> io::Result<bool> {
+        let look = || {
+            let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+            match rustix::net::recv(self, &mut [0; 1], flags) {
+                Err(Errno::INTR) => Err(Errno::AGAIN.into()),
+                other => Ok(other?.1 > 0),
+            }
+        };
+        loop {
+            match each!(self, stream => stream.try_io(Interest::READABLE, look)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable().await?,
+                result => return result,
+            }
+        }
+    }
+
     /// The peer reads the end of what we say.
     pub fn finish(&self) {
         // A peer that is gone needs no end.
@@ -125,5 +158,49 @@ impl Socket {
         while !self.is_gone() {
             tokio::time::sleep(PRESENCE_PERIOD).await;
         }
+    }
+}
+
+/// What comes by a connection, framed in some way.
+pub trait Incoming: AsyncRead + Send + Unpin {
+    fn connection(&self) -> Arc<Socket>;
+    /// How many of the next bytes lie in the connection one after the other; zero: the end. `None`: some that have been
+    /// taken from it already come first.
+    fn poll_straight(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Option<u64>>>;
+    /// So many of them have been taken.
+    fn taken(&mut self, count: usize);
+}
+
+/// A reader whose bytes need not be read: see [`Straight::move_into`].
+pub struct Straight(pub Box<dyn Incoming>);
+
+impl Straight {
+    /// Moves some of what comes to a pipe, without their passing through here. Zero: the end. `None`: what comes next has to
+    /// be read.
+    pub async fn move_into(
+        &mut self,
+        pipe: &AsyncFd<OwnedFd>,
+        bytes_max: usize,
+    ) -> io::Result<Option<usize>> {
+        let next = std::future::poll_fn(|context| self.0.poll_straight(context)).await?;
+        let Some(straight @ 1..) = next else { return Ok(next.map(|_| 0)) };
+        let bytes_max = bytes_max.min(usize::try_from(straight).unwrap_or(usize::MAX));
+        match self.0.connection().splice_into(pipe, bytes_max).await? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            count => {
+                self.0.taken(count);
+                Ok(Some(count))
+            }
+        }
+    }
+}
+
+impl AsyncRead for Straight {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0).poll_read(context, buffer)
     }
 }

@@ -1,11 +1,12 @@
 //! A tar stream into the current directory, as whoever runs this.
 //!
-//! Owners and special mode bits of the archive do not count; nothing is written beside the directory. The bytes of plain
-//! files are carried here, in large pieces; everything else, and every refusal, is the tar crate's.
+//! Owners and special mode bits of the archive do not count; nothing is written beside the directory. Plain files are
+//! made here, those with much in them without their content passing through this program; everything else, and every
+//! refusal, is the tar crate's.
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
@@ -13,33 +14,39 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Timespec, Timestamps}
 use rustix::io::Errno;
 use tar::{Archive, Entry, EntryType};
 
+use crate::source::{BUFFER_BYTES, Source};
+
 /// Bits of a mode that do not survive.
 const UMASK: u32 = 0o022;
 const PERMISSIONS: u32 = 0o777;
-const READ_BYTES: usize = 256 * 1024;
+/// Where the archive's is not a number.
+const MODE_DEFAULT: u32 = 0o644;
+/// Less than this is read and written.
+const MOVED_BYTES_MIN: u64 = 64 * 1024;
 
-pub fn unpack(stream: impl Read) -> io::Result<()> {
-    let mut archive = Archive::new(BufReader::with_capacity(READ_BYTES, stream));
+pub fn unpack(stream: File) -> io::Result<()> {
+    let source = Source::new(stream);
+    unpack_archive(&source, Path::new(".")).map_err(innermost)?;
+    // What follows the end of the archive is taken too, so that its writer does not find the pipe closed.
+    io::copy(&mut &source, &mut io::sink())?;
+    Ok(())
+}
+
+fn unpack_archive(source: &Source, into: &Path) -> io::Result<()> {
+    let mut archive = Archive::new(source);
     archive.set_preserve_permissions(false);
     archive.set_preserve_ownerships(false);
     archive.set_preserve_mtime(true);
     archive.set_mask(UMASK);
     archive.set_overwrite(true);
-    unpack_entries(&mut archive, Path::new(".")).map_err(innermost)?;
-    // What follows the end of the archive is taken too, so that its writer does not find the pipe closed.
-    io::copy(&mut archive.into_inner(), &mut io::sink())?;
-    Ok(())
-}
-
-fn unpack_entries(archive: &mut Archive<impl Read>, into: &Path) -> io::Result<()> {
-    let destination = Destination::open_at(into)?;
-    let (mut directories, mut piece) = (Vec::new(), vec![0; READ_BYTES]);
+    let mut destination = Destination::open_at(into)?;
+    let (mut directories, mut piece) = (Vec::new(), vec![0; BUFFER_BYTES]);
     for entry in archive.entries()? {
         let mut entry = entry?;
         if entry.header().entry_type() == EntryType::Directory {
             directories.push(entry);
         } else if let Some(mut file) = destination.create(&entry) {
-            fill(&mut file, &mut entry, &mut piece).map_err(|error| {
+            fill(&mut file, &mut entry, source, &mut piece).map_err(|error| {
                 let name = entry.path_bytes();
                 io::Error::new(
                     error.kind(),
@@ -47,6 +54,7 @@ fn unpack_entries(archive: &mut Archive<impl Read>, into: &Path) -> io::Result<(
                 )
             })?;
         } else {
+            destination.parent = None;
             entry.unpack_in(&destination.path)?;
         }
     }
@@ -56,47 +64,89 @@ fn unpack_entries(archive: &mut Archive<impl Read>, into: &Path) -> io::Result<(
 }
 
 /// The whole content, then its time and mode.
-fn fill<R: Read>(file: &mut File, entry: &mut Entry<'_, R>, piece: &mut [u8]) -> io::Result<()> {
+fn fill<'a>(
+    file: &mut File,
+    entry: &mut Entry<'_, &'a Source>,
+    source: &'a Source,
+    piece: &mut [u8],
+) -> io::Result<()> {
     let mut left = entry.size();
     while left > 0 {
-        let wanted = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        match entry.read(&mut piece[..wanted]) {
-            Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the archive ends within it")),
-            Ok(length) => {
-                file.write_all(&piece[..length])?;
-                left -= length as u64;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+        let moved = if left < MOVED_BYTES_MIN { None } else { source.move_to(file, left)? };
+        let count = match moved {
+            Some(0) => 0,
+            Some(moved) => pass_over(entry, moved, piece)?,
+            None => copy_some(file, entry, left, piece)?,
+        };
+        if count == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the archive ends within it"));
         }
+        left -= count;
     }
     if let Ok(seconds) = entry.header().mtime() {
         // Like the tar crate: nothing comes from the beginning of time.
         let time = Timespec { tv_sec: seconds.max(1).cast_signed(), tv_nsec: 0 };
         rustix::fs::futimens(&*file, &Timestamps { last_access: time, last_modification: time })?;
     }
-    if let Ok(mode) = entry.header().mode() {
-        rustix::fs::fchmod(&*file, Mode::from_raw_mode(mode & PERMISSIONS & !UMASK))?;
+    // It has been made with it, but a directory's own rules for what is made in it may have changed that.
+    let mode = mode_of(entry);
+    if rustix::fs::fstat(&*file)?.st_mode & PERMISSIONS != mode {
+        rustix::fs::fchmod(&*file, Mode::from_raw_mode(mode))?;
     }
     Ok(())
+}
+
+fn copy_some(file: &mut File, entry: &mut impl Read, left: u64, piece: &mut [u8]) -> io::Result<u64> {
+    let wanted = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+    let length = read(entry, &mut piece[..wanted])?;
+    file.write_all(&piece[..length])?;
+    Ok(length as u64)
+}
+
+/// Content that is in its file already.
+fn pass_over(entry: &mut impl Read, count: u64, piece: &mut [u8]) -> io::Result<u64> {
+    let mut left = count;
+    while left > 0 {
+        let wanted = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        match read(entry, &mut piece[..wanted])? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            length => left -= length as u64,
+        }
+    }
+    Ok(count)
+}
+
+fn read(reader: &mut impl Read, bytes: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match reader.read(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+fn mode_of<R: Read>(entry: &Entry<'_, R>) -> u32 {
+    entry.header().mode().unwrap_or(MODE_DEFAULT) & PERMISSIONS & !UMASK
 }
 
 struct Destination {
     path: PathBuf,
     root: OwnedFd,
+    /// Where the last file was made, for as long as only files are made.
+    parent: Option<(PathBuf, OwnedFd)>,
 }
 
 impl Destination {
     fn open_at(path: &Path) -> io::Result<Self> {
         let root = rustix::fs::openat(CWD, path, directory(), Mode::empty())?;
         let path = path.canonicalize().unwrap_or_else(|_| path.into());
-        Ok(Self { path, root })
+        Ok(Self { path, root, parent: None })
     }
 
     /// A new empty file where a plain one belongs, in the place of what is there. `None`: it is another kind of entry, or
     /// its name is one to be skipped, or it cannot be made in this way (links that are absolute, kernels before 5.6): the
     /// tar crate knows what to do, and says what is wrong.
-    fn create<R: Read>(&self, entry: &Entry<'_, R>) -> Option<File> {
+    fn create<R: Read>(&mut self, entry: &Entry<'_, R>) -> Option<File> {
         let name = entry.path_bytes();
         // Old archives have directories that are files by their type.
         if entry.header().entry_type() != EntryType::Regular || name.ends_with(b"/") {
@@ -110,8 +160,13 @@ impl Destination {
                 Component::Normal(part) => below.push(part),
             }
         }
-        let parent = self.make_directories(below.parent()?)?;
-        create_new(parent.as_fd(), below.file_name()?)
+        let (name, mode) = (below.file_name()?, Mode::from_raw_mode(mode_of(entry)));
+        let parent = match self.parent.take() {
+            Some((path, parent)) if path == below.parent()? => (path, parent),
+            _ => (below.parent()?.into(), self.make_directories(below.parent()?)?),
+        };
+        let (_, parent) = self.parent.insert(parent);
+        create_new(parent.as_fd(), name, mode)
     }
 
     fn make_directories(&self, below: &Path) -> Option<OwnedFd> {
@@ -140,9 +195,8 @@ fn directory() -> OFlags {
 }
 
 /// Never through what has the name now: that is unlinked, whatever else points to it.
-fn create_new(parent: BorrowedFd<'_>, name: &OsStr) -> Option<File> {
+fn create_new(parent: BorrowedFd<'_>, name: &OsStr, mode: Mode) -> Option<File> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    let mode = Mode::from_raw_mode(0o666);
     let created = match rustix::fs::openat(parent, name, flags, mode) {
         Err(Errno::EXIST) => match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => rustix::fs::openat(parent, name, flags, mode),
@@ -166,7 +220,10 @@ fn innermost(error: io::Error) -> io::Error {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::io::Seek;
     use std::os::unix::fs::{MetadataExt, symlink};
+
+    use rustix::fs::{MemfdFlags, memfd_create};
 
     use super::*;
 
@@ -191,16 +248,38 @@ mod tests {
         builder.into_inner().unwrap()
     }
 
+    /// From a file, whose bytes are not moved, and from a pipe, whose are.
     fn unpacked(tar: &[u8], world: &Path) -> io::Result<()> {
-        unpack_entries(&mut Archive::new(tar), &world.join("in"))
+        let mut file = File::from(memfd_create("tar", MemfdFlags::CLOEXEC).unwrap());
+        file.write_all(tar).unwrap();
+        file.rewind().unwrap();
+        let from_file = unpack_archive(&Source::new(file), &world.join("in"));
+        let (read, write) = crate::pid1::pipe().unwrap();
+        let from_pipe = std::thread::scope(|scope| {
+            // Whoever reads may stop in the middle.
+            scope.spawn(move || File::from(write).write_all(tar));
+            unpack_archive(&Source::new(read.into()), &world.join("in"))
+        });
+        assert_eq!(from_file.is_ok(), from_pipe.is_ok());
+        from_pipe
     }
 
     #[test]
     fn plain_files_come_whole_with_time_and_mode_and_the_directories_they_are_in() {
         let world = world("plain");
-        let large: Vec<u8> = (0..3 * READ_BYTES + 77).map(|at| (at % 251) as u8).collect();
-        unpacked(&archive(&[("/a/./b/large", &large), ("small", b"x"), ("none", b"")]), &world).unwrap();
-        assert!(fs::read(world.join("in/a/b/large")).unwrap() == large);
+        let large: Vec<u8> = (0..3 * BUFFER_BYTES + 77).map(|at| (at % 251) as u8).collect();
+        let middle = &large[..MOVED_BYTES_MIN as usize];
+        let entries: [(&str, &[u8]); 5] = [
+            ("/a/./b/large", &large),
+            ("small", b"x"),
+            ("none", b""),
+            ("middle", middle),
+            ("b/large", &large),
+        ];
+        unpacked(&archive(&entries), &world).unwrap();
+        for (name, content) in [("a/b/large", &large[..]), ("middle", middle), ("b/large", &large)] {
+            assert!(fs::read(world.join("in").join(name)).unwrap() == content, "{name}");
+        }
         assert_eq!(fs::read(world.join("in/small")).unwrap(), b"x");
         assert_eq!(fs::read(world.join("in/none")).unwrap(), b"");
         let metadata = fs::metadata(world.join("in/a/b/large")).unwrap();
@@ -253,9 +332,11 @@ mod tests {
     #[test]
     fn an_archive_that_ends_too_early_is_an_error() {
         let world = world("short");
-        let whole = archive(&[("file", &[7; 5_000])]);
-        let error = unpacked(&whole[..2_000], &world).unwrap_err().to_string();
-        assert_eq!(error, "failed to unpack `file`: the archive ends within it");
+        for (size, left) in [(5_000, 2_000), (500_000, 2_000), (500_000, 400_000)] {
+            let whole = archive(&[("file", &vec![7; size])]);
+            let error = unpacked(&whole[..left], &world).unwrap_err().to_string();
+            assert_eq!(error, "failed to unpack `file`: the archive ends within it");
+        }
         fs::remove_dir_all(world).unwrap();
     }
 }

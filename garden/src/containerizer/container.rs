@@ -288,7 +288,7 @@ impl Container {
         let unpacked = ask(&self.inner.commands, command, answered, None, STREAM_IN);
         // When unpacking fails its end of the pipe closes, which ends the feeding; its reason is the one that counts.
         let progress = Progress::default();
-        let carried = async { tokio::join!(streams::feed(write, progress.watch(tar)), unpacked) };
+        let carried = async { tokio::join!(streams::feed(write, tar, &progress), unpacked) };
         let deadline = self.inner.deadlines.stall;
         let carried = progress.or_stall(deadline, carried).await;
         let (fed, unpacked) = carried.ok_or(Error::Late { step: STREAM_IN, deadline })?;

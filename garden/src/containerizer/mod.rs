@@ -15,7 +15,7 @@ mod capabilities;
 mod container;
 mod control;
 mod ids;
-mod liveness;
+pub(crate) mod liveness;
 mod metrics;
 mod nursery;
 mod oci;
@@ -25,7 +25,7 @@ mod process;
 mod record;
 mod rules;
 mod seccomp;
-mod streams;
+pub(crate) mod streams;
 mod tar_out;
 pub(crate) mod watched;
 

@@ -9,6 +9,7 @@ use garden_init::Request;
 use tokio::sync::{mpsc, watch};
 
 use super::container::tell;
+use super::liveness::Progress;
 use super::owner::{Command, Refused, STATUS_KILLED};
 use super::streams::{self, Output};
 use super::{ANSWER_DEADLINE, Error};
@@ -107,7 +108,8 @@ impl Running {
         };
         let this = self.clone();
         tokio::spawn(async move {
-            let fed = streams::feed(fd, client);
+            let progress = Progress::default();
+            let fed = streams::feed(fd, client, &progress);
             let mut exit = this.exit.clone();
             let ended = async move { exit.wait_for(Option::is_some).await.is_ok() };
             tokio::select! {

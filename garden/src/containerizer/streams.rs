@@ -22,9 +22,10 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::sync::{Notify, watch};
 
+use super::liveness::Progress;
 use super::watched::watched;
 use crate::relay::OutputWriter;
-use crate::socket::Socket;
+use crate::socket::{Socket, Straight};
 
 /// What is read at once, and given to the listeners without a pause for others.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -358,28 +359,54 @@ async fn wait_readable(source: &AsyncFd<OwnedFd>) {
 }
 
 /// Feeds a process from a client until either is at its end; the descriptor is closed by returning.
-pub async fn feed(fd: OwnedFd, mut client: Reader) -> io::Result<()> {
+pub async fn feed(fd: OwnedFd, mut client: Reader, progress: &Progress) -> io::Result<()> {
     rustix::io::ioctl_fionbio(&fd, true)?;
     let sink = watched(fd, Interest::WRITABLE)?;
     let (mut chunk, mut bytes_max) = (Vec::new(), FED_BYTES_MIN);
     loop {
-        chunk.resize(bytes_max, 0);
-        let length = client.read(&mut chunk[..bytes_max]).await?;
+        let length = match straight(&mut client) {
+            Some(straight) => straight.move_into(&sink, FED_BYTES_MAX).await?,
+            None => None,
+        };
+        let length = match length {
+            Some(moved) => moved,
+            None => pass_on(&mut client, &mut chunk, bytes_max, &sink, progress).await?,
+        };
+        progress.step();
         if length == 0 {
             return Ok(());
         }
-        let mut rest = &chunk[..length];
-        while !rest.is_empty() {
-            let written =
-                sink.async_io(Interest::WRITABLE, |fd| Ok(rustix::io::write(fd.as_fd(), rest)?)).await?;
-            rest = &rest[written..];
-        }
-        if length == bytes_max && bytes_max < FED_BYTES_MAX {
+        if length >= bytes_max && bytes_max < FED_BYTES_MAX {
             bytes_max = FED_BYTES_MAX;
             // As it is, otherwise.
             let _ = fcntl_setpipe_size(sink.get_ref(), BUSY_PIPE_BYTES);
         }
     }
+}
+
+fn straight(client: &mut Reader) -> Option<&mut Straight> {
+    let client: &mut dyn Any = &mut **client;
+    client.downcast_mut()
+}
+
+/// One chunk. Zero: the end.
+async fn pass_on(
+    client: &mut Reader,
+    chunk: &mut Vec<u8>,
+    bytes_max: usize,
+    sink: &AsyncFd<OwnedFd>,
+    progress: &Progress,
+) -> io::Result<usize> {
+    chunk.resize(bytes_max, 0);
+    let length = client.read(&mut chunk[..bytes_max]).await?;
+    progress.step();
+    let mut rest = &chunk[..length];
+    while !rest.is_empty() {
+        let written =
+            sink.async_io(Interest::WRITABLE, |fd| Ok(rustix::io::write(fd.as_fd(), rest)?)).await?;
+        rest = &rest[written..];
+    }
+    Ok(length)
 }
 
 /// A pipe for one stream of a process.
@@ -528,7 +555,7 @@ mod tests {
     async fn a_process_is_fed_until_the_client_ends() {
         let (read, write) = pipe().unwrap();
         let client: Reader = Box::new(&b"some input"[..]);
-        feed(write, client).await.unwrap();
+        feed(write, client, &Progress::default()).await.unwrap();
         let mut bytes = Vec::new();
         io::Read::read_to_end(&mut std::fs::File::from(read), &mut bytes).unwrap();
         assert_eq!(bytes, b"some input");

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::connection::{Connection, TooLong, Unread};
 use super::routes::{Limit, Route};
 use super::{Refusal, Server};
+use crate::socket::Straight;
 
 /// Of a request in JSON; egress rules are the longest.
 pub const REQUEST_BYTES_MAX: usize = 16 << 20;
@@ -61,7 +62,7 @@ impl Server {
                 done(garden.stop(&handle, request.kill).await)
             }
             Route::StreamIn { handle, user, destination } => {
-                let tar = Box::new(connection.body());
+                let tar = Box::new(Straight(Box::new(connection.body())));
                 done(garden.stream_in(&handle, &user, &destination, tar).await)
             }
             Route::StreamOut { handle, user, source } => {

@@ -14,10 +14,12 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::head::{self, Framing, Head, Malformed, Position};
-use crate::socket::Socket;
+use crate::socket::{Incoming, Socket};
 
 /// Read ahead at once, where content does not go straight to whoever wants it.
 const READ_AHEAD_BYTES: usize = 8 << 10;
+/// Likewise where a chunk's line is expected: most are a few bytes, and what follows is better had straight.
+const LINE_AHEAD_BYTES: usize = 128;
 /// What a connection may hold of a request without asking.
 const OWN_BYTES: usize = 16 << 10;
 /// Of an answer that nobody takes.
@@ -140,7 +142,7 @@ impl Connection {
     }
 
     fn poll_ahead(&self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.state().poll_ahead(&self.0.socket, context)
+        self.state().poll_ahead(READ_AHEAD_BYTES, &self.0.socket, context)
     }
 
     /// The body of the current request. There is one connection below all that are made.
@@ -256,9 +258,14 @@ impl State {
         }
     }
 
-    fn poll_ahead(&mut self, socket: &Socket, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    fn poll_ahead(
+        &mut self,
+        bytes_max: usize,
+        socket: &Socket,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
         let filled = self.buffer.len();
-        self.buffer.resize(filled + READ_AHEAD_BYTES, 0);
+        self.buffer.resize(filled + bytes_max, 0);
         let read = socket.poll_read(context, &mut self.buffer[filled..]);
         let length = if let Poll::Ready(Ok(length)) = read { length } else { 0 };
         self.buffer.truncate(filled + length);
@@ -296,7 +303,7 @@ impl State {
                     self.buffer.advance(used);
                     self.position = next;
                 }
-                None if ready!(self.poll_ahead(socket, context))? == 0 => {
+                None if ready!(self.poll_ahead(LINE_AHEAD_BYTES, socket, context))? == 0 => {
                     return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
                 }
                 None => {}
@@ -341,6 +348,23 @@ impl AsyncRead for Body {
         let count = ready!(self.poll_bytes(context, buffer.initialize_unfilled()))?;
         buffer.advance(count);
         Poll::Ready(Ok(()))
+    }
+}
+
+impl Incoming for Body {
+    fn connection(&self) -> Arc<Socket> {
+        self.0.0.socket.clone()
+    }
+
+    fn poll_straight(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Option<u64>>> {
+        let mut state = self.0.state();
+        let allowed = ready!(state.poll_content(&self.0.0.socket, context))?;
+        Poll::Ready(Ok((allowed == 0 || state.buffer.is_empty()).then_some(allowed)))
+    }
+
+    fn taken(&mut self, count: usize) {
+        let mut state = self.0.state();
+        state.position = state.position.after(count);
     }
 }
 

@@ -1,5 +1,6 @@
 //! Every route, by our own client and by hand, against a garden in memory.
 
+mod bodies;
 mod hostile;
 
 use std::path::{Path, PathBuf};

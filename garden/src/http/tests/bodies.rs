@@ -1,0 +1,115 @@
+//! Bodies that go to a pipe without passing through here, whatever they are framed in and however they arrive.
+
+use std::io::Read;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+use crate::containerizer::liveness::Progress;
+use crate::containerizer::streams;
+use crate::socket::Straight;
+
+async fn unix_pair() -> (Socket, UnixStream) {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+    let stream = |fd: std::os::fd::OwnedFd| UnixStream::from_std(fd.into()).unwrap();
+    (Socket::Unix(stream(ours)), stream(theirs))
+}
+
+async fn tcp_pair() -> (Socket, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let theirs = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    (Socket::Tcp(listener.accept().await.unwrap().0), theirs)
+}
+
+/// What arrives of the body of a request that is sent in pieces of this size, and how the feeding ended.
+async fn fed(
+    (socket, mut client): (Socket, impl tokio::io::AsyncWrite + Unpin + Send + 'static),
+    request: Vec<u8>,
+    size: usize,
+) -> (Vec<u8>, io::Result<()>, bool) {
+    tokio::spawn(async move {
+        for piece in request.chunks(size) {
+            client.write_all(piece).await.unwrap();
+        }
+    });
+    let connection = Connection::new(socket);
+    connection.read_head(&Budget::new(1 << 20)).await.unwrap().unwrap();
+    let (read, write) = streams::pipe().unwrap();
+    let collect = tokio::task::spawn_blocking(move || {
+        let mut bytes = Vec::new();
+        std::fs::File::from(read).read_to_end(&mut bytes).unwrap();
+        bytes
+    });
+    let body = Box::new(Straight(Box::new(connection.body())));
+    let outcome = streams::feed(write, body, &Progress::default()).await;
+    let ended = connection.skip_body().await;
+    (collect.await.unwrap(), outcome, ended)
+}
+
+fn content(length: usize) -> Vec<u8> {
+    (0..length).map(|at| (at * 31 >> 3) as u8).collect()
+}
+
+fn in_chunks(content: &[u8], size: usize) -> Vec<u8> {
+    let mut request = b"PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+    for chunk in content.chunks(size) {
+        request.extend(format!("{:x}\r\n", chunk.len()).bytes());
+        request.extend(chunk);
+        request.extend(b"\r\n");
+    }
+    request.extend(b"0\r\n\r\n");
+    request
+}
+
+fn whole(content: &[u8]) -> Vec<u8> {
+    let head = format!("PUT / HTTP/1.1\r\nContent-Length: {}\r\n\r\n", content.len());
+    [head.as_bytes(), content].concat()
+}
+
+#[tokio::test]
+async fn bodies_arrive_whole_by_unix_and_tcp_in_chunks_and_without() {
+    for length in [0, 1, 5_000, 3_000_001] {
+        let content = content(length);
+        for request in [whole(&content), in_chunks(&content, 32 << 10), in_chunks(&content, 777)] {
+            for size in [request.len(), 100_003, 4096] {
+                let by_unix = fed(unix_pair().await, request.clone(), size).await;
+                let by_tcp = fed(tcp_pair().await, request.clone(), size).await;
+                for (bytes, outcome, ended) in [by_unix, by_tcp] {
+                    outcome.unwrap();
+                    assert!(bytes == content, "{length} bytes in pieces of {size}");
+                    assert!(ended, "the next request follows");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_is_an_error_and_no_end() {
+    let content = content(500_000);
+    for request in [whole(&content), in_chunks(&content, 32 << 10)] {
+        for length in [120, 20_000, 300_000] {
+            let (bytes, outcome, _) = fed(unix_pair().await, request[..length].to_vec(), length).await;
+            assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+            assert!(content.starts_with(&bytes));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_leaves_ends_the_feeding() {
+    let (socket, mut client) = unix_pair().await;
+    let connection = Connection::new(socket);
+    let sent = tokio::spawn(async move { client.write_all(&whole(&content(5_000_000))).await });
+    connection.read_head(&Budget::new(1 << 20)).await.unwrap().unwrap();
+    let (read, write) = streams::pipe().unwrap();
+    drop(read);
+    let body = Box::new(Straight(Box::new(connection.body())));
+    let outcome = streams::feed(write, body, &Progress::default()).await;
+    assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    drop(connection);
+    assert!(sent.await.unwrap().is_err());
+}
