@@ -18,6 +18,7 @@ mod mounts;
 mod nursery;
 mod pid1;
 mod setup;
+mod siphon;
 mod source;
 mod spawn;
 mod tar_streams;

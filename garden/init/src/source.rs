@@ -5,15 +5,12 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, Read};
 
-use rustix::io::Errno;
-use rustix::pipe::{SpliceFlags, splice};
+use crate::siphon::{BYTES_MAX, Siphon};
 
 /// What the buffer holds.
 pub const BUFFER_BYTES: usize = 256 * 1024;
 /// Read ahead at first, and after each large file: what follows may be the next one's header and content.
 const AHEAD_BYTES_MIN: usize = 4 * 1024;
-/// Moved at once.
-const MOVED_BYTES_MAX: usize = 1 << 20;
 
 /// Read through a shared reference: an archive's reader holds one, whoever moves content another.
 pub struct Source {
@@ -28,6 +25,8 @@ struct State {
     ahead: usize,
     /// Content that has been moved and that the archive's reader is still to pass over: read, it is of no effect.
     moved: u64,
+    /// `None` before it is needed.
+    siphon: Option<Siphon>,
     moves: bool,
 }
 
@@ -39,6 +38,7 @@ impl Source {
             end: 0,
             ahead: AHEAD_BYTES_MIN,
             moved: 0,
+            siphon: None,
             moves: true,
         };
         Source { stream, state: RefCell::new(state) }
@@ -51,23 +51,18 @@ impl Source {
         if !state.moves || state.start < state.end || state.moved > 0 {
             return Ok(None);
         }
-        let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(MOVED_BYTES_MAX);
-        loop {
-            match splice(&self.stream, None, file, None, wanted, SpliceFlags::MOVE) {
-                Ok(count) => {
-                    state.moved = count as u64;
-                    state.ahead = AHEAD_BYTES_MIN;
-                    return Ok(Some(count as u64));
-                }
-                Err(Errno::INTR) => {}
-                // No pipe, or a file system that takes content only from memory.
-                Err(Errno::INVAL) => {
-                    state.moves = false;
-                    return Ok(None);
-                }
-                Err(errno) => return Err(errno.into()),
-            }
-        }
+        let siphon = match &mut state.siphon {
+            Some(siphon) => siphon,
+            none => none.insert(Siphon::new()?),
+        };
+        let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(BYTES_MAX);
+        let Some(count) = siphon.carry(&self.stream, file, wanted)? else {
+            state.moves = false;
+            return Ok(None);
+        };
+        state.moved = count as u64;
+        state.ahead = AHEAD_BYTES_MIN;
+        Ok(Some(count as u64))
     }
 }
 

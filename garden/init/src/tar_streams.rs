@@ -12,15 +12,19 @@ use std::path::{Path, PathBuf};
 use garden_init::ERROR_BYTES_MAX;
 use garden_init::users::User;
 use garden_sys::process;
+use rustix::fs::{Mode, OFlags};
 use rustix::process::Pid;
 
 use crate::confinement::Confinement;
 use crate::credentials;
 use crate::pid1::pipe;
+use crate::siphon::{self, Siphon};
 use crate::spawn::{look_up, make_directories};
 use crate::unpack::unpack;
 
 const COPY_BUFFER_BYTES: usize = 256 * 1024;
+/// Of a file's content, less than this is copied.
+const MOVED_BYTES_MIN: u64 = 64 * 1024;
 /// Deepest directory that is packed.
 const DEPTH_MAX: usize = 1024;
 
@@ -120,7 +124,8 @@ fn ends_in_contents(path: &str) -> bool {
 }
 
 fn pack(path: &Path, contents: bool, stream: File) -> io::Result<()> {
-    let mut builder = Builder { out: io::BufWriter::with_capacity(COPY_BUFFER_BYTES, stream) };
+    let out = io::BufWriter::with_capacity(COPY_BUFFER_BYTES, stream);
+    let mut builder = Builder { out, siphon: Siphon::new()?, piece: vec![0; MOVED_BYTES_MIN as usize] };
     if contents {
         builder.add(path, Path::new("./"), 0)?;
     } else {
@@ -131,11 +136,13 @@ fn pack(path: &Path, contents: bool, stream: File) -> io::Result<()> {
     builder.out.flush()
 }
 
-struct Builder<W: Write> {
-    out: W,
+struct Builder {
+    out: io::BufWriter<File>,
+    siphon: Siphon,
+    piece: Vec<u8>,
 }
 
-impl<W: Write> Builder<W> {
+impl Builder {
     /// One entry and, if it is a directory, all below it.
     fn add(&mut self, path: &Path, name: &Path, depth: usize) -> io::Result<()> {
         // The root of the stream may be reached by a link when its contents are asked for.
@@ -187,13 +194,48 @@ impl<W: Write> Builder<W> {
 
     /// Exactly as many bytes as the header says, should the file change while it is read.
     fn add_file(&mut self, path: &Path, name: &Path, mut header: tar::Header, size: u64) -> io::Result<()> {
-        let mut file = File::open(path)?;
+        // Whatever has taken the file's place meanwhile: no link is followed, no pipe waited for.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
         header.set_size(size);
         self.header(&mut header, name, None)?;
-        let copied = io::copy(&mut (&mut file).take(size), &mut self.out)?;
+        let carried = self.content(&file, size)?;
         let padded = size.div_ceil(512) * 512;
-        io::copy(&mut io::repeat(0).take(padded - copied), &mut self.out)?;
+        io::copy(&mut io::repeat(0).take(padded - carried), &mut self.out)?;
         Ok(())
+    }
+
+    /// Up to so many bytes of a file: as many as it has.
+    fn content(&mut self, file: &File, size: u64) -> io::Result<u64> {
+        let mut left = size;
+        while left > 0 {
+            let count = match self.moved(file, left)? {
+                Some(count) => count,
+                None => self.copied(file, left)?,
+            };
+            if count == 0 {
+                break;
+            }
+            left -= count as u64;
+        }
+        Ok(size - left)
+    }
+
+    fn moved(&mut self, file: &File, left: u64) -> io::Result<Option<usize>> {
+        if left < MOVED_BYTES_MIN {
+            return Ok(None);
+        }
+        self.out.flush()?;
+        let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(siphon::BYTES_MAX);
+        self.siphon.carry(file, self.out.get_ref(), wanted)
+    }
+
+    /// By hand: the standard library would have the kernel move it, past the siphon.
+    fn copied(&mut self, file: &File, left: u64) -> io::Result<usize> {
+        let wanted = self.piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let length = rustix::io::retry_on_intr(|| rustix::io::read(file, &mut self.piece[..wanted]))?;
+        self.out.write_all(&self.piece[..length])?;
+        Ok(length)
     }
 
     /// Names that do not fit come before, as GNU tar writes them.

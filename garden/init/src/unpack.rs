@@ -248,7 +248,7 @@ mod tests {
         builder.into_inner().unwrap()
     }
 
-    /// From a file, whose bytes are not moved, and from a pipe, whose are.
+    /// From a file and from a pipe.
     fn unpacked(tar: &[u8], world: &Path) -> io::Result<()> {
         let mut file = File::from(memfd_create("tar", MemfdFlags::CLOEXEC).unwrap());
         file.write_all(tar).unwrap();

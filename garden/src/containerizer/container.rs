@@ -10,6 +10,7 @@ use garden_client::{ProcessIo, ProcessSpec, Reader};
 use garden_init::{PROCESS_ID_BYTES_MAX, Request, SpawnSpec};
 use garden_sys::cgroup::{self, Cgroup};
 use garden_sys::process as sys;
+use rustix::pipe::fcntl_setpipe_size;
 use tokio::io::Interest;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
@@ -305,6 +306,8 @@ impl Container {
     /// later failures are errors of the stream.
     pub async fn stream_out(&self, user: &str, path: &str) -> Result<Reader> {
         let (read, write) = streams::pipe().map_err(self.failed("make a pipe out of"))?;
+        // As it is, otherwise.
+        let _ = fcntl_setpipe_size(&read, streams::BUSY_PIPE_BYTES);
         let (answer, answered) = oneshot::channel();
         let make = |request, user, path| Request::StreamOut { request, user, path };
         let command = Command::Stream { make, user: user.into(), path: path.into(), pipe: write, answer };

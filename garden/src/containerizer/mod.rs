@@ -19,14 +19,14 @@ pub(crate) mod liveness;
 mod metrics;
 mod nursery;
 mod oci;
-mod owner;
+pub(crate) mod owner;
 mod pea;
 mod process;
 mod record;
 mod rules;
 mod seccomp;
 pub(crate) mod streams;
-mod tar_out;
+pub(crate) mod tar_out;
 pub(crate) mod watched;
 
 use std::collections::BTreeSet;
@@ -45,6 +45,7 @@ pub use oci::{Instance, Runtime};
 pub use pea::{Pea, PeaBlank, PeaRecord, PeaSpec};
 pub use record::{InitRecord, Record, clean_up};
 pub use rules::{CPU_SHARES_MAX, CPU_SHARES_MIN, Spec};
+pub use tar_out::TarOut;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

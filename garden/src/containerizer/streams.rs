@@ -32,7 +32,7 @@ const CHUNK_BYTES: usize = 64 * 1024;
 /// What the kernel moves at once, likewise.
 const SPLICE_BYTES: usize = 256 * 1024;
 /// What a pipe is made to hold that has been found full: whoever fills it is woken less often.
-const BUSY_PIPE_BYTES: usize = 256 * 1024;
+pub const BUSY_PIPE_BYTES: usize = 256 * 1024;
 /// Of input, read at once: little from who types, much from who does not.
 const FED_BYTES_MIN: usize = 8 * 1024;
 const FED_BYTES_MAX: usize = 256 * 1024;
@@ -339,7 +339,7 @@ impl Pump {
 }
 
 /// Whether an empty pipe has no writer any more.
-fn at_end(pipe: &OwnedFd) -> bool {
+pub fn at_end(pipe: &OwnedFd) -> bool {
     let mut fds = [PollFd::new(pipe, PollFlags::IN)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     // Filled in between it is readable too, and not at its end.

@@ -3,6 +3,7 @@
 //! What was read beyond the current request stays in a small buffer that an idle connection does not have.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -218,6 +219,27 @@ impl Connection {
         for part in bytes.chunks(1 << 20) {
             let sent = tokio::time::timeout(ANSWER_TIME, self.0.socket.write_all(part)).await;
             sent.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+        }
+        Ok(())
+    }
+
+    /// Exactly so many bytes that are in a pipe, likewise.
+    pub async fn send_from(&self, pipe: BorrowedFd<'_>, length: usize) -> io::Result<()> {
+        let mut left = length;
+        while left > 0 {
+            let some = async {
+                loop {
+                    match self.0.socket.splice_from(pipe, left).await {
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                        sent => break sent,
+                    }
+                }
+            };
+            match tokio::time::timeout(ANSWER_TIME, some).await {
+                Ok(Ok(0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(sent) => left -= sent?,
+                Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+            }
         }
         Ok(())
     }

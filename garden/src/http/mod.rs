@@ -15,6 +15,7 @@ mod connection;
 mod head;
 mod process;
 mod routes;
+mod tar;
 #[cfg(test)]
 mod tests;
 
@@ -24,10 +25,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use diego_base::serve::{CONNECTIONS_MAX, DRAIN_TIME, Listener};
-use garden_client::{Error, Garden, Reader, wire};
+use garden_client::{Error, Garden, wire};
 use http::StatusCode;
 use rustix::process::{Resource, getrlimit};
-use tokio::io::AsyncReadExt;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -43,8 +43,6 @@ use routes::Route;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a new connection waits for the place of an idle one.
 const PLACE_WAIT: Duration = Duration::from_millis(100);
-/// Of a tar stream, read and sent at once; as much as a pipe holds.
-const TAR_CHUNK_BYTES: usize = 256 << 10;
 
 /// What clients may take of this server.
 #[derive(Debug, Clone, Copy)]
@@ -261,7 +259,7 @@ impl Server {
             }
             Ok(Answer::Tar(tar)) => {
                 let persistent = head.takes_chunks && self.persists(connection, head).await;
-                send_tar(connection, head.takes_chunks, persistent, tar).await?;
+                tar::send(connection, head.takes_chunks, persistent, tar).await?;
                 Ok(persistent)
             }
             Err(refusal) => {
@@ -303,40 +301,4 @@ async fn end(connection: &Connection, refusal: &Refusal) -> io::Result<()> {
     connection.send(&refusal.bytes(false)).await?;
     connection.farewell().await;
     Ok(())
-}
-
-/// In chunks; to an old client raw. A failure half-way is an end without the last chunk.
-async fn send_tar(
-    connection: &Connection,
-    chunks: bool,
-    persistent: bool,
-    mut tar: Reader,
-) -> io::Result<()> {
-    let content_type = Some("application/x-tar");
-    let head = AnswerHead { status: StatusCode::OK, content_type, persistent, more: "" };
-    if !chunks {
-        connection.send(b"HTTP/1.0 200 OK\r\nContent-Type: application/x-tar\r\n\r\n").await?;
-    } else {
-        connection.send(&head.bytes(None)).await?;
-    }
-    const LINE_BYTES: usize = 8;
-    let mut buffer = vec![0; LINE_BYTES + TAR_CHUNK_BYTES + 2];
-    loop {
-        let length = tar.read(&mut buffer[LINE_BYTES..LINE_BYTES + TAR_CHUNK_BYTES]).await?;
-        let content = LINE_BYTES..LINE_BYTES + length;
-        if !chunks {
-            if length == 0 {
-                return Ok(());
-            }
-            connection.send(&buffer[content]).await?;
-            continue;
-        }
-        // Before the content its length in as many digits as there is room for, after it the end of the line.
-        buffer[..LINE_BYTES].copy_from_slice(format!("{length:06x}\r\n").as_bytes());
-        buffer[content.end..content.end + 2].copy_from_slice(b"\r\n");
-        if length == 0 {
-            return connection.send(b"0\r\n\r\n").await;
-        }
-        connection.send(&buffer[..content.end + 2]).await?;
-    }
 }

@@ -1,14 +1,14 @@
-//! Bodies that go to a pipe without passing through here, whatever they are framed in and however they arrive.
+//! Bodies that go from a connection to a pipe, or the other way, without passing through here, whatever they are framed in
+//! and however they arrive.
 
-use std::io::Read;
+use std::io::{Read, Write};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::containerizer::liveness::Progress;
-use crate::containerizer::streams;
+use crate::containerizer::{owner::Refused, streams, tar_out};
 use crate::socket::Straight;
 
 async fn unix_pair() -> (Socket, UnixStream) {
@@ -50,7 +50,7 @@ async fn fed(
 }
 
 fn content(length: usize) -> Vec<u8> {
-    (0..length).map(|at| (at * 31 >> 3) as u8).collect()
+    (0..length).map(|at| ((at * 31) >> 3) as u8).collect()
 }
 
 fn in_chunks(content: &[u8], size: usize) -> Vec<u8> {
@@ -112,4 +112,74 @@ async fn a_reader_that_leaves_ends_the_feeding() {
     assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     drop(connection);
     assert!(sent.await.unwrap().is_err());
+}
+
+/// What a client gets of an archive that is written to a pipe and ends so.
+async fn sent(
+    (socket, mut client): (Socket, impl tokio::io::AsyncRead + Unpin + Send + 'static),
+    content: Vec<u8>,
+    chunks: bool,
+    ends: Result<(), Refused>,
+) -> (Vec<u8>, io::Result<()>) {
+    let received = tokio::spawn(async move {
+        let mut bytes = Vec::new();
+        client.read_to_end(&mut bytes).await.unwrap();
+        bytes
+    });
+    let (read, write) = streams::pipe().unwrap();
+    let (end, ended) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        std::fs::File::from(write).write_all(&content).unwrap();
+        end.send(ends).unwrap();
+    });
+    let tar = tar_out::open(read, ended, Duration::from_secs(60)).await.unwrap();
+    let outcome = tar::send(&Connection::new(socket), chunks, true, tar).await;
+    (received.await.unwrap(), outcome)
+}
+
+/// The content of an answer in chunks; the rest of it, if it has no end.
+fn dechunked(answer: &[u8]) -> (Vec<u8>, bool) {
+    let head = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+    let (mut rest, mut content) = (&answer[head..], Vec::new());
+    loop {
+        let Some(line) = rest.windows(2).position(|two| two == b"\r\n") else { return (content, false) };
+        let length = usize::from_str_radix(std::str::from_utf8(&rest[..line]).unwrap(), 16).unwrap();
+        let (from, to) = (line + 2, line + 2 + length);
+        let (chunk, end) = (&rest[from..to.min(rest.len())], rest.get(to..to + 2));
+        content.extend_from_slice(chunk);
+        match end {
+            Some(end) => assert_eq!(end, b"\r\n"),
+            None => return (content, false),
+        }
+        rest = &rest[to + 2..];
+        if length == 0 {
+            assert_eq!(rest, b"");
+            return (content, true);
+        }
+    }
+}
+
+#[tokio::test]
+async fn archives_leave_whole_by_unix_and_tcp_in_chunks_and_without() {
+    for length in [1, 5_000, 3_000_001] {
+        let content = content(length);
+        let by_unix = sent(unix_pair().await, content.clone(), true, Ok(())).await;
+        let by_tcp = sent(tcp_pair().await, content.clone(), true, Ok(())).await;
+        for (answer, outcome) in [by_unix, by_tcp] {
+            outcome.unwrap();
+            assert!(dechunked(&answer) == (content.clone(), true), "{length}");
+        }
+        let (answer, outcome) = sent(unix_pair().await, content.clone(), false, Ok(())).await;
+        outcome.unwrap();
+        assert!(answer.ends_with(&[b"\r\n\r\n", &content[..]].concat()), "{length}");
+    }
+}
+
+#[tokio::test]
+async fn an_archive_that_fails_half_way_has_no_last_chunk() {
+    let content = content(300_000);
+    let refused = Refused::Other { message: "disk on fire".into() };
+    let (answer, outcome) = sent(unix_pair().await, content.clone(), true, Err(refused)).await;
+    assert_eq!(outcome.unwrap_err().to_string(), "disk on fire");
+    assert!(dechunked(&answer) == (content, false));
 }

@@ -11,7 +11,7 @@ use garden_client::{
     Address, ContainerSpec, Garden, HttpGarden, NetOutRule, ProcessIo, ProcessSpec, Properties, Signal,
     WindowSize,
 };
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
 use super::*;
