@@ -39,8 +39,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// For calls that make containers, or wait for processes to end: an image may have to come from far away.
 const LONG_CALL_TIMEOUT: Duration = Duration::from_secs(60 * 60);
-/// Of a tar stream, read at once.
-const TAR_PIECE_BYTES: usize = 256 << 10;
+/// Of a tar stream, read at once: small enough that no allocator asks the kernel for each anew.
+const TAR_PIECE_BYTES: usize = 64 << 10;
 /// Of an answer in JSON: the metrics of a thousand containers are about 2 MB.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 

@@ -49,6 +49,13 @@ impl Drop for Running {
     }
 }
 
+/// How much memory and disk a container may have.
+#[derive(Clone, Copy)]
+pub enum Room {
+    Narrow,
+    Ample,
+}
+
 pub struct Cycle {
     pub create: Duration,
     pub run: Duration,
@@ -95,7 +102,11 @@ impl Server {
     }
 
     /// All that a cell asks for: limits, disk quota, a mapped port, egress rules, properties.
-    fn spec(&self, handle: &str) -> ContainerSpec {
+    fn spec(&self, handle: &str, room: Room) -> ContainerSpec {
+        let (memory, disk) = match room {
+            Room::Narrow => (64 * MIB, 128 * MIB),
+            Room::Ample => (1024 * MIB, 1024 * MIB),
+        };
         let everywhere = NetOutRule {
             protocol: 1,
             networks: vec![IpRange { start: "192.0.2.0".parse().ok(), end: "192.0.2.255".parse().ok() }],
@@ -108,10 +119,10 @@ impl Server {
             env: vec!["LANG=C".into()],
             properties: Properties::from([("owner".into(), "bench".into())]),
             limits: Limits {
-                memory: MemoryLimits { limit_in_bytes: 64 * MIB },
+                memory: MemoryLimits { limit_in_bytes: memory },
                 cpu: CpuLimits { weight: 512, limit_in_shares: 0 },
                 pid: PidLimits { max: 128 },
-                disk: DiskLimits { byte_hard: 128 * MIB, scope: 1, ..DiskLimits::default() },
+                disk: DiskLimits { byte_hard: disk, scope: 1, ..DiskLimits::default() },
                 ..Limits::default()
             },
             net_in: vec![NetIn { host_port: 0, container_port: 8080 }],
@@ -121,7 +132,12 @@ impl Server {
     }
 
     pub async fn create(&self, handle: &str) -> Result<()> {
-        self.api.create(self.spec(handle)).await.with_context(|| format!("cannot create {handle}"))?;
+        self.create_with(handle, Room::Narrow).await
+    }
+
+    pub async fn create_with(&self, handle: &str, room: Room) -> Result<()> {
+        let spec = self.spec(handle, room);
+        self.api.create(spec).await.with_context(|| format!("cannot create {handle}"))?;
         Ok(())
     }
 

@@ -1,11 +1,12 @@
 //! What garden costs, beside what others cost: one run, same machine, same root file system, taken in turns.
 //!
 //!   make bench-garden        as root, on a quiet machine; ROUNDS, IDLE and CONTAINERS make it longer or shorter, ONLY=storm
-//!                            (or cycles, execs, throughput, bulk, idle; several with commas) measures only that
+//!                            (or cycles, execs, throughput, archives, bulk, idle; several with commas) measures only that
 //!
 //! A table for people, then `figure NAME VALUE UNIT`, one a line. Ratios are of medians taken in the same rounds; the
 //! least of each is printed as well, because other work on a machine only ever adds.
 
+mod archives;
 mod figures;
 mod garden;
 mod memory;
@@ -76,6 +77,9 @@ async fn measure(bin: &Path) -> Result<()> {
     }
     if wanted("throughput") {
         throughput::measure(&server, &mut report).await?;
+    }
+    if wanted("archives") {
+        archives::measure(&server, &mut report).await?;
     }
     if wanted("bulk") {
         bulk_metrics(&server, &sizes, &mut report).await?;
