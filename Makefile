@@ -18,7 +18,7 @@ strip := $(if $(filter release,$(PROFILE)),-s)
 programs := diego garden-init builder launcher healthcheck diego-sshd
 names := bbs locket auctioneer rep gdn route-emitter ssh-proxy file-server cfdot
 
-.PHONY: build gather demo test test-vm fuzz lint bench-dev bench-garden tools clean
+.PHONY: build gather demo test test-vm fuzz lint bench-dev bench-garden bench-rootfs tools clean
 
 build: tools
 	cargo build --locked --profile $(PROFILE) $(addprefix --bin ,$(programs))
@@ -53,6 +53,12 @@ bench-garden: build
 	tests/packages busybox-static btrfs-progs crun runc containerd
 	cargo build --locked --profile $(PROFILE) -p tests --bin bench-garden
 	$(built)/bench-garden dist/bin
+
+# Pulls beside those of skopeo with umoci, containerd and Docker; figures on the last lines. ROUNDS sets its length.
+bench-rootfs: tools
+	tests/packages docker-registry skopeo umoci containerd docker.io btrfs-progs
+	cargo build --locked --profile $(PROFILE) -p tests --bin bench-rootfs
+	$(built)/bench-rootfs
 
 # Hostile input of all kinds for so many seconds each; what it finds is left in target/fuzz/found.
 SECONDS ?= 60

@@ -13,6 +13,8 @@ pub const MANIFEST_BYTES_MAX: u64 = 4 * 1024 * 1024;
 pub const CONFIG_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// The kernel refuses an overlay of more.
 pub const LAYERS_MAX: usize = 500;
+/// Of one layer's blob; so that sums of sizes are sums.
+pub const LAYER_BYTES_MAX: u64 = 1 << 40;
 
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
@@ -40,6 +42,8 @@ pub enum Error {
     TooManyLayers { found: usize },
     #[error("its layer {digest} is a foreign one ({media_type}), which no registry may hand out")]
     ForeignLayer { digest: Digest, media_type: String },
+    #[error("its layer {digest} is said to have {size} bytes, more than any may")]
+    LayerTooLarge { digest: Digest, size: u64 },
     #[error("its layer {digest} has the unknown type '{media_type}'")]
     UnknownLayer { digest: Digest, media_type: String },
     #[error("its configuration names {diff_ids} layers, its manifest {layers}")]
@@ -167,6 +171,9 @@ fn manifest(artifact_type: &str, config: Descriptor, layers: Vec<Descriptor>) ->
 /// Which compression a layer has is told by its first bytes; here only what is no layer is refused.
 fn check_layer(layer: &Descriptor) -> Result<(), Error> {
     let media_type = layer.media_type.as_str();
+    if layer.size > LAYER_BYTES_MAX {
+        return Err(Error::LayerTooLarge { digest: layer.digest.clone(), size: layer.size });
+    }
     if media_type.contains("nondistributable") || media_type.contains(".foreign.") {
         return Err(Error::ForeignLayer { digest: layer.digest.clone(), media_type: media_type.into() });
     }
@@ -350,6 +357,8 @@ mod tests {
             (many, "501 layers"),
             (image("x").replace(&D[7..], "../../../etc"), "not a digest"),
             (image("x").replace("\"size\":3", "\"size\":-3"), "not valid"),
+            (image("x").replace("\"size\":3", "\"size\":18446744073709551615"), "more than any may"),
+            (format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000)), "not valid"),
         ] {
             let answer = parsed(OCI_MANIFEST, &text);
             assert!(answer.contains(reason), "{reason}: {answer}");

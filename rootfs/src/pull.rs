@@ -98,7 +98,7 @@ async fn pull_once(
 
 /// Where manifests and blobs come from.
 enum Source {
-    Registry(Access),
+    Registry(Arc<Access>),
     Layout(Layout),
 }
 
@@ -253,6 +253,26 @@ async fn fetch_layer(
         return Ok(record);
     }
     let _place = inner.places.acquire().await;
+    match fetch(inner, source, &wanted, reports).await {
+        // What a mirror sent may be wrong where the registry is right.
+        Err(Error::Layer { source: wrong, .. })
+            if wrong.is_the_blobs_fault()
+                && let Source::Registry(access) = source
+                && access.distrust_mirrors() =>
+        {
+            tracing::warn!(image = wanted.image, layer = %wanted.blob.digest, error = %wrong, "registry.mirror-distrusted");
+            fetch(inner, source, &wanted, reports).await
+        }
+        fetched => fetched,
+    }
+}
+
+async fn fetch(
+    inner: &Arc<Inner>,
+    source: &Source,
+    wanted: &Wanted,
+    reports: &Reporting,
+) -> Result<LayerRecord, Error> {
     let expected = Expected {
         blob: Some((wanted.blob.digest.clone(), wanted.blob.size)),
         diff_id: Some(wanted.diff_id.clone()),
@@ -277,7 +297,7 @@ async fn fetch_layer(
 }
 
 async fn download(
-    access: &Access,
+    access: &Arc<Access>,
     blob: &Descriptor,
     pieces: mpsc::Sender<Bytes>,
     reports: &Reporting,

@@ -92,8 +92,13 @@ pub fn inherited(layers: &[Opened]) -> std::io::Result<Vec<Inherited>> {
     }
     let above: BTreeSet<String> = found.keys().flat_map(|path| parents(path)).collect();
     for path in above {
+        // One that no layer has an entry for looks as the unpacker made it, in whichever layer comes first.
+        let looks = || {
+            topmost(&roots, &implied, &path)
+                .or_else(|| topmost(&roots, &vec![BTreeSet::new(); roots.len()], &path))
+        };
         if !found.contains_key(&path)
-            && let Some((_, inherited)) = topmost(&roots, &implied, &path)
+            && let Some((_, inherited)) = looks()
         {
             found.insert(path, inherited);
         }
@@ -167,6 +172,20 @@ mod tests {
         check("a a a", "a");
         check("a b! c", "c b");
         check("a b!", "b");
+    }
+
+    #[test]
+    fn a_directory_that_no_layer_has_an_entry_for_is_made_all_the_same() {
+        let scratch = tempfile::tempdir().unwrap();
+        let layer = |name: &str, implied: &[&str]| {
+            let root = scratch.path().join(name);
+            std::fs::create_dir_all(root.join("usr/share")).unwrap();
+            Opened { root, implied: implied.iter().map(|path| path.to_string()).collect() }
+        };
+        // Some tools write files without the directories above them.
+        let found = inherited(&[layer("upper", &["usr", "usr/share"]), layer("base", &["usr"])]).unwrap();
+        let found: Vec<&str> = found.iter().map(|inherited| inherited.path.as_str()).collect();
+        assert_eq!(found, ["usr", "usr/share"], "parents first");
     }
 
     #[test]

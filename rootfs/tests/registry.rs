@@ -313,6 +313,13 @@ async fn a_pull_that_nobody_waits_for_any_more_leaves_nothing() {
     world.assert_unchanged();
 }
 
+/// Little is promised to roots, so that no disk is ever so full that layers are collected.
+fn modest() -> Config {
+    let mut config = Config::default();
+    config.quota.image_bytes = Some(512 << 20);
+    config
+}
+
 const CHILD: &str = "ROOTFS_TEST_PULLS_INTO";
 
 /// Not a test by itself: what the next one starts as a process and kills.
@@ -320,7 +327,7 @@ const CHILD: &str = "ROOTFS_TEST_PULLS_INTO";
 async fn pulls_until_killed() {
     let Ok(argument) = std::env::var(CHILD) else { return };
     let (directory, uri) = argument.split_once(' ').unwrap();
-    let store = Store::open(Path::new(directory), Config::default()).unwrap();
+    let store = Store::open(Path::new(directory), modest()).unwrap();
     store.pull(&uri.parse().unwrap(), None, &|_| {}).await.unwrap();
 }
 
@@ -354,7 +361,7 @@ async fn killed_at_any_moment_the_next_start_is_clean() {
         wait = wait.mul_f64(1.25);
         child.kill().unwrap();
         let came_through = child.wait().unwrap().success();
-        let store = Store::open(&directory, Config::default()).unwrap();
+        let store = Store::open(&directory, modest()).unwrap();
         let mut complete = 0;
         for entry in std::fs::read_dir(directory.join("layers")).unwrap() {
             let root = entry.unwrap().path().join("root");
@@ -372,7 +379,7 @@ async fn killed_at_any_moment_the_next_start_is_clean() {
             break;
         }
     }
-    let store = Store::open(&directory, Config::default()).unwrap();
+    let store = Store::open(&directory, modest()).unwrap();
     store.pull(&uri.parse().unwrap(), None, &|_| {}).await.unwrap();
     assert_eq!(store.store_usage().unwrap().layers, 4);
 }

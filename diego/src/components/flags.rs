@@ -8,12 +8,55 @@ use bbs_client::{BbsClient, LocketClient};
 use clap::Args;
 use diego_base::http::ClientConfig;
 use diego_base::tls::{Files, ServerTls};
+use rootfs::registry::{Mirror, Policy};
 
 #[derive(Args)]
 pub struct Log {
     /// `debug`, `info` or `error`, or `info,rep=debug`.
     #[arg(long, default_value = "info")]
     pub log_level: String,
+}
+
+/// How registries of images are reached.
+#[derive(Args, Clone)]
+#[command(next_help_heading = "Registries")]
+pub struct Registries {
+    /// For images that name no registry; otherwise Docker Hub.
+    #[arg(long)]
+    pub docker_registry: Option<String>,
+    /// A registry, as HOST or HOST:PORT, that may be reached without TLS. May be given many times.
+    #[arg(long = "insecure-docker-registry", value_name = "HOST")]
+    pub insecure: Vec<String>,
+    /// Where images of a registry are asked for before itself, in the order given; `*` is every registry. May be given
+    /// many times.
+    #[arg(long = "registry-mirror", value_name = "REGISTRY=[http://]HOST")]
+    pub mirrors: Vec<Mirror>,
+    /// Who we are to which registry: a file in the form of ~/.docker/config.json, which may name helpers.
+    #[arg(long = "registry-credentials", value_name = "FILE")]
+    pub credentials: Option<PathBuf>,
+    /// A directory with one for each registry, as /etc/docker/certs.d: authorities in *.crt, our certificates in *.cert
+    /// and *.key.
+    #[arg(long = "registry-certificates", value_name = "DIRECTORY")]
+    pub certificates: Option<PathBuf>,
+    /// Authorities, in PEM, that may sign any registry's certificate, beside those of this machine. May be given many
+    /// times.
+    #[arg(long = "registry-ca-cert-file", value_name = "FILE")]
+    pub authorities: Vec<PathBuf>,
+}
+
+impl Registries {
+    pub fn policy(self) -> Policy {
+        let usual = Policy::default();
+        Policy {
+            default_registry: self.docker_registry.unwrap_or(usual.default_registry),
+            insecure: self.insecure,
+            extra_authorities: self.authorities,
+            certificates: self.certificates,
+            mirrors: self.mirrors,
+            credentials: self.credentials,
+            ..Policy::default()
+        }
+    }
 }
 
 /// Without these everything is spoken in plain text, which is for one machine only.

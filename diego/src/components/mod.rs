@@ -15,6 +15,8 @@ mod rep;
 mod route_emitter;
 mod ssh_proxy;
 
+pub use flags::Registries;
+
 use anyhow::Result;
 use clap::Subcommand;
 use diego_base::telemetry;

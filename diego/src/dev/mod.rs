@@ -38,6 +38,7 @@ use state::StateDir;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use crate::components::Registries;
 use crate::operator::Endpoints;
 
 const CELL_ID: &str = "cell-dev";
@@ -54,6 +55,8 @@ pub struct Flags {
     /// A root filesystem for droplets, as `NAME=PATH` of a directory or a tar. May be given many times.
     #[arg(long = "stack", value_parser = stack)]
     stacks: Vec<(String, PathBuf)>,
+    #[command(flatten)]
+    registries: Box<Registries>,
     /// Apps answer under `NAME.DOMAIN`.
     #[arg(long, default_value = "localhost")]
     domain: String,
@@ -132,7 +135,8 @@ async fn live(state: &StateDir, flags: &Flags, diego: &mut Diego) -> Result<()> 
     diego.gardener = Some(gardener.clone());
 
     lifecycle::pack(&state.dir("static")?)?;
-    start_caches(state, &mut diego.cluster, &ledger, sockets.file_server, sockets.registry_cache)?;
+    let caches = (sockets.file_server, sockets.registry_cache);
+    start_caches(state, &mut diego.cluster, &ledger, caches, &flags.registries)?;
     start_control(state, &mut diego.cluster, &bbs, cells, sockets.bbs, sockets.auctioneer)?;
     let credentials = endpoints.ssh_credentials.clone();
     start_connections(&mut diego.cluster, &bbs, sockets.router, sockets.ssh, host_key, credentials);
@@ -176,6 +180,7 @@ async fn gardener(state: &StateDir, flags: &Flags, ledger: &Ledger, cluster: &Pa
     config.destroy_containers_on_start = true;
     config.rootfs.quota.image_bytes = flags.disk_mb.map(|mebibytes| mebibytes << 20);
     config.rootfs.ledger = Some(ledger.clone());
+    config.rootfs.registries = (*flags.registries).clone().policy();
     config.destroy_containers_on_stop = true;
     slot::apply(flags.slot, &mut config.containerizer, &mut config.networker);
     let gardener = Gardener::start(config, Arc::new(SystemClock), cluster.shutdown()).await;
@@ -186,8 +191,8 @@ fn start_caches(
     state: &StateDir,
     cluster: &mut Parts,
     ledger: &Ledger,
-    files: Socket,
-    registry: Socket,
+    (files, registry): (Socket, Socket),
+    registries: &Registries,
 ) -> Result<()> {
     let files = file_server::Config {
         listen: files.listen(),
@@ -199,6 +204,7 @@ fn start_caches(
     let mut registry = cache::Config::new(registry.listen(), state.dir("registry-cache")?);
     registry.advertised = Some(address);
     registry.ledger = Some(ledger.clone());
+    registry.upstream = registries.clone().policy();
     cluster.start("registry cache", cache::run(registry, cluster.shutdown()));
     Ok(())
 }

@@ -1,8 +1,16 @@
 //! Registries: a client of other people's ([`client`]), and one of our own that caches them ([`cache`]).
+//!
+//! ```text
+//! Policy ──▶ Client ──access(image)──▶ Access { mirrors…, registry } ──▶ Endpoint: one host, one repository, one login
+//! ```
 
+mod access;
 mod auth;
 pub mod cache;
-pub mod client;
+mod client;
+mod endpoint;
+mod keyring;
+mod policy;
 mod retry;
 
 use std::time::Duration;
@@ -10,7 +18,10 @@ use std::time::Duration;
 use crate::digest::Digest;
 use crate::manifest;
 
-pub use client::{Access, Client, Policy};
+pub use access::Access;
+pub use client::Client;
+pub use endpoint::Fetched;
+pub use policy::{InvalidMirror, Mirror, Policy};
 pub use retry::Retry;
 
 /// What a registry is given to let us in. Never written anywhere, never shown.
@@ -28,7 +39,19 @@ impl Credentials {
         }
         Some(Credentials { username: username.into(), password: password.into() })
     }
+
+    /// A token that stands for a user, to be exchanged for one that opens a repository; written as Docker does.
+    pub(crate) fn identity_token(token: &str) -> Credentials {
+        Credentials { username: IDENTITY_TOKEN.into(), password: token.into() }
+    }
+
+    pub(crate) fn as_identity_token(&self) -> Option<&str> {
+        (self.username == IDENTITY_TOKEN).then_some(self.password.as_str())
+    }
 }
+
+/// The name of a user whose password is an identity token.
+const IDENTITY_TOKEN: &str = "<token>";
 
 impl std::fmt::Debug for Credentials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -61,6 +84,10 @@ pub enum Error {
     Unreachable { host: String, image: String, reason: String },
     #[error("registry {host} stopped in the middle of image {image}: {reason}")]
     Interrupted { host: String, image: String, reason: String },
+    #[error("registry {host} leads astray when asked for image {image}: {reason}")]
+    Redirected { host: String, image: String, reason: String },
+    #[error("cannot find out who we are to registry {host}: {reason}")]
+    Keyring { host: String, reason: String },
     #[error("registry {host} asks for a login that is not understood: {reason}")]
     Challenge { host: String, reason: String },
     #[error("registry {host} sends {actual} for image {image} where {expected} was asked for")]

@@ -1,6 +1,7 @@
-//! Whether and when a refused request is tried again. Pure: time and chance are handed in.
+//! Whether and when a refused request is tried again, and when an answer is given up. Pure: time and chance are handed
+//! in.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// How patient a client is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,9 +40,40 @@ impl Retry {
     }
 }
 
-/// The seconds form of `Retry-After`. The date form is taken as absent: our own waits are short anyway.
-pub fn retry_after(value: &str) -> Option<Duration> {
-    value.trim().parse().ok().map(Duration::from_secs)
+/// What `Retry-After` says, in seconds or as a date.
+pub fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+    let value = value.trim();
+    match value.parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => httpdate::parse_http_date(value).ok().map(|at| at.duration_since(now).unwrap_or_default()),
+    }
+}
+
+/// Less than this in one stretch of waiting is next to nothing.
+const PACE_BYTES_MIN: usize = 4096;
+
+/// Whether an answer comes at all: a registry may send a byte now and then for ever.
+#[derive(Debug)]
+pub struct Pace {
+    stretch: Duration,
+    waited: Duration,
+    bytes: usize,
+}
+
+impl Pace {
+    pub fn new(stretch: Duration) -> Pace {
+        Pace { stretch, waited: Duration::ZERO, bytes: 0 }
+    }
+
+    /// `bytes` came after `waited`. Only waiting counts, not what we do with what came.
+    pub fn is_too_slow(&mut self, waited: Duration, bytes: usize) -> bool {
+        self.waited += waited;
+        self.bytes += bytes;
+        if self.bytes >= PACE_BYTES_MIN {
+            (self.waited, self.bytes) = (Duration::ZERO, 0);
+        }
+        self.waited > self.stretch
+    }
 }
 
 #[cfg(test)]
@@ -69,7 +101,29 @@ mod tests {
         assert_eq!(wait(1, 0, Some(0), 0.5), Some(500));
         assert_eq!(wait(1, 0, Some(21), 0.5), None);
         assert_eq!(wait(2, 15_000, Some(7), 0.5), None);
-        assert_eq!(retry_after(" 12 "), Some(Duration::from_secs(12)));
-        assert_eq!(retry_after("Wed, 21 Oct 2026 07:28:00 GMT"), None);
+    }
+
+    #[test]
+    fn a_registry_may_ask_in_seconds_or_by_date() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_770);
+        for (text, seconds) in [
+            (" 12 ", Some(12)),
+            ("Sun, 06 Nov 1994 08:49:37 GMT", Some(7)),
+            ("Sun, 06 Nov 1994 08:49:00 GMT", Some(0)),
+            ("soon", None),
+            ("-1", None),
+        ] {
+            assert_eq!(retry_after(text, now), seconds.map(Duration::from_secs), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_trickle_is_given_up_and_a_slow_line_is_not() {
+        let mut trickle = Pace::new(Duration::from_secs(30));
+        let second = Duration::from_secs(1);
+        assert!(!(0..30).any(|_| trickle.is_too_slow(second, 1)));
+        assert!(trickle.is_too_slow(second, 1));
+        let mut slow = Pace::new(Duration::from_secs(30));
+        assert!(!(0..1000).any(|_| slow.is_too_slow(second, 1024)));
     }
 }

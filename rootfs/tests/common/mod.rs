@@ -217,6 +217,14 @@ pub enum Mood {
     Lie,
     /// Sends what it has under the wrong length.
     Longer,
+    /// A byte now and then, for ever.
+    Trickle,
+    /// Bytes without a length and without an end.
+    Endless,
+    /// To itself, for ever.
+    Redirect,
+    /// All of it, whatever part was asked for.
+    Unranged,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -226,11 +234,13 @@ pub enum Login {
     Token,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Seen {
     pub manifests: u32,
     pub blobs: u32,
     pub ranges: Vec<String>,
+    /// Of all requests, the tokens' too.
+    pub queries: Vec<String>,
 }
 
 pub struct FakeRegistry {
@@ -254,8 +264,12 @@ pub const USER: (&str, &str) = ("user", "secret");
 
 impl FakeRegistry {
     pub async fn start(login: Login) -> FakeRegistry {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        FakeRegistry::start_with(login, None).await
+    }
+
+    pub async fn start_with(login: Login, tls: Option<diego_base::tls::ServerTls>) -> FakeRegistry {
+        let (listen, address) = diego_base::serve::Listen::loopback().unwrap();
+        let listener = diego_base::serve::Listener::bind(listen).await.unwrap();
         let shared = std::sync::Arc::new(Shared {
             address,
             login,
@@ -266,7 +280,7 @@ impl FakeRegistry {
             seen: Default::default(),
         });
         let router = axum::Router::new().fallback(fake).with_state(shared.clone());
-        let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        let server = tokio::spawn(diego_base::serve::serve(listener, router, tls, Default::default()));
         FakeRegistry { address, shared, server }
     }
 
@@ -329,6 +343,7 @@ async fn fake(
     let authorization = header("authorization").unwrap_or_default();
     let basic = base64::engine::general_purpose::STANDARD.encode(format!("{}:{}", USER.0, USER.1));
     let basic = format!("Basic {basic}");
+    shared.seen.lock().unwrap().queries.extend(request.uri().query().map(String::from));
     if path == "/token" {
         // Anonymous tokens are given, but let nobody in.
         let token = if authorization == basic { "good" } else { "anonymous" };
@@ -368,10 +383,12 @@ async fn fake(
     seen.blobs += u32::from(!head);
     if let Some(range) = header("range") {
         seen.ranges.push(range.clone());
-        let from: usize = range.trim_start_matches("bytes=").trim_end_matches('-').parse().unwrap();
-        let content_range = format!("bytes {from}-{}/{}", blob.len() - 1, blob.len());
+        let (from, to) = range.trim_start_matches("bytes=").split_once('-').unwrap();
+        let from: usize = from.parse().unwrap();
+        let to = to.parse().map_or(blob.len(), |to: usize| to + 1).min(blob.len());
+        let content_range = format!("bytes {from}-{}/{}", to - 1, blob.len());
         if mood.is_none() {
-            return plain(206, &[("content-range", &content_range)], blob[from..].to_vec());
+            return plain(206, &[("content-range", &content_range)], blob[from..to].to_vec());
         }
     }
     moody(mood, &[], blob, head)
@@ -394,8 +411,8 @@ fn moody(mood: Option<Mood>, headers: &[(&str, &str)], mut bytes: Vec<u8>, head:
         axum::body::Body::from_stream(futures_util::StreamExt::chain(first, last))
     };
     match mood {
-        None | Some(Mood::Good) if head => plain(200, &with_length, ""),
-        None | Some(Mood::Good) => plain(200, &with_length, bytes),
+        None | Some(Mood::Good | Mood::Unranged) if head => plain(200, &with_length, ""),
+        None | Some(Mood::Good | Mood::Unranged) => plain(200, &with_length, bytes),
         Some(Mood::Refuse(status, after)) => {
             let after: Vec<(&str, &str)> = after.map(|after| ("retry-after", after)).into_iter().collect();
             plain(status, &after, "")
@@ -407,6 +424,23 @@ fn moody(mood: Option<Mood>, headers: &[(&str, &str)], mut bytes: Vec<u8>, head:
             bytes[middle] ^= 0xff;
             plain(200, headers, bytes)
         }
+        Some(Mood::Trickle) => {
+            let slowly = futures_util::stream::unfold((), |()| async {
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                Some((Ok::<_, std::io::Error>(bytes::Bytes::from_static(b" ")), ()))
+            });
+            plain(
+                200,
+                &with_length,
+                axum::body::Body::from_stream(futures_util::StreamExt::take(slowly, bytes.len())),
+            )
+        }
+        Some(Mood::Endless) => {
+            let piece = bytes::Bytes::from(vec![b' '; 64 * 1024]);
+            let endless = futures_util::stream::repeat_with(move || Ok::<_, std::io::Error>(piece.clone()));
+            plain(200, headers, axum::body::Body::from_stream(endless))
+        }
+        Some(Mood::Redirect) => plain(307, &[("location", "?again")], ""),
         Some(Mood::Longer) => {
             bytes.push(b'x');
             plain(200, headers, bytes)

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use garden::networker::Network;
 
+use crate::components::flags::Registries;
 use crate::duration;
 
 /// A link's name has 15 characters; `dgo`, a hyphen and a container's number need the others.
@@ -25,6 +26,8 @@ pub struct ServerFlags {
     pub runtime: Runtime,
     #[command(flatten)]
     pub image: Image,
+    #[command(flatten)]
+    pub registries: Registries,
     #[command(flatten)]
     pub network: Networks,
     #[command(flatten)]
@@ -162,12 +165,6 @@ pub struct Image {
     pub privileged_image_plugin: Option<PathBuf>,
     #[arg(long = "privileged-image-plugin-extra-arg", allow_hyphen_values = true)]
     pub privileged_image_plugin_extra_args: Vec<String>,
-    /// For images that name no registry.
-    #[arg(long)]
-    pub docker_registry: Option<String>,
-    /// A registry that may be reached without TLS. May be given many times.
-    #[arg(long = "insecure-docker-registry")]
-    pub insecure_docker_registries: Vec<String>,
 }
 
 #[derive(Args)]

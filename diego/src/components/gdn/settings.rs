@@ -113,7 +113,7 @@ pub fn debug_address(server: &Server) -> Option<SocketAddr> {
     server.debug_bind_ip.map(|ip| SocketAddr::new(ip, server.debug_bind_port))
 }
 
-pub fn settings(name: Name, mut flags: ServerFlags, init: PathBuf) -> Result<Settings> {
+pub fn settings(name: Name, flags: ServerFlags, init: PathBuf) -> Result<Settings> {
     let mut notes: Vec<Note> =
         flags.unused.given().into_iter().map(|(flag, why)| Note { flag, why: why.into() }).collect();
     let depot = flags.containers.depot.clone().unwrap_or_else(|| name.depot().into());
@@ -127,11 +127,7 @@ pub fn settings(name: Name, mut flags: ServerFlags, init: PathBuf) -> Result<Set
     networks(name, flags.network, &mut config)?;
     limits(&flags.limits, &mut config)?;
     config.containerizer.sysctls = sysctls(&flags.sysctls);
-    let registries = &mut config.rootfs.registries;
-    if let Some(registry) = flags.image.docker_registry.take() {
-        registries.default_registry = registry;
-    }
-    registries.insecure = std::mem::take(&mut flags.image.insecure_docker_registries);
+    config.rootfs.registries = flags.registries.policy();
     image_plugins(flags.image, &mut config, &mut notes)?;
     if let Some(tag) = flags.server.tag {
         config.containerizer.cgroup_parent = format!("diego-{tag}");
@@ -455,7 +451,9 @@ mod tests {
              --tcp-keepalive-time=60 --tcp-retries2=0 --dns-server=1.1.1.1 --additional-dns-server=2.2.2.2 --mtu=1400 \
              --insecure-docker-registry=r:1 --cpu-entitlement-per-share=0.5 --disable-privileged-containers \
              --no-new-privileges --network-plugin=/proc/self/exe --network-plugin-extra-arg=--config \
-             --network-plugin-extra-arg=/c",
+             --network-plugin-extra-arg=/c --docker-registry=r:2 --registry-mirror=*=m:5050 \
+             --registry-mirror=docker.io=http://n --registry-certificates=/certs --registry-credentials=/config.json \
+             --registry-ca-cert-file=/ca.pem",
         )
         .unwrap()
         .gardener;
@@ -467,7 +465,19 @@ mod tests {
         assert_eq!(config.containerizer.cpu_quota_per_share_us, 10);
         assert_eq!(config.containerizer.sysctls, [("net.ipv4.tcp_keepalive_time".into(), "60".into())]);
         assert_eq!((config.networker.mtu, config.networker.dns_servers.len()), (Some(1400), 1));
-        assert_eq!(config.rootfs.registries.insecure, ["r:1"]);
+        let registries = config.rootfs.registries;
+        assert_eq!(
+            (&*registries.default_registry, &registries.insecure[..]),
+            ("r:2", &["r:1".to_string()][..])
+        );
+        assert_eq!(
+            registries.mirrors,
+            ["*=m:5050", "docker.io=http://n"].map(|mirror| mirror.parse().unwrap())
+        );
+        let files =
+            [registries.certificates, registries.credentials, registries.extra_authorities.first().cloned()];
+        let files = files.map(|path| path.unwrap().display().to_string());
+        assert_eq!(files, ["/certs", "/config.json", "/ca.pem"]);
         let plugin = config.network_plugin.unwrap().program;
         assert_eq!(
             (plugin.path.to_str(), &plugin.extra_args[..]),

@@ -116,7 +116,7 @@ impl Drop for Entry {
 
 async fn store(
     blobs: &Blobs,
-    access: &Access,
+    access: &Arc<Access>,
     incoming: Incoming,
     digest: &Digest,
     size: u64,

@@ -17,13 +17,12 @@ use super::route::{Origin, origin};
 use super::{Cache, now_ms};
 use crate::digest::Digest;
 use crate::image::{Reference, Selector};
-use crate::registry::client::Fetched;
-use crate::registry::{Access, Credentials};
+use crate::registry::{Access, Credentials, Fetched};
 
 const PIECE_BYTES: usize = 128 * 1024;
 
 /// The registry behind a name, if there is one.
-pub fn behind(cache: &Cache, name: &str, credentials: Option<Credentials>) -> Option<Access> {
+pub fn behind(cache: &Cache, name: &str, credentials: Option<Credentials>) -> Option<Arc<Access>> {
     match origin(name) {
         Origin::Ours => None,
         Origin::Upstream { host, repository } => {
@@ -195,7 +194,7 @@ async fn content(
     }
     let missing =
         || Refusal::new(StatusCode::NOT_FOUND, "BLOB_UNKNOWN", format!("{name} has no blob {digest}"));
-    let access = Arc::new(behind(cache, name, credentials).ok_or_else(missing)?);
+    let access = behind(cache, name, credentials).ok_or_else(missing)?;
     let size = access.blob_size(digest).await.map_err(|error| Refusal::from(&error))?;
     if *method == Method::HEAD {
         return Ok(Content::Elsewhere { size });

@@ -24,8 +24,7 @@ use super::{Cache, now_ms};
 use crate::digest::Digest;
 use crate::image::{ImageRef, Reference, Selector};
 use crate::manifest::{Configuration, Descriptor, Document, ImageConfig, Manifest, Platform};
-use crate::registry::client::Fetched;
-use crate::registry::{Access, Credentials, Error};
+use crate::registry::{Access, Credentials, Error, Fetched};
 
 const LAYERS_AT_ONCE_MAX: usize = 4;
 /// Lines that a slow reader has not taken yet; progress waits for it.
@@ -128,7 +127,7 @@ async fn pin(
     let name = name_here(cache, address, &reference)?;
     let image = reference.to_string();
     let from = match behind(cache, &name, credentials.clone()) {
-        Some(_) => From::Registry(Arc::new(access(cache, &name, &reference, credentials.clone()))),
+        Some(_) => From::Registry(access(cache, &name, &reference, credentials.clone())),
         None => From::Here,
     };
     let (fetched, manifest) = from.manifest(cache, &name, &image, &reference.selector).await?;
@@ -169,7 +168,7 @@ fn name_here(cache: &Cache, address: &str, reference: &Reference) -> Result<Stri
 }
 
 /// Errors are to name the image as the person named it, not as it is called here.
-fn access(cache: &Cache, name: &str, reference: &Reference, credentials: Option<Credentials>) -> Access {
+fn access(cache: &Cache, name: &str, reference: &Reference, credentials: Option<Credentials>) -> Arc<Access> {
     match origin(name) {
         Origin::Upstream { host, repository } => {
             let selector = reference.selector.clone();

@@ -1,0 +1,198 @@
+//! What images cost, beside what they cost others: one run, same machine, same registry, same images, taken in turns.
+//!
+//!   make bench-rootfs        as root, on a quiet machine; ROUNDS and MEBIBYTES make it longer or shorter
+//!
+//! A table for people, then `figure NAME VALUE UNIT`, one a line. Ratios are of medians taken in the same rounds. Ours
+//! is counted until the root is mounted with its quota, theirs until the files are on the disk. The disk is given time
+//! to write what the last one left before the next one begins.
+
+#[path = "../garden/figures.rs"]
+#[allow(dead_code)]
+mod figures;
+mod images;
+mod ours;
+mod peers;
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use figures::{Report, Times};
+use images::Layout;
+use ours::Ours;
+use peers::{Containerd, Docker, Peer, Registry, Umoci};
+
+/// As in the product: musl's own costs a pull a third.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const LAYERS: usize = 8;
+const LARGE_FILES: usize = 64;
+const LARGE_FILE_BYTES: u64 = 64 << 20;
+const CREATES: usize = 20;
+const WARM_ROUNDS: usize = 300;
+
+fn main() -> Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    match arguments.next().as_deref() {
+        Some(ours::MEASURED) => runtime.block_on(ours::measured(arguments)),
+        _ => measure(&runtime),
+    }
+}
+
+fn number(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+}
+
+fn measure(runtime: &tokio::runtime::Runtime) -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        bail!("roots are mounted by root");
+    }
+    let rounds = number("ROUNDS", 5) as usize;
+    let work = tempfile::Builder::new().prefix("diego-bench-").tempdir()?;
+    let work = work.path();
+    let registry = Registry::start(work)?;
+    let mut report = Report::default();
+    let files = images::debian_files(number("MEBIBYTES", 300) << 20)?;
+    let eight = push(&registry, work, "eight", &images::parts(&files, LAYERS), &mut report)?;
+    let one = push(&registry, work, "one", &[&files], &mut report)?;
+    let peers = peers(work, &registry);
+    let ours = Ours::new(work);
+    cold(&ours, &peers, &eight, "8 layers", rounds, "rootfs_cold_pull_speedup", &mut report)?;
+    cold(&ours, &peers, &one, "1 layer", rounds, "rootfs_cold_pull_one_layer_speedup", &mut report)?;
+    drop(peers);
+    warm(runtime, work, &registry, &eight, &mut report)?;
+    creates(&ours, &eight, rounds, &mut report)?;
+    large(&ours, work, &registry, &mut report)?;
+    report.print();
+    Ok(())
+}
+
+/// Makes an image of the files, a layer each part, and pushes it; its name.
+fn push(
+    registry: &Registry,
+    work: &Path,
+    name: &str,
+    parts: &[&[std::path::PathBuf]],
+    report: &mut Report,
+) -> Result<String> {
+    let directory = work.join("layout");
+    let mut layout = Layout::new(&directory)?;
+    for part in parts {
+        layout.add_layer(|out| images::tar_of(part, out), 6)?;
+    }
+    let files: usize = parts.iter().map(|part| part.len()).sum();
+    let (layers, packed) = (parts.len(), layout.bytes() >> 20);
+    report.note(&format!("image {name}: {layers} layers, {files} files, {packed} MiB compressed"));
+    let image = registry.push(&layout.finish()?, name)?;
+    std::fs::remove_dir_all(directory)?;
+    Ok(image)
+}
+
+fn peers(work: &Path, registry: &Registry) -> Vec<Box<dyn Peer>> {
+    let found: [(&str, Result<Box<dyn Peer>>); 3] = [
+        ("skopeo and umoci", Umoci::new(work, registry).map(|peer| Box::new(peer) as _)),
+        ("containerd", Containerd::start(work).map(|peer| Box::new(peer) as _)),
+        ("docker", Docker::start(work).map(|peer| Box::new(peer) as _)),
+    ];
+    let present = found.into_iter().filter_map(|(name, peer)| match peer {
+        Ok(peer) => Some(peer),
+        Err(why) => {
+            println!("SKIPPED {name}: {why:#}");
+            None
+        }
+    });
+    present.collect()
+}
+
+/// Everything before is on the disk; nothing of it is written while the next one is measured.
+fn quiet() {
+    rustix::fs::sync();
+}
+
+fn cold(
+    ours: &Ours,
+    peers: &[Box<dyn Peer>],
+    image: &str,
+    what: &str,
+    rounds: usize,
+    figure: &str,
+    report: &mut Report,
+) -> Result<()> {
+    let (mut mine, mut seconds) = (Times::default(), Times::default());
+    let mut theirs: Vec<Times> = peers.iter().map(|_| Times::default()).collect();
+    for _ in 0..rounds {
+        quiet();
+        let outcome = ours.pull(image, 1)?;
+        mine.add(outcome.time);
+        seconds.add(Duration::from_secs_f64(outcome.seconds));
+        ours.forget()?;
+        for (peer, times) in peers.iter().zip(&mut theirs) {
+            quiet();
+            times.add(peer.pull(image)?);
+            peer.forget(image)?;
+        }
+    }
+    report.times(&format!("cold pull, {what}, to a mounted root: ours"), &mine);
+    report.times("  of which on the processors", &seconds);
+    let mut best = f64::NAN;
+    for (peer, times) in peers.iter().zip(&theirs) {
+        report.times(&format!("  {}", peer.name()), times);
+        best = best.min(times.median_ms());
+    }
+    report.figure(figure, best / mine.median_ms(), "best peer/ours");
+    Ok(())
+}
+
+fn warm(
+    runtime: &tokio::runtime::Runtime,
+    work: &Path,
+    registry: &Registry,
+    image: &str,
+    report: &mut Report,
+) -> Result<()> {
+    let small = [Path::new("/usr/bin/true").to_path_buf()];
+    let small = push(registry, work, "small", &[&small], report)?;
+    let mut measure = |what: &str, image: &str| -> Result<f64> {
+        let mut times = Times::default();
+        runtime.block_on(ours::warm_mounts(work, image, WARM_ROUNDS))?.into_iter().for_each(|t| times.add(t));
+        report.times(&format!("warm mount with quota, {what}"), &times);
+        Ok(times.median_ms())
+    };
+    measure("image of one file", &small)?;
+    let median = measure("8 layers", image)?;
+    report.figure("rootfs_warm_mount_ms", median, "ms");
+    Ok(())
+}
+
+fn creates(ours: &Ours, image: &str, rounds: usize, report: &mut Report) -> Result<()> {
+    let (mut one, mut many) = (Times::default(), Times::default());
+    for _ in 0..rounds {
+        for (count, times) in [(1, &mut one), (CREATES, &mut many)] {
+            quiet();
+            times.add(ours.pull(image, count)?.time);
+            ours.forget()?;
+        }
+    }
+    report.times("cold create, one", &one);
+    report.times(&format!("cold creates, {CREATES} at once, until the last"), &many);
+    report.figure("rootfs_20_creates_vs_1", many.median_ms() / one.median_ms(), "20/1");
+    Ok(())
+}
+
+fn large(ours: &Ours, work: &Path, registry: &Registry, report: &mut Report) -> Result<()> {
+    let directory = work.join("layout");
+    let mut layout = Layout::new(&directory)?;
+    layout.add_layer(|out| images::large(LARGE_FILES, LARGE_FILE_BYTES, out), 1)?;
+    let image = registry.push(&layout.finish()?, "large")?;
+    std::fs::remove_dir_all(directory)?;
+    quiet();
+    let outcome = ours.pull(&image, 1)?;
+    ours.forget()?;
+    let seconds = outcome.time.max(Duration::from_millis(1)).as_secs_f64();
+    let gibibytes = (LARGE_FILES as u64 * LARGE_FILE_BYTES) >> 30;
+    report.note(&format!("one layer of {gibibytes} GiB: {seconds:.1} s"));
+    report.figure("rootfs_unpack_peak_mib", outcome.peak_mib, "MiB");
+    Ok(())
+}
