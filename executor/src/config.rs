@@ -41,6 +41,8 @@ pub struct Config {
     /// A file or directory of the host, mounted read-only at `/etc/cf-assets/healthcheck`.
     pub healthcheck_assets: Option<PathBuf>,
     pub instance_identity: Option<InstanceIdentity>,
+    /// Needs an instance identity to show.
+    pub container_proxy: Option<ContainerProxy>,
     /// CPU shares of a container of weight 100.
     pub cpu_shares_max: u64,
     /// Weighs containers by their memory too.
@@ -79,6 +81,7 @@ impl Config {
             trusted_system_certificates: None,
             healthcheck_assets: None,
             instance_identity: None,
+            container_proxy: None,
             cpu_shares_max: 1024,
             set_cpu_weight: false,
             container_inode_limit: 200_000,
@@ -114,4 +117,32 @@ pub struct InstanceIdentity {
     pub ca_certificate_pem: String,
     pub ca_private_key_pem: String,
     pub validity: Duration,
+}
+
+/// TLS before the ports of containers that ask for it.
+#[derive(Debug, Clone)]
+pub struct ContainerProxy {
+    /// Let in only who shows a certificate of one of the authorities below, with one of the names if there are any.
+    pub require_client_certificates: bool,
+    pub trusted_ca_certificates_pem: Vec<String>,
+    pub verify_subject_alt_names: Vec<String>,
+    /// Offer HTTP/2 before HTTP/1.1.
+    pub http2: bool,
+    /// Map the ports of the app itself to the host, too.
+    pub unproxied_port_mappings: bool,
+    /// Of one container at once.
+    pub connections_max: usize,
+}
+
+impl Default for ContainerProxy {
+    fn default() -> Self {
+        ContainerProxy {
+            require_client_certificates: false,
+            trusted_ca_certificates_pem: Vec::new(),
+            verify_subject_alt_names: Vec::new(),
+            http2: true,
+            unproxied_port_mappings: true,
+            connections_max: 4096,
+        }
+    }
 }

@@ -87,6 +87,8 @@ pub struct RunInfo {
     /// -1: unlimited.
     pub log_rate_limit_bytes_per_second: i64,
     pub volume_mounted_files: Vec<File>,
+    /// Speak TLS for its ports, if the cell does.
+    pub enable_container_proxy: bool,
 }
 
 /// Where its log lines say they come from.

@@ -26,4 +26,8 @@ pub enum StartError {
     Directory { path: std::path::PathBuf, source: std::io::Error },
     #[error(transparent)]
     Disk(#[from] rootfs_ledger::Error),
+    #[error("TLS before containers needs an instance identity to show")]
+    NoIdentity,
+    #[error("cannot serve TLS before containers: {0}")]
+    ContainerProxy(String),
 }

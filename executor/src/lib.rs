@@ -9,6 +9,7 @@ pub mod config;
 pub mod container;
 mod containers;
 mod credentials;
+mod edge;
 mod error;
 mod events;
 pub mod logs;
@@ -22,11 +23,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use cache::Cache;
-pub use config::{Config, InstanceIdentity, WorkLimits};
+pub use config::{Config, ContainerProxy, InstanceIdentity, WorkLimits};
 pub use container::*;
 pub use containers::store::FAILURE_REASON_BYTES_MAX;
 use containers::store::{Owner, Store};
 use containers::{life, reaper};
+use edge::Edges;
 pub use error::{Error, StartError};
 use events::Hub;
 pub use events::{EVENTS_BEHIND_MAX, Events, Heard};
@@ -50,6 +52,7 @@ pub(crate) struct Shared {
     store: Store,
     cache: Cache,
     ledger: Ledger,
+    edges: Option<Edges>,
     streams: Streams,
     creates: Semaphore,
     deletes: Semaphore,
@@ -74,6 +77,7 @@ impl Executor {
             config.http.clone(),
             ledger.clone(),
         )?;
+        let edges = edges(&config)?;
         let hub = Hub::new();
         Ok(Executor(Arc::new(Shared {
             store: Store::new(config.total, hub.clone()),
@@ -82,6 +86,7 @@ impl Executor {
             logs,
             cache,
             ledger,
+            edges,
             streams: Streams::default(),
             creates: Semaphore::new(work.creates.max(1)),
             deletes: Semaphore::new(work.deletes.max(1)),
@@ -216,6 +221,14 @@ fn ledger(config: &Config) -> Result<Ledger, StartError> {
         None => Ledger::open(dir),
     };
     ledger.map_err(StartError::Disk)
+}
+
+fn edges(config: &Config) -> Result<Option<Edges>, StartError> {
+    let Some(proxy) = &config.container_proxy else { return Ok(None) };
+    if config.instance_identity.is_none() {
+        return Err(StartError::NoIdentity);
+    }
+    Edges::new(proxy).map(Some).map_err(|error| StartError::ContainerProxy(steps::report(&error)))
 }
 
 /// Emptied: what it holds belongs to containers, and none lives before its executor does.

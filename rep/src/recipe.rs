@@ -72,6 +72,8 @@ pub fn of_lrp(desired: &DesiredLrp, lrp: &LrpInstance, around: &Surroundings) ->
         sidecars: desired.sidecars.iter().map(sidecar).collect(),
         log_rate_limit_bytes_per_second: log_rate(desired.log_rate_limit),
         volume_mounted_files: desired.volume_mounted_files.clone(),
+        // A Task is not connected to.
+        enable_container_proxy: !desired.ports.is_empty(),
     };
     Ok(RunRequest { guid: instance_guid.clone(), run_info, tags: Tags::new() })
 }
@@ -325,6 +327,7 @@ mod tests {
         });
         assert_eq!(info.ports.iter().map(|port| port.container_port).collect::<Vec<_>>(), [8080, 2222]);
         assert_eq!(info.internal_routes, ["a.apps.internal"]);
+        assert!(info.enable_container_proxy && !lrp_info(|_| {}).enable_container_proxy);
         let broken = desired(|lrp| lrp.routes.insert_raw("internal-router", "{}".into()).unwrap());
         let error = of_lrp(&broken, &instance(), &around()).unwrap_err();
         assert!(error.to_string().starts_with("cannot read the internal routes"));

@@ -5,6 +5,7 @@
 
 mod auctioneer;
 mod bbs;
+mod edge;
 mod file_server;
 mod flags;
 pub mod gdn;

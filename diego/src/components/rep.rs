@@ -14,6 +14,7 @@ use garden_client::{Address, Capacity, Garden, HttpGarden};
 use rep::{Identity, LayeringMode, Stacks};
 use tokio_util::sync::CancellationToken;
 
+use super::edge::Edge;
 use super::flags::{self, Bbs, Log, Tls, stack};
 
 /// Between two attempts to reach a garden that is not up yet.
@@ -47,6 +48,8 @@ pub struct Flags {
     state_dir: PathBuf,
     #[command(flatten)]
     offer: Offer,
+    #[command(flatten)]
+    edge: Edge,
     #[command(flatten)]
     bbs: Bbs,
     #[command(flatten)]
@@ -135,6 +138,7 @@ fn executor(flags: &Flags, capacity: Capacity, client: ClientConfig, garden: Htt
     let total = flags.offer.resources(capacity);
     let mut config = executor::Config::new(&flags.cell_id, total, state_dir.to_owned(), http);
     config.disk_follows_garden = flags.offer.disk_mb.is_none();
+    flags.edge.apply(&mut config)?;
     Ok(Executor::new(config, Arc::new(garden), executor::logs::Logs::new(Vec::new()))?)
 }
 

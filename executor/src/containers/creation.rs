@@ -7,14 +7,17 @@ use std::sync::Arc;
 
 use futures_util::future;
 use garden_client::{
-    BindMount, ContainerInfo, ContainerSpec, CpuLimits, DiskLimits, ImageRef, Limits, MemoryLimits, NetIn,
-    PidLimits, Properties,
+    BindMount, ContainerInfo, ContainerSpec, CpuLimits, DiskLimits, ImageRef, Limits, MemoryLimits,
+    NETWORK_NAMESPACE_PROPERTY, NetworkNamespace, NotANamespace, PidLimits, Properties,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::store::{failure, stopped_before_running};
 use super::{egress, files};
 use crate::cache::{Fetched, Wanted};
+use crate::credentials::Issued;
+use crate::edge::ports::Front;
+use crate::edge::{self, Edge, Shown};
 use crate::logs::{LogStream, Out};
 use crate::steps::{byte_size, report};
 use crate::{CachedDependency, Container, PortMapping, RunInfo, RunResult, Shared, credentials};
@@ -29,6 +32,8 @@ const SCOPE_EXCLUSIVE: u8 = 1;
 #[derive(Default)]
 pub(crate) struct Held {
     pub dependencies: Vec<Fetched>,
+    /// Given to whoever runs it.
+    pub edge: Option<Edge>,
 }
 
 /// What is created, and by whose wish.
@@ -56,7 +61,8 @@ impl Order<'_> {
         let (cell, guid) = (&self.shared.config.cell_id, self.guid);
         self.logs.announce(Out::Out, &format!("Cell {cell} creating container for instance {guid}"));
         match self.create_in_garden(furnishing).await {
-            Ok(container) => {
+            Ok((container, edge)) => {
+                held.edge = edge;
                 self.logs.announce(
                     Out::Out,
                     &format!("Cell {cell} successfully created container for instance {guid}"),
@@ -166,20 +172,22 @@ impl Order<'_> {
         }
     }
 
-    async fn create_in_garden(&self, furnishing: Furnishing) -> Result<Container, String> {
+    async fn create_in_garden(&self, furnishing: Furnishing) -> Result<(Container, Option<Edge>), String> {
         let garden = &self.shared.garden;
-        let spec = self.spec(furnishing)?;
+        let fronts = self.fronts()?;
+        let spec = self.spec(furnishing, &fronts)?;
         let limits = (spec.limits.memory.limit_in_bytes, spec.limits.disk.byte_hard);
         garden.create(spec).await.map_err(|error| error.to_string())?;
         self.shared.store.change(self.guid, |container| container.in_garden = true);
         let info = garden.info(self.guid).await.map_err(|error| error.to_string())?;
-        let ports = mapped(&ports(self.run_info), &info);
         let addresses = Addresses::of(&info);
-        if let Some(identity) = &self.shared.config.instance_identity {
-            let ip = addresses.internal.or(addresses.external);
-            let issued = credentials::issue(&self.shared.config, identity, self.guid, self.run_info, ip);
-            issued.map_err(|error| report(&error))?;
-        }
+        let identity = self.identity(&addresses)?;
+        let edge = match &identity {
+            Some(identity) => self.open_edge(&fronts, &info, &addresses, identity).await?,
+            None => None,
+        };
+        let served: &[Front] = if edge.is_some() { &fronts } else { &[] };
+        let ports = edge::ports::mapped(&ports(self.run_info), served, &info);
         let fill = |container: &mut Container| {
             (container.memory_limit_bytes, container.disk_limit_bytes) = limits;
             container.external_ip = addresses.external;
@@ -190,11 +198,60 @@ impl Order<'_> {
                 container.state = crate::State::Created;
             }
         };
-        self.shared.store.change(self.guid, fill).ok_or_else(|| "container not found".to_string())
+        let container = self.shared.store.change(self.guid, fill);
+        Ok((container.ok_or_else(|| "container not found".to_string())?, edge))
     }
 
-    fn spec(&self, furnishing: Furnishing) -> Result<ContainerSpec, String> {
+    /// What the container is shown as, and shows; where it finds that itself.
+    fn identity(&self, addresses: &Addresses) -> Result<Option<Issued>, String> {
+        let config = &self.shared.config;
+        let Some(authority) = &config.instance_identity else { return Ok(None) };
+        let ip = addresses.internal.or(addresses.external);
+        let issued = credentials::identity(config, authority, self.guid, self.run_info, ip)
+            .and_then(|issued| credentials::write(config, self.guid, &issued).map(|()| issued));
+        issued.map(Some).map_err(|error| report(&error))
+    }
+
+    /// The ports that speak TLS.
+    fn fronts(&self) -> Result<Vec<Front>, String> {
+        if self.shared.edges.is_none() || !self.run_info.enable_container_proxy {
+            return Ok(Vec::new());
+        }
+        edge::ports::fronts(&ports(self.run_info)).map_err(|error| error.to_string())
+    }
+
+    /// Before the app has its first process: nobody else has the ports yet.
+    async fn open_edge(
+        &self,
+        fronts: &[Front],
+        info: &ContainerInfo,
+        addresses: &Addresses,
+        identity: &Issued,
+    ) -> Result<Option<Edge>, String> {
+        let config = &self.shared.config;
+        let (Some(edges), Some(authority)) = (&self.shared.edges, &config.instance_identity) else {
+            return Ok(None);
+        };
+        if fronts.is_empty() {
+            return Ok(None);
+        }
+        let (Some(told), Some(app)) = (info.properties.get(NETWORK_NAMESPACE_PROPERTY), addresses.internal)
+        else {
+            return edges.cannot_enter(self.guid).map(|()| None);
+        };
+        let at: NetworkNamespace = told.parse().map_err(|error: NotANamespace| error.to_string())?;
+        let routes = &self.run_info.internal_routes;
+        let to_containers =
+            credentials::container_to_container(config, authority, self.guid, self.run_info, routes)
+                .map_err(|error| report(&error))?;
+        let shown = Shown { to_routers: identity, to_containers: &to_containers };
+        let opened = edges.open(self.guid, at, app, fronts, shown, self.stop.child_token()).await;
+        opened.map(Some).map_err(|error| report(&error))
+    }
+
+    fn spec(&self, furnishing: Furnishing, fronts: &[Front]) -> Result<ContainerSpec, String> {
         let (config, run_info) = (&self.shared.config, self.run_info);
+        let unproxied = config.container_proxy.as_ref().is_none_or(|proxy| proxy.unproxied_port_mappings);
         let resource =
             self.shared.store.get(self.guid).map(|container| container.resource).unwrap_or_default();
         let mut env: Vec<String> =
@@ -230,13 +287,7 @@ impl Order<'_> {
                 ..Limits::default()
             },
             properties: properties(&config.owner_name, run_info),
-            net_in: ports(run_info)
-                .iter()
-                .map(|port| NetIn {
-                    host_port: port.host_port.into(),
-                    container_port: port.container_port.into(),
-                })
-                .collect(),
+            net_in: edge::ports::net_in(&ports(run_info), fronts, unproxied),
             net_out: egress::net_out_rules(&run_info.egress_rules).map_err(|error| error.to_string())?,
             ..ContainerSpec::default()
         })
@@ -285,15 +336,6 @@ fn ports(run_info: &RunInfo) -> Vec<PortMapping> {
         }
     }
     ports
-}
-
-fn mapped(ports: &[PortMapping], info: &ContainerInfo) -> Vec<PortMapping> {
-    let host_port = |port: &PortMapping| {
-        let mapped = info.mapped_ports.iter();
-        let mut mapped = mapped.filter(|mapped| mapped.container_port == u32::from(port.container_port));
-        mapped.next().and_then(|mapped| u16::try_from(mapped.host_port).ok()).unwrap_or(0)
-    };
-    ports.iter().map(|port| PortMapping { host_port: host_port(port), ..*port }).collect()
 }
 
 struct Addresses {

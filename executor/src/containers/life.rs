@@ -8,25 +8,30 @@
 //! Others send [`Command`]s. While the work goes on, stopping it is cancelling its token; the work is always awaited,
 //! never dropped. A completed container stays, with its files, until a delete has destroyed it in garden.
 
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::creation::{self, Held, Order};
 use super::store::{failure, stopped_before_running};
 use crate::credentials;
+use crate::edge::Edge;
 use crate::logs::{LogStream, Out};
 use crate::recipe::{Settings, recipe};
 use crate::steps::{self, Ready, Stage, StepError, network_environment};
-use crate::{Container, Error, RunInfo, RunRequest, RunResult, Shared, UpdateRequest};
+use crate::{Container, Error, InstanceIdentity, RunInfo, RunRequest, RunResult, Shared, UpdateRequest};
 
 /// Commands an owner may be behind before those who send them wait.
 const COMMANDS_MAX: usize = 16;
 /// Between two renewals of a certificate, and after one that failed.
 const RENEWAL_PERIOD_MIN: Duration = Duration::from_secs(60);
+/// For what a container's processes have left on its connections when they end.
+const EDGE_CLOSE_TIME: Duration = Duration::from_secs(2);
 const PROPERTY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What others may ask of the owner.
@@ -51,8 +56,14 @@ pub(crate) fn start(shared: &Arc<Shared>, request: RunRequest) -> Result<(), Err
     let limits = (run_info.log_rate_limit_bytes_per_second, config.log_lines_per_second_max);
     let logs =
         LogStream::new(&shared.logs, &run_info.log_config, &container.guid, limits, config.clock.clone());
-    let work =
-        Work { shared: shared.clone(), guid: container.guid, run_info, logs, stop: CancellationToken::new() };
+    let work = Work {
+        shared: shared.clone(),
+        guid: container.guid,
+        run_info,
+        logs,
+        stop: CancellationToken::new(),
+        routes_changed: Notify::new(),
+    };
     shared.streams.insert(&work.guid, &work.logs);
     tokio::spawn(live(work, commands));
     Ok(())
@@ -160,6 +171,8 @@ struct Work {
     run_info: Arc<RunInfo>,
     logs: LogStream,
     stop: CancellationToken,
+    /// Others reach it by other names now.
+    routes_changed: Notify,
 }
 
 impl Work {
@@ -182,10 +195,16 @@ impl Work {
         if self.stop.is_cancelled() {
             return stopped_before_running();
         }
-        outcome(self.run(&container).await)
+        let edge = held.edge.take();
+        let outcome = outcome(self.run(&container, edge.as_ref()).await);
+        if let Some(edge) = edge {
+            // What the app has said may still be on its way.
+            edge.close(EDGE_CLOSE_TIME).await;
+        }
+        outcome
     }
 
-    async fn run(&self, container: &Container) -> steps::Result {
+    async fn run(&self, container: &Container, edge: Option<&Edge>) -> steps::Result {
         let recipe = recipe(&self.run_info, &Settings::of(&self.shared.config))
             .map_err(|error| StepError::Plain(error.to_string()))?;
         let (stage, mut readiness) = self.stage(container);
@@ -202,7 +221,7 @@ impl Work {
                 return result;
             }
         }
-        let mut renewing = pin!(self.renew_credentials(container));
+        let mut renewing = pin!(self.renew_credentials(container, edge));
         loop {
             tokio::select! {
                 biased;
@@ -214,22 +233,63 @@ impl Work {
     }
 
     /// Never ends; may be dropped.
-    async fn renew_credentials(&self, container: &Container) {
+    async fn renew_credentials(&self, container: &Container, edge: Option<&Edge>) {
         let config = &self.shared.config;
         let Some(authority) = &config.instance_identity else { return std::future::pending().await };
-        let period = credentials::renewal(authority.validity).max(RENEWAL_PERIOD_MIN);
+        let reserve = credentials::reserve(authority.validity);
+        let period = (authority.validity - reserve).max(RENEWAL_PERIOD_MIN);
         let ip = container.internal_ip.or(container.external_ip);
-        let mut pause = period;
+        let mut due = Instant::now() + period;
         loop {
-            tokio::time::sleep(pause).await;
-            pause = match credentials::issue(config, authority, &self.guid, &self.run_info, ip) {
-                Ok(()) => period,
-                Err(error) => {
-                    tracing::error!(guid = self.guid, error = %steps::report(&error), "executor.cannot-renew-credentials");
-                    RENEWAL_PERIOD_MIN
-                }
+            let is_due = tokio::select! {
+                () = tokio::time::sleep_until(due) => true,
+                () = self.routes_changed.notified() => false,
             };
+            let renewed = match is_due {
+                true => self
+                    .renew_identity(authority, ip, edge, reserve)
+                    .and_then(|()| self.renew_container_to_container(authority, edge, reserve)),
+                false => self.renew_container_to_container(authority, edge, reserve),
+            };
+            if let Err(error) = &renewed {
+                tracing::error!(guid = self.guid, error, "executor.cannot-renew-credentials");
+                due = due.min(Instant::now() + RENEWAL_PERIOD_MIN);
+            }
+            if is_due {
+                due = Instant::now() + if renewed.is_ok() { period } else { RENEWAL_PERIOD_MIN };
+            }
         }
+    }
+
+    fn renew_identity(
+        &self,
+        authority: &InstanceIdentity,
+        ip: Option<IpAddr>,
+        edge: Option<&Edge>,
+        last: Duration,
+    ) -> Result<(), String> {
+        let config = &self.shared.config;
+        let issued = credentials::identity(config, authority, &self.guid, &self.run_info, ip)
+            .and_then(|issued| credentials::write(config, &self.guid, &issued).map(|()| issued))
+            .map_err(|error| steps::report(&error))?;
+        edge.map_or(Ok(()), |edge| edge.show_routers(&issued, last)).map_err(|error| steps::report(&error))
+    }
+
+    fn renew_container_to_container(
+        &self,
+        authority: &InstanceIdentity,
+        edge: Option<&Edge>,
+        last: Duration,
+    ) -> Result<(), String> {
+        let Some(edge) = edge else { return Ok(()) };
+        let config = &self.shared.config;
+        // As they are now: they may have changed since the container was started.
+        let now = self.shared.store.get(&self.guid).and_then(|container| container.run_info);
+        let routes = now.map(|run_info| run_info.internal_routes.clone()).unwrap_or_default();
+        let issued =
+            credentials::container_to_container(config, authority, &self.guid, &self.run_info, &routes)
+                .map_err(|error| steps::report(&error))?;
+        edge.show_containers(&issued, last).map_err(|error| steps::report(&error))
     }
 
     fn stage(&self, container: &Container) -> (Stage, mpsc::Receiver<bool>) {
@@ -260,6 +320,7 @@ impl Work {
             let run_info = Arc::make_mut(run_info);
             if let Some(routes) = request.internal_routes {
                 run_info.internal_routes = routes;
+                self.routes_changed.notify_one();
             }
             if let Some(tags) = request.metric_tags {
                 run_info.metric_tags = tags.clone();

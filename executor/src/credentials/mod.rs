@@ -5,6 +5,7 @@
 //! the files again.
 
 mod der;
+pub(crate) mod names;
 mod x509;
 
 use std::fs;
@@ -13,6 +14,8 @@ use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+pub(crate) use x509::Issued;
 
 use crate::{Config, InstanceIdentity, RunInfo};
 
@@ -28,10 +31,10 @@ pub(crate) enum CredentialsError {
     Issue { guid: String, source: x509::IssueError },
 }
 
-/// How long after its issue a certificate is replaced.
-pub(crate) fn renewal(validity: Duration) -> Duration {
+/// How long before its end a certificate is replaced.
+pub(crate) fn reserve(validity: Duration) -> Duration {
     const HOUR: Duration = Duration::from_secs(3600);
-    if validity > 4 * HOUR { validity - HOUR / 2 } else { validity - validity / 8 }
+    if validity > 4 * HOUR { HOUR / 2 } else { validity / 8 }
 }
 
 pub(crate) fn dir(config: &Config, guid: &str) -> PathBuf {
@@ -52,22 +55,49 @@ pub(crate) fn environment() -> [String; 2] {
     ]
 }
 
-pub(crate) fn issue(
+/// What an instance shows: to whom it connects, and to the routers that connect to it.
+pub(crate) fn identity(
     config: &Config,
     authority: &InstanceIdentity,
     guid: &str,
     run_info: &RunInfo,
     ip: Option<IpAddr>,
-) -> Result<(), CredentialsError> {
+) -> Result<Issued, CredentialsError> {
+    issue(config, authority, guid, run_info, (&[], ip))
+}
+
+/// What it shows to other containers, which know it by its internal routes.
+pub(crate) fn container_to_container(
+    config: &Config,
+    authority: &InstanceIdentity,
+    guid: &str,
+    run_info: &RunInfo,
+    internal_routes: &[String],
+) -> Result<Issued, CredentialsError> {
+    issue(config, authority, guid, run_info, (internal_routes, None))
+}
+
+fn issue(
+    config: &Config,
+    authority: &InstanceIdentity,
+    guid: &str,
+    run_info: &RunInfo,
+    (dns_names, ip): (&[String], Option<IpAddr>),
+) -> Result<Issued, CredentialsError> {
     let subject = x509::Subject {
         common_name: guid,
         organizational_units: &run_info.certificate_organizational_units,
+        dns_names,
         ip,
         not_before_ns: config.clock.now_ns(),
         validity: authority.validity,
     };
-    let issued = x509::issue(&authority.ca_certificate_pem, &authority.ca_private_key_pem, &subject)
-        .map_err(|source| CredentialsError::Issue { guid: guid.to_string(), source })?;
+    x509::issue(&authority.ca_certificate_pem, &authority.ca_private_key_pem, &subject)
+        .map_err(|source| CredentialsError::Issue { guid: guid.to_string(), source })
+}
+
+/// Where the container reads them.
+pub(crate) fn write(config: &Config, guid: &str, issued: &Issued) -> Result<(), CredentialsError> {
     let dir = dir(config, guid);
     // The key first: who finds the certificate finds its key.
     replace(&dir.join(KEY), &issued.private_key_pem)?;
@@ -83,4 +113,17 @@ fn replace(path: &Path, content: &str) -> Result<(), CredentialsError> {
         fs::rename(&temp, path)
     };
     written().map_err(|source| CredentialsError::Write { path: path.to_path_buf(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_replaced_well_before_its_end() {
+        let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+        for (validity, wanted) in [(24 * 60, 30), (241, 30), (240, 30), (120, 15), (8, 1)] {
+            assert_eq!(reserve(minutes(validity)), minutes(wanted), "{validity}");
+        }
+    }
 }

@@ -34,9 +34,15 @@ pub(crate) enum IssueError {
     Key(#[source] rcgen::Error),
 }
 
+/// Longer is no name of the DNS.
+const DNS_NAME_BYTES_MAX: usize = 253;
+
 pub(crate) struct Subject<'a> {
+    /// Also the first of its alternative names.
     pub common_name: &'a str,
     pub organizational_units: &'a [String],
+    /// More names; what could not be one is left out.
+    pub dns_names: &'a [String],
     pub ip: Option<IpAddr>,
     pub not_before_ns: i64,
     pub validity: Duration,
@@ -121,7 +127,9 @@ fn extensions(subject: &Subject) -> Vec<u8> {
         let critical = if critical { element(der::BOOLEAN, &[0xFF]) } else { Vec::new() };
         sequence(&[object_id(kind), critical, element(der::OCTET_STRING, &value)])
     };
-    let mut names = vec![element(0x82, subject.common_name.as_bytes())];
+    let more = subject.dns_names.iter().map(String::as_str).filter(|name| is_dns_name(name));
+    let mut names: Vec<_> =
+        [subject.common_name].into_iter().chain(more).map(|name| element(0x82, name.as_bytes())).collect();
     names.extend(subject.ip.map(|ip| match ip {
         IpAddr::V4(ip) => element(0x87, &ip.octets()),
         IpAddr::V6(ip) => element(0x87, &ip.octets()),
@@ -132,6 +140,14 @@ fn extensions(subject: &Subject) -> Vec<u8> {
         extension(EXTENDED_KEY_USAGE, false, usages),
         extension(SUBJECT_ALT_NAME, false, sequence(&names)),
     ])
+}
+
+/// What a verifier does not choke on, which would cost the whole certificate.
+fn is_dns_name(name: &str) -> bool {
+    let is_label = |label: &str| {
+        !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_*".contains(&byte))
+    };
+    name.len() <= DNS_NAME_BYTES_MAX && name.split('.').all(is_label)
 }
 
 fn validity(subject: &Subject) -> Vec<u8> {
@@ -211,6 +227,7 @@ mod tests {
         let subject = Subject {
             common_name: "instance-guid",
             organizational_units: &units,
+            dns_names: &[],
             ip: Some("10.254.0.2".parse().unwrap()),
             not_before_ns: 1_795_305_600_000_000_000,
             validity: Duration::from_secs(86_400),
@@ -227,6 +244,54 @@ mod tests {
         assert!(issued.private_key_pem.contains("PRIVATE KEY"));
     }
 
+    /// What an independent reader of certificates says of one, in full.
+    fn told_by_openssl(chain: &str) -> Option<String> {
+        use std::io::Write;
+        use std::process::{Command, Stdio};
+        let mut openssl = Command::new("openssl")
+            .args(["x509", "-noout", "-text", "-nameopt", "RFC2253"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .ok()?;
+        openssl.stdin.take()?.write_all(chain.as_bytes()).ok()?;
+        let output = openssl.wait_with_output().ok()?;
+        assert!(output.status.success(), "{output:?}");
+        Some(String::from_utf8(output.stdout).unwrap())
+    }
+
+    #[test]
+    fn openssl_reads_names_uses_and_days_as_they_were_meant() {
+        let (ca, ca_key) = authority();
+        let units = ["organization:o", "space:s", "app:a"].map(String::from);
+        let routes = ["a.apps.internal", "b.apps.internal", "not a name", "", "ü.internal"].map(String::from);
+        let subject = Subject {
+            common_name: "instance-guid",
+            organizational_units: &units,
+            dns_names: &routes,
+            ip: Some("10.254.0.2".parse().unwrap()),
+            not_before_ns: 1_795_305_600_000_000_000,
+            validity: Duration::from_secs(86_400),
+        };
+        let issued = issue(&ca, &ca_key, &subject).unwrap();
+        let Some(text) = told_by_openssl(&issued.certificate_chain_pem) else {
+            println!("SKIPPED openssl_reads_names_uses_and_days_as_they_were_meant: there is no openssl");
+            return;
+        };
+        for line in [
+            "Version: 3 (0x2)",
+            "Issuer: CN=instance identity CA",
+            "Subject: CN=instance-guid,OU=app:a,OU=space:s,OU=organization:o",
+            "Not Before: Nov 22 00:00:00 2026 GMT",
+            "Not After : Nov 23 00:00:00 2026 GMT",
+            "Digital Signature, Key Encipherment, Key Agreement",
+            "TLS Web Client Authentication, TLS Web Server Authentication",
+            "DNS:instance-guid, DNS:a.apps.internal, DNS:b.apps.internal, IP Address:10.254.0.2",
+        ] {
+            assert!(text.lines().any(|told| told.trim() == line), "{line} in:\n{text}");
+        }
+    }
+
     #[test]
     fn dates_follow_the_calendar() {
         let table =
@@ -241,6 +306,7 @@ mod tests {
         let subject = Subject {
             common_name: "x",
             organizational_units: &[],
+            dns_names: &[],
             ip: None,
             not_before_ns: 0,
             validity: Duration::ZERO,

@@ -7,6 +7,7 @@ mod error;
 mod http;
 #[cfg(feature = "memory")]
 pub mod memory;
+mod namespace;
 mod spec;
 pub mod wire;
 
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 pub use error::*;
 pub use http::{Address, HttpGarden};
+pub use namespace::*;
 pub use spec::*;
 use tokio::io::{AsyncRead, AsyncWrite};
 

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use garden_client::{ContainerInfo, DiskStat, Error, Metrics, NetworkStat, Result};
+use garden_client::{
+    ContainerInfo, DiskStat, Error, Metrics, NETWORK_NAMESPACE_PROPERTY, NetworkNamespace, NetworkStat,
+    Result,
+};
 
 use super::entry::Entry;
 use super::{Gardener, chain};
@@ -58,7 +61,14 @@ impl Gardener {
     }
 
     fn info_of(&self, entry: &Entry) -> Result<ContainerInfo> {
-        let record = entry.record();
+        let mut record = entry.record();
+        // Ours to say, whatever its creator wrote there.
+        record.properties.remove(NETWORK_NAMESPACE_PROPERTY);
+        if let Some(container) = &record.container {
+            let namespace =
+                NetworkNamespace { pid: container.init.pid, started: container.init.started }.to_string();
+            record.properties.insert(NETWORK_NAMESPACE_PROPERTY.into(), namespace);
+        }
         let container = entry.known_container();
         let out_of_memory = match &container {
             // A container whose pid 1 is gone may have lost its control groups, too.

@@ -9,7 +9,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use diego_base::clock::SystemClock;
-use garden_client::{BindMount, ImageRef, MemoryLimits, NetIn, PidLimits, TtySpec, Writer};
+use garden_client::{
+    BindMount, ImageRef, MemoryLimits, NETWORK_NAMESPACE_PROPERTY, NetIn, NetworkNamespace, PidLimits,
+    TtySpec, Writer,
+};
 use garden_sys::netlink::route::Route;
 use garden_sys::netlink::{in_namespace, new_namespace};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -289,7 +292,9 @@ fn a_container_is_made_used_and_gone() {
         std::fs::write(&host_file, "from the host").unwrap();
         let spec = ContainerSpec {
             env: vec!["A=container".into(), "B=container".into()],
-            properties: [("tag".to_owned(), "x".to_owned())].into(),
+            properties: [("tag", "x"), (NETWORK_NAMESPACE_PROPERTY, "1:1")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
             net_in: vec![NetIn { host_port: 0, container_port: 8080 }],
             bind_mounts: vec![BindMount {
                 src_path: host_file.display().to_string(),
@@ -309,6 +314,10 @@ fn a_container_is_made_used_and_gone() {
         let info = garden.info("h").await.unwrap();
         assert_eq!((info.state.as_str(), info.container_ip.as_str()), ("active", "10.254.0.2"));
         assert_eq!((info.host_ip.as_str(), info.mapped_ports.len()), ("10.254.0.1", 1));
+        let namespace = &info.properties[NETWORK_NAMESPACE_PROPERTY];
+        let namespace: NetworkNamespace = namespace.parse().unwrap();
+        let known = garden_sys::process::start_time(Path::new("/proc"), namespace.pid).unwrap();
+        assert_eq!(known, Some(namespace.started), "whoever serves its network finds it");
 
         let mut echo = shell("cat; echo \"$A $B\"; cat /mnt/shared /etc/hosts; exit 3");
         echo.env = vec!["B=process".into()];

@@ -1,0 +1,149 @@
+//! One port of a container that speaks TLS: who is taken in, how long they may take, when they must go.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::faces::Face;
+use super::namespace::{self, Errands, Namespace};
+use super::relay::{Activity, Client, Relay};
+use super::session::Session;
+
+/// Slow clients are let go.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+/// The app's port is next door: only one that takes nothing any more needs longer.
+const CONNECT_TIME: Duration = Duration::from_secs(5);
+/// Without a byte either way.
+const IDLE_TIME: Duration = Duration::from_secs(3600);
+/// Once the app has finished: for the client to say the same.
+const LINGER_TIME: Duration = Duration::from_secs(60);
+/// Without a byte either way, of a connection whose certificate has been replaced: nobody is in the middle of anything.
+const QUIET_TIME: Duration = Duration::from_secs(30);
+/// After a connection could not be taken: for want of descriptors it stays so for a while.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What all listeners of a container share.
+pub(super) struct House {
+    pub guid: String,
+    pub errands: Errands,
+    pub namespace: Arc<Namespace>,
+    pub app: std::net::IpAddr,
+    /// Connections of this container, and of all.
+    pub places: [Arc<Semaphore>; 2],
+    pub tasks: TaskTracker,
+    /// Nobody is taken in any more.
+    pub stop: CancellationToken,
+    /// Everybody must go.
+    pub abort: CancellationToken,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Relay(#[from] super::relay::Error),
+    #[error(transparent)]
+    Session(#[from] super::session::Error),
+    #[error(transparent)]
+    Namespace(#[from] namespace::Error),
+    #[error("the client did not complete its handshake within {HANDSHAKE_TIME:?}")]
+    SlowHandshake,
+    #[error("cannot connect to the app: {0}")]
+    App(#[source] io::Error),
+}
+
+/// Takes connections until the house is closed; what is under way then goes on.
+pub(super) async fn listen(
+    house: Arc<House>,
+    listener: TcpListener,
+    app_port: u16,
+    faces: watch::Receiver<Arc<Face>>,
+) {
+    let stop = house.stop.clone();
+    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+        let client = match accepted {
+            Ok((client, _)) => client,
+            Err(error) => {
+                tracing::warn!(guid = house.guid, %error, "executor.edge.cannot-take-a-connection");
+                let _ = stop.run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE)).await;
+                continue;
+            }
+        };
+        let Some(places) = stop.run_until_cancelled(places(&house.places)).await else { return };
+        let (house, face) = (house.clone(), faces.borrow().clone());
+        let abort = house.abort.clone();
+        house.tasks.clone().spawn(async move {
+            let served = abort.run_until_cancelled(serve(&house, client, app_port, &face)).await;
+            if let Some(Err(error)) = served {
+                tracing::debug!(guid = house.guid, error = %crate::steps::report(&error), "executor.edge.connection-failed");
+            }
+            drop(places);
+        });
+    }
+}
+
+/// Waits: who comes when all are taken stands in the kernel's line.
+async fn places(of: &[Arc<Semaphore>; 2]) -> Vec<OwnedSemaphorePermit> {
+    let mut places = Vec::with_capacity(of.len());
+    for semaphore in of {
+        // Never closed.
+        places.extend(semaphore.clone().acquire_owned().await);
+    }
+    places
+}
+
+async fn serve(house: &House, client: TcpStream, app_port: u16, face: &Face) -> Result<(), Error> {
+    // Small messages are not held back for others to join them; where that is refused they are, which is bearable.
+    let _ = client.set_nodelay(true);
+    let mut client = Client::new(client, Session::new(face.config.clone())?);
+    timeout(HANDSHAKE_TIME, client.shake_hands()).await.map_err(|_| Error::SlowHandshake)??;
+    let app = match connect(house, app_port).await {
+        Ok(app) => app,
+        Err(error) => {
+            client.dismiss().await;
+            return Err(error);
+        }
+    };
+    let _ = app.set_nodelay(true);
+    let activity = Activity::now();
+    let mut relay = Relay::new(client, app, &activity);
+    tokio::select! {
+        ended = relay.run() => Ok(ended?),
+        () = outstayed(&activity, face) => Ok(()),
+    }
+}
+
+async fn connect(house: &House, port: u16) -> Result<TcpStream, Error> {
+    let socket = TcpSocket::from_std_stream(house.errands.stream(&house.namespace).await?);
+    let connected = timeout(CONNECT_TIME, socket.connect(SocketAddr::new(house.app, port))).await;
+    connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(Error::App)
+}
+
+/// Until the connection has been idle for too long, or its certificate is not shown any more and it is quiet, or that
+/// certificate ends.
+pub(super) async fn outstayed(activity: &Activity, face: &Face) {
+    loop {
+        let idle = if activity.client_told() { LINGER_TIME } else { IDLE_TIME };
+        let last_day = face.last_day();
+        let until = match last_day {
+            Some(last_day) => last_day.min(activity.last() + QUIET_TIME),
+            None => activity.last() + idle,
+        };
+        if until <= Instant::now() {
+            return;
+        }
+        match last_day {
+            Some(_) => sleep_until(until).await,
+            None => tokio::select! {
+                () = sleep_until(until) => {}
+                () = face.is_retired() => {}
+            },
+        }
+    }
+}
