@@ -46,6 +46,8 @@ enum Command {
     Delete(operator::scale::Name),
     /// List the cells.
     Cells,
+    /// Show the networks of this cell's containers, and why a packet would pass or not.
+    Net(operator::net::Flags),
     /// Follow what happens to apps and tasks.
     Events(operator::events::Flags),
     /// Ask and tell the BBS, Locket and the cells what operators' scripts do.
@@ -124,6 +126,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Stop(name) => operator::scale::stop(&global, name).await,
         Command::Delete(name) => operator::scale::delete(&global, name).await,
         Command::Cells => operator::cells::run(&global).await,
+        Command::Net(flags) => operator::net::run(&global, &flags),
         Command::Events(flags) => operator::events::run(&global, flags).await,
     };
     done.map(|()| ExitCode::SUCCESS)

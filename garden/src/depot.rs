@@ -95,6 +95,9 @@ pub enum Content {
     Unclear(Box<Record>, io::Error),
 }
 
+/// In garden's own.
+pub const DIRECTORY: &str = "depot";
+
 #[derive(Debug)]
 pub struct Depot {
     root: PathBuf,
@@ -114,6 +117,11 @@ impl Depot {
         // Records hold environments, which hold secrets.
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&root).map_err(failed("make", &root))?;
         Ok(Self { root })
+    }
+
+    /// That of a garden which runs, to be looked at.
+    pub fn of(directory: &Path) -> Self {
+        Self { root: directory.join(DIRECTORY) }
     }
 
     /// Where files of a container may be kept. The name is the handle, escaped.

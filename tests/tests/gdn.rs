@@ -104,6 +104,14 @@ impl Gdn {
         child.wait().unwrap().code()
     }
 
+    /// The exit code of `diego net`, and all it says.
+    fn net(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        let mut net = diego(self.dir.path());
+        let shown = net.arg("net").arg("--depot").arg(self.path("depot")).args(arguments).output().unwrap();
+        let text = [shown.stdout, shown.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+        (shown.status.code(), text)
+    }
+
     fn ask(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
         let stream = UnixStream::connect(self.path("garden.sock")).unwrap();
         let (status, text) = exchange(stream, method, path, &body.to_string());
@@ -230,6 +238,48 @@ fn gdn_cleanup_takes_away_what_a_killed_server_left() {
 
 fn entries(dir: &Path) -> usize {
     std::fs::read_dir(dir).unwrap().count()
+}
+
+/// Whether or not garden answers: it reads what is on disk, and asks the kernel.
+#[test]
+fn diego_net_shows_what_holds_for_a_container_and_why() {
+    if !require_root("diego_net_shows_what_holds_for_a_container_and_why") {
+        return;
+    }
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut gdn = Gdn::new();
+    let (code, said) = gdn.net(&[]);
+    assert!(code == Some(3) && said.contains("no garden has made networks with"), "{said}");
+    gdn.start();
+    let web = json!({"handle": "web", "netin": [{"host_port": 0, "container_port": 8080}],
+        "netout_rules": [{"protocol": 1, "networks": [{"start": "10.1.2.3"}], "ports": [{"start": 443, "end": 443}]}]});
+    for spec in [web, json!({"handle": "other"})] {
+        assert_eq!(gdn.ask("POST", "/containers", &spec).0, 200);
+    }
+    let (code, listed) = gdn.net(&[]);
+    let web = listed.lines().find(|line| line.starts_with("web")).unwrap_or_default();
+    assert!(code == Some(0) && web.contains("59700->8080") && web.ends_with("as recorded"), "{listed}");
+    let (_, described) = gdn.net(&["web"]);
+    assert!(described.contains("tcp to 10.1.2.3 port 443: passes"), "{described}");
+    for (packet, code, expected) in [
+        ("tcp://10.1.2.3:443", 0, "passes: egress rule 1 allows it: tcp to 10.1.2.3 port 443"),
+        (
+            "tcp://10.1.2.3:80",
+            1,
+            "is refused: the network 10.0.0.0/8 is denied to all containers (deny-network)",
+        ),
+        ("tcp://192.0.2.1:80", 0, "passes: no rule is about it"),
+    ] {
+        let (exit, said) = gdn.net(&["web", "--to", packet]);
+        assert!(exit == Some(code) && said.starts_with(expected), "{packet}: {exit:?} {said}");
+    }
+    assert_eq!(gdn.net(&["nobody"]).0, Some(4));
+    let (code, said) = gdn.net(&["web", "--to", "web"]);
+    assert!(code == Some(2) && said.contains("is not a packet such as"), "{said}");
+    for handle in ["web", "other"] {
+        assert_eq!(gdn.ask("DELETE", &format!("/containers/{handle}"), &Value::Null).0, 200);
+    }
+    assert_eq!(gdn.stop(), Some(0));
 }
 
 #[test]

@@ -6,6 +6,7 @@ pub mod events;
 mod failure;
 mod image;
 pub mod logs;
+pub mod net;
 mod output;
 pub mod ps;
 pub mod push;

@@ -289,7 +289,7 @@ impl Gardener {
 
 impl Inner {
     fn open(config: Config, clock: Arc<dyn Clock>) -> std::result::Result<(Self, Found), StartError> {
-        let depot = Depot::open(config.directory.join("depot"))?;
+        let depot = Depot::open(config.directory.join(depot::DIRECTORY))?;
         let store = rootfs::store::Store::open(&config.directory.join("store"), config.rootfs.clone())?;
         let containerizer = Containerizer::new(config.containerizer.clone())?;
         // After the store, which one garden at a time can open: the records are ours alone.
@@ -297,6 +297,10 @@ impl Inner {
         let idle = config.network_plugin.is_some();
         let networking = networker::Config { idle, ..config.networker.clone() };
         let networker = Networker::start(networking, &found.connections())?;
+        match networker.published() {
+            Some(published) => published.write(&config.directory)?,
+            None => networker::Published::remove(&config.directory)?,
+        }
         let total_memory_bytes = capacity::total_memory().map_err(StartError::Capacity)?;
         let inner = Self {
             cpu_entitlement_per_share: config

@@ -43,33 +43,35 @@ impl Seen {
     }
 }
 
-impl Networker {
-    /// `None`: the table is not there, or not as it was made.
-    pub fn look(&self) -> Result<Option<Seen>> {
-        let table = &self.config.table;
-        let look = Look::open(table).map_err(Error::netlink("look at the firewall"))?;
-        let failed = Error::netlink("look at the firewall");
-        let see = || {
-            if !look.exists()? {
-                return Ok(None);
-            }
-            let chains = look.chains()?;
-            let base = rules::base(table, &self.policy());
-            if base.rules().iter().any(|(chain, rules)| chains.get(chain) != Some(rules)) {
-                return Ok(None);
-            }
-            let mut elements = BTreeMap::new();
-            for set in [rules::PORTS, rules::SOURCES, rules::EGRESS] {
-                elements.insert(set, look.keys(set)?.into_iter().collect());
-            }
-            let links = Route::open()?.links()?.into_iter().map(|link| link.name).collect();
-            Ok(Some(Seen { chains, elements, links }))
-        };
-        match see() {
-            // It went while it was looked at.
-            Err(error) if is_missing(&error) => Ok(None),
-            seen => seen.map_err(failed),
+/// `None`: the table is not there, or not as it was made.
+pub fn look(table: &str, policy: &rules::Policy) -> Result<Option<Seen>> {
+    let see = || {
+        let look = Look::open(table)?;
+        if !look.exists()? {
+            return Ok(None);
         }
+        let chains = look.chains()?;
+        let base = rules::base(table, policy);
+        if base.rules().iter().any(|(chain, rules)| chains.get(chain) != Some(rules)) {
+            return Ok(None);
+        }
+        let mut elements = BTreeMap::new();
+        for set in [rules::PORTS, rules::SOURCES, rules::EGRESS] {
+            elements.insert(set, look.keys(set)?.into_iter().collect());
+        }
+        let links = Route::open()?.links()?.into_iter().map(|link| link.name).collect();
+        Ok(Some(Seen { chains, elements, links }))
+    };
+    match see() {
+        // It went while it was looked at.
+        Err(error) if is_missing(&error) => Ok(None),
+        seen => seen.map_err(Error::netlink("look at the firewall")),
+    }
+}
+
+impl Networker {
+    pub fn look(&self) -> Result<Option<Seen>> {
+        look(&self.config.table, &self.policy())
     }
 
     /// What a container should have in the kernel and has not, in words.

@@ -7,7 +7,9 @@
 
 mod departures;
 mod drift;
+pub mod explain;
 pub mod plan;
+mod published;
 pub mod resolv;
 pub mod rules;
 #[cfg(test)]
@@ -30,6 +32,7 @@ use garden_sys::netlink::route::{LINK_NAME_BYTES_MAX, Route, Veth};
 use garden_sys::nftables::Changes;
 use plan::{CONTAINER_LINK, Pool, SUBNET_PREFIX_BITS};
 pub use plan::{Connection, Network};
+pub use published::{Published, host_addresses};
 
 use crate::plugins::network::{self, Connected};
 
@@ -177,8 +180,14 @@ impl Networker {
         })
     }
 
-    fn policy(&self) -> rules::Policy<'_> {
+    /// What the operator has decided for all containers.
+    pub fn policy(&self) -> rules::Policy {
         policy(&self.config, &self.host_resolv_conf)
+    }
+
+    /// What others may know of it; `None`: somebody else makes the networks.
+    pub fn published(&self) -> Option<Published> {
+        (!self.config.idle).then(|| Published { table: self.config.table.clone(), policy: self.policy() })
     }
 
     /// What others do to firewalls from now on. `None`: somebody else makes the networks.
@@ -438,12 +447,12 @@ impl Networker {
     }
 }
 
-fn policy<'a>(config: &'a Config, host_resolv_conf: &str) -> rules::Policy<'a> {
+fn policy(config: &Config, host_resolv_conf: &str) -> rules::Policy {
     let dns_servers = config.dns_servers.iter().chain(&config.additional_dns_servers);
     rules::Policy {
         pool: config.pool,
-        link_prefix: &config.link_prefix,
-        deny_networks: &config.deny_networks,
+        link_prefix: config.link_prefix.clone(),
+        deny_networks: config.deny_networks.clone(),
         allow_host_access: config.allow_host_access,
         dns_servers: dns_servers.filter_map(ipv4).collect(),
         host_answers_dns: resolv::asks_the_host(host_resolv_conf, &config.dns_servers),
@@ -451,7 +460,7 @@ fn policy<'a>(config: &'a Config, host_resolv_conf: &str) -> rules::Policy<'a> {
 }
 
 /// All in one transaction: a packet meets the old table or the new, and both know the containers that live.
-fn make_table(table: &str, policy: &rules::Policy<'_>, kept: &[(&str, &Connection)]) -> Result<()> {
+fn make_table(table: &str, policy: &rules::Policy, kept: &[(&str, &Connection)]) -> Result<()> {
     let mut change = rules::base(table, policy);
     for (handle, connection) in kept {
         // Refused when it was asked for; here only by a record that somebody has changed.

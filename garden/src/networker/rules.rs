@@ -18,6 +18,8 @@ use garden_sys::nftables::{
     Register, Transaction, Value, Verdict,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::plan::{Connection, Network};
 
 pub const PORTS: &str = "ports";
@@ -25,7 +27,7 @@ pub const SOURCES: &str = "sources";
 pub const EGRESS: &str = "egress";
 const FROM_CONTAINER: &str = "from_container";
 const LINK_NAME_BYTES: usize = 16;
-const DNS_PORT: u16 = 53;
+pub const DNS_PORT: u16 = 53;
 /// What readers of these log lines know from iptables, whose prefixes end here.
 const LOG_PREFIX_BYTES_MAX: usize = 28;
 
@@ -35,11 +37,11 @@ const PRIORITY_FILTER: i32 = 0;
 const PRIORITY_SOURCE_NAT: i32 = 100;
 
 /// What the operator has decided for all containers.
-#[derive(Debug, Clone)]
-pub struct Policy<'a> {
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Policy {
     pub pool: Network,
-    pub link_prefix: &'a str,
-    pub deny_networks: &'a [Network],
+    pub link_prefix: String,
+    pub deny_networks: Vec<Network>,
     pub allow_host_access: bool,
     /// Reachable by every container on port 53, whatever else is denied.
     pub dns_servers: Vec<Ipv4Addr>,
@@ -48,7 +50,7 @@ pub struct Policy<'a> {
 }
 
 /// Makes the table anew, whatever was there.
-pub fn base(table: &str, policy: &Policy<'_>) -> Transaction {
+pub fn base(table: &str, policy: &Policy) -> Transaction {
     let mut change = Transaction::new(table);
     change.add_table().delete_table().add_table();
     change.add_set(PORTS, &[DataType::Port], MapData::Values(&[DataType::Ipv4Address, DataType::Port]));
@@ -68,7 +70,7 @@ pub fn removed(table: &str) -> Transaction {
     change
 }
 
-fn guard(change: &mut Transaction, policy: &Policy<'_>) {
+fn guard(change: &mut Transaction, policy: &Policy) {
     change.add_base_chain("guard", ChainKind::Filter, Hook::Prerouting, PRIORITY_RAW);
     let address = Register(4);
     let mut spoofed = from_our_links(policy);
@@ -86,7 +88,7 @@ fn guard(change: &mut Transaction, policy: &Policy<'_>) {
     change.add_rule("guard", &to_loopback);
 }
 
-fn address_translation(change: &mut Transaction, policy: &Policy<'_>) {
+fn address_translation(change: &mut Transaction, policy: &Policy) {
     change.add_base_chain("prerouting", ChainKind::Nat, Hook::Prerouting, PRIORITY_DESTINATION_NAT);
     change.add_base_chain("output", ChainKind::Nat, Hook::Output, PRIORITY_DESTINATION_NAT);
     change.add_base_chain("postrouting", ChainKind::Nat, Hook::Postrouting, PRIORITY_SOURCE_NAT);
@@ -113,7 +115,7 @@ fn address_translation(change: &mut Transaction, policy: &Policy<'_>) {
     masquerade(change, from_pool, destination_translated());
 }
 
-fn forward(change: &mut Transaction, policy: &Policy<'_>) {
+fn forward(change: &mut Transaction, policy: &Policy) {
     change.add_chain(FROM_CONTAINER);
     change.add_rule(FROM_CONTAINER, &then(established(), accept()));
     for server in &policy.dns_servers {
@@ -128,7 +130,7 @@ fn forward(change: &mut Transaction, policy: &Policy<'_>) {
     change
         .add_rule(FROM_CONTAINER, &[source, Expression::Decide { map: EGRESS.into(), key: Register::FIRST }]);
     let prohibited = Expression::Reject { code: Expression::REJECT_ADMIN_PROHIBITED };
-    for network in policy.deny_networks {
+    for network in &policy.deny_networks {
         change.add_rule(FROM_CONTAINER, &then(within(Field::IPV4_DESTINATION, *network), prohibited.clone()));
     }
     change.add_rule(FROM_CONTAINER, &then(destination_translated(), accept()));
@@ -144,7 +146,7 @@ fn forward(change: &mut Transaction, policy: &Policy<'_>) {
     change.add_rule("forward", &then(to_our_links(), drop_it()));
 }
 
-fn input(change: &mut Transaction, policy: &Policy<'_>) {
+fn input(change: &mut Transaction, policy: &Policy) {
     change.add_base_chain("input", ChainKind::Filter, Hook::Input, PRIORITY_FILTER);
     if policy.allow_host_access {
         return;
@@ -379,12 +381,12 @@ fn within(field: Field, network: Network) -> Vec<Expression> {
 }
 
 /// Compared over the bytes of the prefix alone.
-fn link(key: MetaKey, comparison: Comparison, policy: &Policy<'_>) -> Vec<Expression> {
+fn link(key: MetaKey, comparison: Comparison, policy: &Policy) -> Vec<Expression> {
     let load = Expression::Meta { key, to: Register::FIRST };
     vec![load, Expression::compare(Register::FIRST, comparison, policy.link_prefix.as_bytes())]
 }
 
-fn from_our_links(policy: &Policy<'_>) -> Vec<Expression> {
+fn from_our_links(policy: &Policy) -> Vec<Expression> {
     link(MetaKey::InputLinkName, Comparison::Equal, policy)
 }
 

@@ -418,3 +418,54 @@ fn a_limited_container_neither_sends_nor_receives_faster() {
         }
     });
 }
+
+/// Whether a call gets through, and what we say about it.
+#[test]
+fn what_is_explained_is_what_the_kernel_does() {
+    use explain::{Host, Packet, Protocol};
+    let config = Config { deny_networks: vec!["192.0.2.0/24".parse().unwrap()], ..Config::default() };
+    in_a_host_of_its_own("what_is_explained_is_what_the_kernel_does", config, |networker, world| {
+        let open = rules(
+            r#"[{"protocol":1,"networks":[{"start":"192.0.2.2"}],"ports":[{"start":8080,"end":8081}]}]"#,
+        );
+        let to_pool = rules(r#"[{"networks":[{"start":"10.254.0.0","end":"10.254.63.255"}]}]"#);
+        let free = Container::new(networker, "free", &[APP], &open);
+        let held = Container::new(networker, "held", &[APP], &[]);
+        let bold = Container::new(networker, "bold", &[], &to_pool);
+        for port in [8080, 8081, 8082] {
+            serve(world, any(port));
+        }
+        for container in [&free, &held] {
+            serve(&container.namespace, any(8080));
+        }
+        answer(TcpListener::bind(any(9000)).unwrap());
+        let connections =
+            [("free", &free.connection), ("held", &held.connection), ("bold", &bold.connection)];
+        let mut addresses = vec![HOST, Ipv4Addr::LOCALHOST];
+        addresses.extend(connections.iter().map(|(_, connection)| connection.host_ip));
+        let host = Host { addresses: &addresses, containers: &connections };
+        let mapped = held.connection.mapped_ports[0].host_port as u16;
+        let calls = [
+            (WORLD, 8080),
+            (WORLD, 8081),
+            (WORLD, 8082),
+            (HOST, 9000),
+            (HOST, mapped),
+            (held.connection.host_ip, 9000),
+            (held.ip(), 8080),
+        ];
+        for (name, from) in [("free", &free), ("held", &held), ("bold", &bold)] {
+            for (to, port) in calls {
+                let verdict = explain::sent(
+                    &networker.policy(),
+                    &host,
+                    &from.connection,
+                    Packet { protocol: Protocol::Tcp, to, port },
+                );
+                let called =
+                    in_namespace(from.namespace.as_fd(), || call_within(Duration::from_secs(2), (to, port)));
+                assert_eq!(called.unwrap().is_ok(), verdict.passes, "{name} to {to}:{port} {verdict}");
+            }
+        }
+    });
+}

@@ -6,6 +6,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use super::message::{Attributes, Message, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, text};
 use super::{Error, Protocol, Result, Socket};
 
+/// `struct ifaddrmsg`
+const ADDRESS_BYTES: usize = 8;
 /// `struct ifinfomsg`
 const LINK_BYTES: usize = 16;
 /// `struct rtnl_link_stats64` begins with packets received and sent, then bytes received and sent.
@@ -75,11 +77,26 @@ impl Route {
     }
 
     pub fn add_address(&self, index: u32, address: Ipv4Addr, prefix_bits: u8) -> Result<()> {
-        let mut fixed = [libc::AF_INET as u8, prefix_bits, 0, 0, 0, 0, 0, 0];
+        let mut fixed = [0; ADDRESS_BYTES];
+        fixed[..2].copy_from_slice(&[libc::AF_INET as u8, prefix_bits]);
         fixed[4..].copy_from_slice(&index.to_ne_bytes());
         let mut message = Message::new(libc::RTM_NEWADDR, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, &fixed);
         message.attribute(IFA_LOCAL, &address.octets()).attribute(IFA_ADDRESS, &address.octets());
         self.0.request(&format!("give address {address}/{prefix_bits} to link {index}"), message)
+    }
+
+    /// Of all links.
+    pub fn addresses(&self) -> Result<Vec<Ipv4Addr>> {
+        let mut fixed = [0; ADDRESS_BYTES];
+        fixed[0] = libc::AF_INET as u8;
+        let mut addresses = Vec::new();
+        self.0.dump("list addresses", Message::new(libc::RTM_GETADDR, NLM_F_DUMP, &fixed), |payload| {
+            let mut attributes = Attributes::new(payload.get(ADDRESS_BYTES..).unwrap_or_default());
+            let local = attributes.find(|(kind, _)| *kind == IFA_LOCAL);
+            let octets = local.and_then(|(_, value)| <[u8; 4]>::try_from(value).ok());
+            addresses.extend(octets.map(Ipv4Addr::from));
+        })?;
+        Ok(addresses)
     }
 
     pub fn add_default_route(&self, gateway: Ipv4Addr) -> Result<()> {
