@@ -33,9 +33,9 @@ pub async fn keep_networks(gardener: Gardener, changes: Changes, shutdown: Cance
             return;
         }
         let gardener = gardener.clone();
-        match tokio::task::spawn_blocking(move || gardener.repair_networks()).await {
-            Ok(Err(error)) => tracing::error!(error = chain(&error), "cannot look after the firewall"),
-            Ok(Ok(_)) | Err(_) => {}
+        let looking = tokio::task::spawn_blocking(move || gardener.repair_networks());
+        if let Ok(Err(error)) = looking.await {
+            tracing::error!(error = chain(&error), "cannot look after the firewall");
         }
         tokio::time::sleep(PAUSE).await;
     }
