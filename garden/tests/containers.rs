@@ -374,6 +374,47 @@ async fn tar_goes_in_and_out() {
     world.end(container).await;
 }
 
+/// What an archive says of its entries' extended attributes.
+fn attributes(tar: &[u8]) -> Vec<String> {
+    let (mut archive, mut found) = (tar::Archive::new(tar), Vec::new());
+    for entry in archive.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let Some(records) = entry.pax_extensions().unwrap() else { continue };
+        found.extend(records.map(|record| format!("{name} {}", record.unwrap().key().unwrap())));
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn extended_attributes_come_and_go_as_far_as_the_user_may_give_them() {
+    let world = world!("extended_attributes_come_and_go_as_far_as_the_user_may_give_them");
+    let container = world.start(world.spec()).await;
+    let tar = world::tar(|builder| {
+        let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let records: [(&str, &[u8]); 3] = [
+            ("SCHILY.xattr.user.kind", b"a file"),
+            ("SCHILY.xattr.security.capability", &capability),
+            ("SCHILY.xattr.trusted.overlay.opaque", b"y"),
+        ];
+        builder.append_pax_extensions(records).unwrap();
+        world::add(builder, "file", b"content");
+    });
+    for (user, path, kept) in [
+        ("", "/tmp/root", &["./file SCHILY.xattr.security.capability", "./file SCHILY.xattr.user.kind"][..]),
+        ("alice", "/tmp/alice", &["./file SCHILY.xattr.user.kind"]),
+    ] {
+        container.stream_in(user, path, Box::new(std::io::Cursor::new(tar.clone()))).await.unwrap();
+        let mut out = Vec::new();
+        let contents = format!("{path}/");
+        container.stream_out(user, &contents).await.unwrap().read_to_end(&mut out).await.unwrap();
+        let mut found = attributes(&out);
+        found.sort();
+        assert_eq!(found, kept, "{user}");
+    }
+    world.end(container).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_nobody_reads_holds_no_input_open() {
     let world = world!("a_stream_that_nobody_reads_holds_no_input_open");

@@ -468,7 +468,8 @@ impl Garden for MemoryGarden {
     }
 
     async fn remove_property(&self, handle: &str, name: &str) -> Result<()> {
-        self.with(handle, |kept| drop(kept.seen.properties.remove(name)))
+        let removed = self.with(handle, |kept| kept.seen.properties.remove(name))?;
+        removed.map(drop).ok_or_else(|| Error::Other(format!("cannot Remove {handle}:{name}")))
     }
 }
 

@@ -9,6 +9,7 @@
 
 #![allow(unsafe_code)]
 
+mod attributes;
 mod confinement;
 mod credentials;
 mod failure;

@@ -1,7 +1,8 @@
 //! Tar into and out of the container: by a forked child, inside, as the user, so that whatever links and names an archive
 //! or a directory holds, nothing is reached that the user could not reach itself.
 //!
-//! In: owners and special mode bits of the archive do not count, files become the user's. Out: sockets are passed over.
+//! In: owners and special mode bits of the archive do not count, files become the user's. Out: sockets are passed over, and
+//! holes in files are not read. Both ways: extended attributes are kept ([`attributes`]).
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -12,9 +13,11 @@ use std::path::{Path, PathBuf};
 use garden_init::ERROR_BYTES_MAX;
 use garden_init::users::User;
 use garden_sys::process;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, SeekFrom};
+use rustix::io::Errno;
 use rustix::process::Pid;
 
+use crate::attributes;
 use crate::confinement::Confinement;
 use crate::credentials;
 use crate::pid1::pipe;
@@ -25,6 +28,9 @@ use crate::unpack::unpack;
 const COPY_BUFFER_BYTES: usize = 256 * 1024;
 /// Of a file's content, less than this is copied.
 const MOVED_BYTES_MIN: u64 = 64 * 1024;
+/// In which the kernel counts what a file takes.
+const BLOCK_BYTES: u64 = 512;
+const ATTRIBUTES_NAME: &[u8] = b"././@PaxHeader";
 /// Deepest directory that is packed.
 const DEPTH_MAX: usize = 1024;
 
@@ -125,7 +131,7 @@ fn ends_in_contents(path: &str) -> bool {
 
 fn pack(path: &Path, contents: bool, stream: File) -> io::Result<()> {
     let out = io::BufWriter::with_capacity(COPY_BUFFER_BYTES, stream);
-    let mut builder = Builder { out, siphon: Siphon::new()?, piece: vec![0; MOVED_BYTES_MIN as usize] };
+    let mut builder = Builder { out, siphon: None, piece: vec![0; MOVED_BYTES_MIN as usize] };
     if contents {
         builder.add(path, Path::new("./"), 0)?;
     } else {
@@ -138,7 +144,8 @@ fn pack(path: &Path, contents: bool, stream: File) -> io::Result<()> {
 
 struct Builder {
     out: io::BufWriter<File>,
-    siphon: Siphon,
+    /// `None` before it is needed.
+    siphon: Option<Siphon>,
     piece: Vec<u8>,
 }
 
@@ -154,6 +161,9 @@ impl Builder {
         }
         let mut header = tar::Header::new_gnu();
         header.set_metadata(&metadata);
+        if kind.is_dir() || kind.is_file() {
+            self.attributes(path)?;
+        }
         if kind.is_dir() {
             header.set_size(0);
             self.header(&mut header, &with_slash(name), None)?;
@@ -168,7 +178,7 @@ impl Builder {
             return self.header(&mut header, name, Some(&target));
         }
         if kind.is_file() {
-            return self.add_file(path, name, header, metadata.len());
+            return self.add_file(path, name, header, &metadata);
         }
         header.set_size(0);
         if kind.is_char_device() || kind.is_block_device() {
@@ -193,16 +203,75 @@ impl Builder {
     }
 
     /// Exactly as many bytes as the header says, should the file change while it is read.
-    fn add_file(&mut self, path: &Path, name: &Path, mut header: tar::Header, size: u64) -> io::Result<()> {
+    fn add_file(
+        &mut self,
+        path: &Path,
+        name: &Path,
+        mut header: tar::Header,
+        metadata: &fs::Metadata,
+    ) -> io::Result<()> {
         // Whatever has taken the file's place meanwhile: no link is followed, no pipe waited for.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+        let size = metadata.len();
         header.set_size(size);
         self.header(&mut header, name, None)?;
-        let carried = self.content(&file, size)?;
+        let carried = if metadata.blocks() * BLOCK_BYTES < size {
+            self.sparse_content(&file, size)?
+        } else {
+            self.content(&file, size)?
+        };
         let padded = size.div_ceil(512) * 512;
         io::copy(&mut io::repeat(0).take(padded - carried), &mut self.out)?;
         Ok(())
+    }
+
+    /// The same of a file with holes, which are not read.
+    fn sparse_content(&mut self, file: &File, size: u64) -> io::Result<u64> {
+        let mut at = 0;
+        while at < size {
+            let from = match rustix::fs::seek(file, SeekFrom::Data(at)) {
+                Ok(from) => from.min(size),
+                // Nothing but a hole is left.
+                Err(Errno::NXIO) => size,
+                Err(errno) => return Err(errno.into()),
+            };
+            self.zeros(from - at)?;
+            at = from;
+            if from < size {
+                let to = rustix::fs::seek(file, SeekFrom::Hole(from)).map_or(size, |to| to.min(size));
+                rustix::fs::seek(file, SeekFrom::Start(from))?;
+                let carried = self.content(file, to - from)?;
+                at += carried;
+                if carried < to - from {
+                    break;
+                }
+            }
+        }
+        Ok(at)
+    }
+
+    fn zeros(&mut self, count: u64) -> io::Result<()> {
+        self.piece.fill(0);
+        let mut left = count;
+        while left > 0 {
+            let some = self.piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            self.out.write_all(&self.piece[..some])?;
+            left -= some as u64;
+        }
+        Ok(())
+    }
+
+    /// A header before the header, where there is something for it to say.
+    fn attributes(&mut self, path: &Path) -> io::Result<()> {
+        let records = attributes::records(path)?;
+        if records.is_empty() {
+            return Ok(());
+        }
+        let mut header = tar::Header::new_ustar();
+        header.as_old_mut().name[..ATTRIBUTES_NAME.len()].copy_from_slice(ATTRIBUTES_NAME);
+        header.set_entry_type(tar::EntryType::XHeader);
+        self.extension(header, &records)
     }
 
     /// Up to so many bytes of a file: as many as it has.
@@ -227,7 +296,11 @@ impl Builder {
         }
         self.out.flush()?;
         let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(siphon::BYTES_MAX);
-        self.siphon.carry(file, self.out.get_ref(), wanted)
+        let siphon = match &mut self.siphon {
+            Some(siphon) => siphon,
+            none => none.insert(Siphon::new()?),
+        };
+        siphon.carry(file, self.out.get_ref(), wanted)
     }
 
     /// By hand: the standard library would have the kernel move it, past the siphon.
@@ -263,16 +336,21 @@ impl Builder {
         let mut header = tar::Header::new_gnu();
         header.as_old_mut().name[..13].copy_from_slice(b"././@LongLink");
         header.set_entry_type(tar::EntryType::new(kind));
+        self.extension(header, &[text, b"\0"].concat())
+    }
+
+    /// An entry that says something of the next one.
+    fn extension(&mut self, mut header: tar::Header, content: &[u8]) -> io::Result<()> {
         header.set_mode(0o644);
         header.set_uid(0);
         header.set_gid(0);
         header.set_mtime(0);
-        header.set_size(text.len() as u64 + 1);
+        header.set_size(content.len() as u64);
         header.set_cksum();
         self.out.write_all(header.as_bytes())?;
-        self.out.write_all(text)?;
-        let padding = (text.len() + 1).div_ceil(512) * 512 - text.len();
-        self.out.write_all(&[0; 512][..padding.min(512)])
+        self.out.write_all(content)?;
+        let padding = content.len().div_ceil(512) * 512 - content.len();
+        self.out.write_all(&[0; 512][..padding])
     }
 }
 
@@ -334,5 +412,81 @@ mod tests {
         assert_eq!(packed(&root, true), contents);
         fs::remove_file(root.with_extension("tar")).unwrap();
         fs::remove_dir_all(root).unwrap();
+    }
+
+    /// The entries of an archive of this folder with their contents.
+    fn contents(path: &Path) -> Vec<(String, Vec<u8>)> {
+        let file = path.with_extension("tar");
+        pack(path, true, File::create(&file).unwrap()).unwrap();
+        let mut archive = tar::Archive::new(File::open(&file).unwrap());
+        let entries = archive.entries().unwrap().map(|entry| {
+            let (mut entry, mut content) = (entry.unwrap(), Vec::new());
+            entry.read_to_end(&mut content).unwrap();
+            (String::from_utf8_lossy(&entry.path_bytes()).into_owned(), content)
+        });
+        let entries = entries.collect();
+        fs::remove_file(file).unwrap();
+        entries
+    }
+
+    #[test]
+    fn holes_are_zeros_wherever_they_are() {
+        use std::os::unix::fs::FileExt;
+        let root = folder("holes");
+        let mut expected = vec![("./".to_owned(), Vec::new())];
+        for (name, size, pieces) in [
+            ("all", 3_000_000, vec![]),
+            ("begin", 3_000_000, vec![(2_900_000, 100_000)]),
+            ("end", 3_000_000, vec![(0, 100_001)]),
+            ("middle", 3_000_000, vec![(0, 5_000), (1_000_000, 300_000), (2_999_000, 1_000)]),
+        ] {
+            let file = File::create(root.join(name)).unwrap();
+            file.set_len(size as u64).unwrap();
+            let mut content = vec![0; size];
+            for (at, length) in pieces {
+                let piece: Vec<u8> = (0..length).map(|at| (at % 251) as u8 + 1).collect();
+                file.write_all_at(&piece, at as u64).unwrap();
+                content[at..at + length].copy_from_slice(&piece);
+            }
+            expected.push((format!("./{name}"), content));
+        }
+        assert!(contents(&root) == expected);
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn attributes_of_files_and_directories_go_out_and_come_in_again() {
+        use rustix::fs::{XattrFlags, lgetxattr, setxattr};
+        let (root, copy) = (folder("attributes"), folder("attributes-copy"));
+        fs::create_dir(root.join("sub")).unwrap();
+        fs::write(root.join("sub").join("n".repeat(120)), "x").unwrap();
+        let value = |path: &Path, name: &str| {
+            let mut value = vec![0; 300];
+            lgetxattr(path, name, &mut value[..]).map(|length| value[..length].to_vec()).ok()
+        };
+        // May bind low ports, in the kernel's own form.
+        let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let file = format!("sub/{}", "n".repeat(120));
+        let given: [(&str, &str, &[u8]); 4] = [
+            ("sub", "user.of.directory", b"d"),
+            (&file, "user.empty", b""),
+            (&file, "user.binary", &[0, 255, b'=', b' ', 7]),
+            (&file, "security.capability", &capability),
+        ];
+        for (path, name, value) in given {
+            if let Err(errno) = setxattr(root.join(path), name, value, XattrFlags::empty()) {
+                println!("SKIPPED attributes_of_files_and_directories…: {name} cannot be set here: {errno}");
+                return;
+            }
+        }
+        let archive = root.with_extension("tar");
+        pack(&root, true, File::create(&archive).unwrap()).unwrap();
+        crate::unpack::unpack_into(File::open(&archive).unwrap(), &copy).unwrap();
+        for (path, name, expected) in given {
+            assert_eq!(value(&copy.join(path), name).as_deref(), Some(expected), "{name}");
+        }
+        fs::remove_file(archive).unwrap();
+        fs::remove_dir_all(root).unwrap();
+        fs::remove_dir_all(copy).unwrap();
     }
 }

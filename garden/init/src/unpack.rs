@@ -14,6 +14,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Timespec, Timestamps}
 use rustix::io::Errno;
 use tar::{Archive, Entry, EntryType};
 
+use crate::attributes;
 use crate::source::{BUFFER_BYTES, Source};
 
 /// Bits of a mode that do not survive.
@@ -25,8 +26,12 @@ const MODE_DEFAULT: u32 = 0o644;
 const MOVED_BYTES_MIN: u64 = 64 * 1024;
 
 pub fn unpack(stream: File) -> io::Result<()> {
+    unpack_into(stream, Path::new("."))
+}
+
+pub fn unpack_into(stream: File, directory: &Path) -> io::Result<()> {
     let source = Source::new(stream);
-    unpack_archive(&source, Path::new(".")).map_err(innermost)?;
+    unpack_archive(&source, directory).map_err(innermost)?;
     // What follows the end of the archive is taken too, so that its writer does not find the pipe closed.
     io::copy(&mut &source, &mut io::sink())?;
     Ok(())
@@ -48,10 +53,13 @@ fn unpack_archive(source: &Source, into: &Path) -> io::Result<()> {
         } else if let Some(mut file) = destination.create(&entry) {
             fill(&mut file, &mut entry, source, &mut piece).map_err(|error| {
                 let name = entry.path_bytes();
-                io::Error::new(
-                    error.kind(),
-                    format!("failed to unpack `{}`: {error}", String::from_utf8_lossy(&name)),
-                )
+                let why = match Errno::from_io_error(&error) {
+                    // As most programs say it, and people look for it.
+                    Some(Errno::DQUOT) => "Disk quota exceeded".into(),
+                    _ => error.to_string(),
+                };
+                let message = format!("failed to unpack `{}`: {why}", String::from_utf8_lossy(&name));
+                io::Error::new(error.kind(), message)
             })?;
         } else {
             destination.parent = None;
@@ -60,7 +68,15 @@ fn unpack_archive(source: &Source, into: &Path) -> io::Result<()> {
     }
     // Last and the innermost first: one that may not be written to does not stop what is in it from being made.
     directories.sort_by(|one, other| other.path_bytes().cmp(&one.path_bytes()));
-    directories.iter_mut().try_for_each(|directory| directory.unpack_in(&destination.path).map(|_| ()))
+    for directory in &mut directories {
+        directory.unpack_in(&destination.path)?;
+        // One that cannot be opened in this way comes without attributes.
+        if let Some(opened) = destination.below(directory).and_then(|below| destination.open_to_read(&below))
+        {
+            attributes::restore(directory, &opened)?;
+        }
+    }
+    Ok(())
 }
 
 /// The whole content, then its time and mode.
@@ -93,7 +109,7 @@ fn fill<'a>(
     if rustix::fs::fstat(&*file)?.st_mode & PERMISSIONS != mode {
         rustix::fs::fchmod(&*file, Mode::from_raw_mode(mode))?;
     }
-    Ok(())
+    attributes::restore(entry, file)
 }
 
 fn copy_some(file: &mut File, entry: &mut impl Read, left: u64, piece: &mut [u8]) -> io::Result<u64> {
@@ -152,6 +168,18 @@ impl Destination {
         if entry.header().entry_type() != EntryType::Regular || name.ends_with(b"/") {
             return None;
         }
+        let below = self.below(entry)?;
+        let (name, mode) = (below.file_name()?, Mode::from_raw_mode(mode_of(entry)));
+        let parent = match self.parent.take() {
+            Some((path, parent)) if path == below.parent()? => (path, parent),
+            _ => (below.parent()?.into(), self.make_directories(below.parent()?)?),
+        };
+        let (_, parent) = self.parent.insert(parent);
+        create_new(parent.as_fd(), name, mode)
+    }
+
+    /// Where an entry belongs; `None`: nowhere.
+    fn below<R: Read>(&self, entry: &Entry<'_, R>) -> Option<PathBuf> {
         let mut below = PathBuf::new();
         for part in entry.path().ok()?.components() {
             match part {
@@ -160,13 +188,7 @@ impl Destination {
                 Component::Normal(part) => below.push(part),
             }
         }
-        let (name, mode) = (below.file_name()?, Mode::from_raw_mode(mode_of(entry)));
-        let parent = match self.parent.take() {
-            Some((path, parent)) if path == below.parent()? => (path, parent),
-            _ => (below.parent()?.into(), self.make_directories(below.parent()?)?),
-        };
-        let (_, parent) = self.parent.insert(parent);
-        create_new(parent.as_fd(), name, mode)
+        Some(below)
     }
 
     fn make_directories(&self, below: &Path) -> Option<OwnedFd> {
@@ -184,9 +206,18 @@ impl Destination {
 
     /// Never through a link that leads out.
     fn open(&self, below: &Path) -> rustix::io::Result<OwnedFd> {
+        self.open_as(below, directory())
+    }
+
+    fn open_to_read(&self, below: &Path) -> Option<File> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        self.open_as(below, flags).ok().map(File::from)
+    }
+
+    fn open_as(&self, below: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
         let below = if below.as_os_str().is_empty() { Path::new(".") } else { below };
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-        rustix::fs::openat2(&self.root, below, directory(), Mode::empty(), resolve)
+        rustix::fs::openat2(&self.root, below, flags, Mode::empty(), resolve)
     }
 }
 
@@ -337,6 +368,23 @@ mod tests {
             let error = unpacked(&whole[..left], &world).unwrap_err().to_string();
             assert_eq!(error, "failed to unpack `file`: the archive ends within it");
         }
+        fs::remove_dir_all(world).unwrap();
+    }
+
+    #[test]
+    fn what_is_sparse_in_an_archive_is_sparse_in_the_root() {
+        let world = world("sparse");
+        let file = File::create(world.join("giant")).unwrap();
+        file.set_len(64 << 20).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, b"in the middle", 40 << 20).unwrap();
+        let mut tar = std::process::Command::new("tar");
+        tar.arg("-C").arg(&world).args(["--format=gnu", "-Scf", "-", "giant"]);
+        let archive = tar.output().unwrap().stdout;
+        assert!(archive.len() < 1 << 20);
+        unpacked(&archive, &world).unwrap();
+        let unpacked = world.join("in/giant");
+        assert!(fs::metadata(&unpacked).unwrap().blocks() < 1000);
+        assert!(fs::read(unpacked).unwrap() == fs::read(world.join("giant")).unwrap());
         fs::remove_dir_all(world).unwrap();
     }
 }

@@ -493,6 +493,9 @@ impl Garden for Gardener {
     async fn remove_property(&self, handle: &str, name: &str) -> Result<()> {
         let entry = self.entry(handle)?;
         let _in_use = entry.in_use();
+        if !entry.with_record(|record| record.properties.contains_key(name)) {
+            return Err(Error::Other(format!("cannot Remove {handle}:{name}")));
+        }
         let name = name.to_owned();
         self.change(entry, move |record| _ = record.properties.remove(&name)).await
     }

@@ -29,6 +29,9 @@ const ANSWER_TIME: Duration = Duration::from_secs(60);
 const UNWANTED_BYTES_MAX: usize = 256 << 10;
 /// For the rest of such a body to come.
 const UNWANTED_TIME: Duration = Duration::from_millis(50);
+/// Likewise after the last answer, which what is left unread would destroy on its way: much comes before it is heard.
+const FAREWELL_BYTES_MAX: usize = 64 << 20;
+const FAREWELL_READ_BYTES: usize = 64 << 10;
 /// For the peer to take the last answer before what it still sends would break the connection.
 const FAREWELL_TIME: Duration = Duration::from_millis(500);
 
@@ -247,7 +250,7 @@ impl Connection {
     /// Ends the connection so that the client can still read what it was told, though it may be sending.
     pub async fn farewell(&self) {
         self.0.socket.finish();
-        let (mut ignored, mut left) = (vec![0; READ_AHEAD_BYTES], UNWANTED_BYTES_MAX);
+        let (mut ignored, mut left) = (vec![0; FAREWELL_READ_BYTES], FAREWELL_BYTES_MAX);
         let read_on = async {
             while let Ok(length) = self.0.socket.read(&mut ignored).await {
                 left = left.saturating_sub(length);

@@ -183,3 +183,21 @@ async fn an_archive_that_fails_half_way_has_no_last_chunk() {
     assert_eq!(outcome.unwrap_err().to_string(), "disk on fire");
     assert!(dechunked(&answer) == (content, false));
 }
+
+#[tokio::test]
+async fn a_client_in_the_middle_of_an_archive_hears_why_it_is_not_taken() {
+    let listener = Listener::bind(Listen::Tcp("127.0.0.1:0".parse().unwrap())).await.unwrap();
+    let Listener::Tcp(tcp) = &listener else { unreachable!() };
+    let address = tcp.local_addr().unwrap();
+    tokio::spawn(serve(listener, Arc::new(MemoryGarden::new()), CancellationToken::new()));
+    let (mut read, mut write) = TcpStream::connect(address).await.unwrap().into_split();
+    let sent = tokio::spawn(async move {
+        let head = "PUT /containers/none/files?destination=%2F HTTP/1.1\r\nContent-Length: 20000000\r\n\r\n";
+        write.write_all(head.as_bytes()).await.unwrap();
+        write.write_all(&vec![0; 20_000_000]).await
+    });
+    let mut answer = Vec::new();
+    read.read_to_end(&mut answer).await.unwrap();
+    assert!(String::from_utf8_lossy(&answer).contains("unknown handle: none"));
+    sent.await.unwrap().unwrap();
+}

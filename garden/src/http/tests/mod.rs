@@ -77,6 +77,8 @@ async fn every_call_survives_the_wire() {
     assert_eq!(client.property(h, "x/y").await.unwrap(), "1 &2");
     assert_eq!(client.properties(h).await.unwrap().len(), 2);
     client.remove_property(h, "x/y").await.unwrap();
+    let error = client.remove_property(h, "x/y").await.unwrap_err();
+    assert_eq!(error.to_string(), "cannot Remove a b/c:x/y");
     client.property(h, "x/y").await.unwrap_err();
     client.set_grace_time(h, Duration::from_secs(7)).await.unwrap();
     assert_eq!(memory.seen(h).unwrap().spec.grace_time, 7_000_000_000);
