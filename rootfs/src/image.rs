@@ -361,7 +361,8 @@ fn decoded(text: &str) -> Result<String, String> {
 fn encoded(text: &str) -> String {
     text.bytes()
         .map(|b| match b {
-            b'%' | b'&' | b'#' | b'?' | b'+' => format!("%{b:02X}"),
+            // The colon as well: a URL that shows its `://` is taken as it stands.
+            b'%' | b'&' | b'#' | b'?' | b'+' | b':' => format!("%{b:02X}"),
             _ => char::from(b).to_string(),
         })
         .collect()

@@ -27,8 +27,8 @@ use crate::stack::Lower;
 use crate::store::{Error, Image, Inner, disk};
 use crate::unpack::{self, Expected, Limits, Room};
 
-/// Pieces of a download that wait for the unpacker.
-const PIECES_WAITING_MAX: usize = 64;
+/// Pieces of a download that wait for the unpacker; each has some hundred KiB at most.
+const PIECES_WAITING_MAX: usize = 16;
 /// A layer's progress is told in steps of this many bytes.
 const REPORT_BYTES: u64 = 512 * 1024;
 

@@ -314,6 +314,51 @@ async fn skopeo(scratch: &Path, arguments: &[&str]) -> Option<()> {
     Some(())
 }
 
+/// With its registry behind the cache, which is told by `?ns=` whose image is meant.
+async fn containerd_pulls(scratch: &Path, registry: &str, mirror: &str, image: &common::BuiltImage) {
+    let path = |name: &str| scratch.join("containerd").join(name).display().to_string();
+    if !common::is_root() {
+        return println!("SKIPPED containerd pulls through the mirror: needs root");
+    }
+    std::fs::create_dir_all(path("")).unwrap();
+    let config = format!(
+        "version = 2\nroot = {:?}\nstate = {:?}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = {:?}\n",
+        path("root"),
+        path("state"),
+        path("socket")
+    );
+    std::fs::write(path("config.toml"), config).unwrap();
+    let mut command = tokio::process::Command::new("containerd");
+    command.args(["--config", &path("config.toml")]).stdout(Stdio::null()).stderr(Stdio::null());
+    let Ok(mut daemon) = command.kill_on_drop(true).spawn() else {
+        return println!("SKIPPED containerd pulls through the mirror: containerd is not installed");
+    };
+    let ctr = async |arguments: &[&str]| {
+        let mut command = tokio::process::Command::new("ctr");
+        command.args(["--address", &path("socket")]).args(arguments).output().await.unwrap()
+    };
+    for round in 0.. {
+        if ctr(&["version"]).await.status.success() {
+            break;
+        }
+        assert!(round < 600, "containerd does not answer");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let hosts = format!(
+        "server = \"http://{registry}\"\n[host.\"http://{mirror}\"]\n  capabilities = [\"pull\", \"resolve\"]\n"
+    );
+    std::fs::create_dir_all(path(&format!("hosts/{registry}"))).unwrap();
+    std::fs::write(path(&format!("hosts/{registry}/hosts.toml")), hosts).unwrap();
+    // Not there: so it is the mirror that has it.
+    let name = format!("{registry}/team/app:v1");
+    let fetched = ctr(&["content", "fetch", "--hosts-dir", &path("hosts"), &name]).await;
+    assert!(fetched.status.success(), "{}", String::from_utf8_lossy(&fetched.stderr));
+    let content = ctr(&["content", "get", &image.digest.to_string()]).await;
+    assert_eq!(content.stdout, image.manifest);
+    daemon.start_kill().unwrap();
+    daemon.wait().await.unwrap();
+}
+
 #[tokio::test]
 async fn ordinary_clients_push_pull_and_mirror() {
     let scratch = tempfile::tempdir().unwrap();
@@ -356,5 +401,17 @@ async fn ordinary_clients_push_pull_and_mirror() {
             assert_eq!(pulled.digest, image.digest);
         }
     }
+    // Clients that are told of the cache as a mirror find images under the registry's own name, here after it is gone.
+    let address = registry.address.clone();
+    drop(registry);
+    let conf = format!(
+        "[[registry]]\nlocation = \"{0}\"\ninsecure = true\n[[registry.mirror]]\nlocation = \"{1}/{encoded}\"\ninsecure = true\n",
+        address, cache.address
+    );
+    std::fs::write(path("registries.conf"), conf).unwrap();
+    let mirrored = format!("oci:{}:v1", path("mirrored").display());
+    let conf = path("registries.conf").display().to_string();
+    skopeo(scratch.path(), &["--registries-conf", &conf, "copy", &upstream, &mirrored]).await.unwrap();
+    containerd_pulls(scratch.path(), &address, &cache.address.to_string(), &image).await;
     cache.stop().await;
 }

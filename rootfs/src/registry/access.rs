@@ -24,8 +24,10 @@ const RESUMES_MAX: u32 = 10;
 /// Larger blobs come in parts of so many bytes, as far as their registry sends parts, so many at a time. What waits is
 /// held in memory.
 const PARTED_BYTES_MIN: u64 = 16 << 20;
-const PART_BYTES: u64 = 4 << 20;
-const PARTS_AT_ONCE_MAX: usize = 3;
+const PART_BYTES: u64 = 2 << 20;
+const PARTS_AT_ONCE_MAX: usize = 4;
+/// A part is handed on in pieces of so many bytes, so that queues of pieces stay small.
+const PIECE_BYTES: usize = 256 << 10;
 
 pub struct Access {
     /// In the order they are asked.
@@ -137,15 +139,18 @@ impl Access {
             {
                 let (access, blob) = (self.clone(), blob.clone());
                 let fetching = tokio::spawn(async move {
-                    let mut pieces = Vec::new();
-                    access.part(&blob, part, &mut Out::Memory(&mut pieces)).await.map(|_| pieces)
+                    // Copied: a piece of an answer may keep much more than itself in memory.
+                    let mut bytes = Vec::with_capacity((part.end - part.start) as usize);
+                    access.part(&blob, part, &mut Out::Memory(&mut bytes)).await.map(|_| Bytes::from(bytes))
                 });
                 under_way.push_back(AbortOnDropHandle::new(fetching));
             }
             let Some(next) = under_way.pop_front() else { return Ok(()) };
-            let pieces =
-                next.await.unwrap_or_else(|error| Err(self.origin.interrupted(error.to_string())))?;
-            for piece in pieces {
+            let fetched = next.await;
+            let mut bytes =
+                fetched.unwrap_or_else(|error| Err(self.origin.interrupted(error.to_string())))?;
+            while !bytes.is_empty() {
+                let piece = bytes.split_to(bytes.len().min(PIECE_BYTES));
                 if sink.send(piece).await.is_err() {
                     return Ok(());
                 }

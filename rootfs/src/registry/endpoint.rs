@@ -76,7 +76,7 @@ enum Wanted<'a> {
 /// Where a blob's bytes go, in order.
 pub enum Out<'a> {
     Sink(&'a mpsc::Sender<Bytes>),
-    Memory(&'a mut Vec<Bytes>),
+    Memory(&'a mut Vec<u8>),
 }
 
 pub enum Streamed {
@@ -209,7 +209,7 @@ impl Endpoint {
             *done += fits;
             let piece = piece.slice(..fits as usize);
             match out {
-                Out::Memory(pieces) => pieces.push(piece),
+                Out::Memory(bytes) => bytes.extend_from_slice(&piece),
                 Out::Sink(sink) if sink.send(piece).await.is_err() => return Ok(Streamed::NotWanted),
                 Out::Sink(_) => {}
             }

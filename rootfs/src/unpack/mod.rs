@@ -114,9 +114,11 @@ pub fn unpack(
     room: &mut dyn Room,
 ) -> Result<Unpacked, Error> {
     let (sender, receiver) = sync_channel(PIECES_WAITING_MAX);
+    // What was read goes back to be filled again: memory that is new each time costs more than what is in it.
+    let (used, spare) = sync_channel(PIECES_WAITING_MAX);
     std::thread::scope(|scope| {
-        let reading = scope.spawn(|| decompress(source, expected, sender));
-        let written = write(receiver, root, limits, room);
+        let reading = scope.spawn(|| decompress(source, expected, sender, spare));
+        let written = write(Pieces::new(receiver, used), root, limits, room);
         let read = reading.join().unwrap_or_else(|_| Err(Stop::Failed(corrupt("its decoder failed"))));
         let blob = match (read, &written) {
             (Ok(blob), _) => blob,
@@ -160,11 +162,12 @@ enum Stop {
 fn decompress(
     source: impl Read,
     expected: &Expected,
-    pieces: SyncSender<io::Result<Vec<u8>>>,
+    pieces: SyncSender<io::Result<Piece>>,
+    spare: Receiver<Vec<u8>>,
 ) -> Result<Digest, Stop> {
     let most = expected.blob.as_ref().map_or(u64::MAX, |(_, size)| size.saturating_add(1));
     let mut source = Hashing::new(Faulty { inner: source.take(most), fault: None });
-    let decoded = hand_on(&mut source, &pieces);
+    let decoded = hand_on(&mut source, &pieces, &spare);
     let decoded = match decoded {
         Err(Decoding::NotWanted) => return Err(Stop::NotWanted),
         Err(Decoding::Failed(error)) => Err(error),
@@ -204,16 +207,19 @@ enum Decoding {
     Failed(io::Error),
 }
 
-fn hand_on(source: impl Read, pieces: &SyncSender<io::Result<Vec<u8>>>) -> Result<(), Decoding> {
+fn hand_on(
+    source: impl Read,
+    pieces: &SyncSender<io::Result<Piece>>,
+    spare: &Receiver<Vec<u8>>,
+) -> Result<(), Decoding> {
     let mut decoder = compression::decoder(source).map_err(Decoding::Failed)?;
     loop {
-        let mut piece = vec![0; PIECE_BYTES];
-        let length = fill(&mut decoder, &mut piece).map_err(Decoding::Failed)?;
-        piece.truncate(length);
+        let mut bytes = spare.try_recv().unwrap_or_else(|_| vec![0; PIECE_BYTES]);
+        let length = fill(&mut decoder, &mut bytes).map_err(Decoding::Failed)?;
         if length == 0 {
             return Ok(());
         }
-        pieces.send(Ok(piece)).map_err(|_| Decoding::NotWanted)?;
+        pieces.send(Ok(Piece { bytes, length })).map_err(|_| Decoding::NotWanted)?;
     }
 }
 
@@ -254,12 +260,12 @@ impl<R: Read> Read for Faulty<R> {
 
 /// The second thread: hashes what arrives and writes it. All of it is read, also what follows the archive's end.
 fn write(
-    pieces: Receiver<io::Result<Vec<u8>>>,
+    pieces: Pieces,
     root: &Path,
     limits: Limits,
     room: &mut dyn Room,
 ) -> Result<(extract::Extracted, Digest), Error> {
-    let mut content = Hashing::new(Pieces { pieces, current: Vec::new(), offset: 0 });
+    let mut content = Hashing::new(pieces);
     let extracted = extract::extract(&mut content, root, limits, room)?;
     let most = limits.bytes_max.saturating_add(1);
     let rest = io::copy(&mut (&mut content).take(most), &mut io::sink()).map_err(corrupt)?;
@@ -269,23 +275,44 @@ fn write(
     Ok((extracted, content.into_hasher().digest()))
 }
 
+/// Uncompressed bytes: the first `length` of these.
+#[derive(Default)]
+struct Piece {
+    bytes: Vec<u8>,
+    length: usize,
+}
+
 /// The channel as a reader.
 struct Pieces {
-    pieces: Receiver<io::Result<Vec<u8>>>,
-    current: Vec<u8>,
+    pieces: Receiver<io::Result<Piece>>,
+    /// Back to the first thread.
+    used: SyncSender<Vec<u8>>,
+    current: Piece,
     offset: usize,
+}
+
+impl Pieces {
+    fn new(pieces: Receiver<io::Result<Piece>>, used: SyncSender<Vec<u8>>) -> Pieces {
+        Pieces { pieces, used, current: Piece::default(), offset: 0 }
+    }
 }
 
 impl Read for Pieces {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.offset == self.current.len() {
+        while self.offset == self.current.length {
+            let Piece { bytes, .. } = std::mem::take(&mut self.current);
+            if !bytes.is_empty() {
+                // Nobody takes it any more, or there are enough: then it goes.
+                let _ = self.used.try_send(bytes);
+            }
+            self.offset = 0;
             match self.pieces.recv() {
-                Ok(piece) => (self.current, self.offset) = (piece?, 0),
+                Ok(piece) => self.current = piece?,
                 Err(_) => return Ok(0),
             }
         }
-        let length = buffer.len().min(self.current.len() - self.offset);
-        buffer[..length].copy_from_slice(&self.current[self.offset..self.offset + length]);
+        let length = buffer.len().min(self.current.length - self.offset);
+        buffer[..length].copy_from_slice(&self.current.bytes[self.offset..self.offset + length]);
         self.offset += length;
         Ok(length)
     }

@@ -221,6 +221,8 @@ pub enum Mood {
     Trickle,
     /// Bytes without a length and without an end.
     Endless,
+    /// 100 MB.
+    Vast,
     /// To itself, for ever.
     Redirect,
     /// All of it, whatever part was asked for.
@@ -439,6 +441,12 @@ fn moody(mood: Option<Mood>, headers: &[(&str, &str)], mut bytes: Vec<u8>, head:
             let piece = bytes::Bytes::from(vec![b' '; 64 * 1024]);
             let endless = futures_util::stream::repeat_with(move || Ok::<_, std::io::Error>(piece.clone()));
             plain(200, headers, axum::body::Body::from_stream(endless))
+        }
+        Some(Mood::Vast) => {
+            let headers: Vec<_> = headers.iter().copied().chain([("content-length", "100000000")]).collect();
+            let pieces = futures_util::stream::repeat_with(|| Ok::<_, std::io::Error>(vec![b' '; 100_000]));
+            let vast = futures_util::StreamExt::take(pieces, 1000);
+            plain(200, &headers, axum::body::Body::from_stream(vast))
         }
         Some(Mood::Redirect) => plain(307, &[("location", "?again")], ""),
         Some(Mood::Longer) => {
