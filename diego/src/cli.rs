@@ -44,6 +44,8 @@ enum Command {
     Stop(operator::scale::Name),
     /// Remove an app.
     Delete(operator::scale::Name),
+    /// List, pull and remove images, and show who takes what of the disk.
+    Images(operator::images::Flags),
     /// List the cells.
     Cells,
     /// Show the networks of this cell's containers, and why a packet would pass or not.
@@ -125,6 +127,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Scale(flags) => operator::scale::scale(&global, flags).await,
         Command::Stop(name) => operator::scale::stop(&global, name).await,
         Command::Delete(name) => operator::scale::delete(&global, name).await,
+        Command::Images(flags) => operator::images::run(&global, flags).await,
         Command::Cells => operator::cells::run(&global).await,
         Command::Net(flags) => operator::net::run(&global, &flags),
         Command::Events(flags) => operator::events::run(&global, flags).await,

@@ -1,5 +1,6 @@
 //! What operators look at and turn while garden runs, under the names the established server gave it: `/debug/vars`,
-//! counts as one JSON value, and `/log-level`, which takes a level by POST.
+//! counts as one JSON value, and `/log-level`, which takes a level by POST. Beside them `/metrics`: the figures of the store
+//! and the disk as Prometheus reads them.
 //!
 //! Who reaches the address may do both, so it is for the machine itself or a network of operators. Profiles of a Go
 //! program, which the established server serves beside these, there are none.
@@ -13,6 +14,8 @@ use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use diego_base::serve::{self, Listen, Listener};
 use diego_base::telemetry::LevelSwitch;
+use rootfs::admin::{Disk, Tenancy};
+use rootfs::store::PullFigures;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tracing::level_filters::LevelFilter;
@@ -43,6 +46,7 @@ pub async fn serve(config: Config, gardener: Gardener, shutdown: CancellationTok
 fn router(gardener: Gardener, levels: LevelSwitch) -> Router {
     Router::new()
         .route("/debug/vars", get(vars))
+        .route("/metrics", get(metrics))
         .route("/log-level", post(set_level).fallback(only_post))
         .with_state(Debug { gardener, levels })
 }
@@ -55,6 +59,70 @@ async fn vars(State(debug): State<Debug>) -> impl IntoResponse {
     let (depot_dirs, unkillable, memory) = counted.await.unwrap_or((-1, 0, Memory::default()));
     let text = variables(depot_dirs, unkillable, memory).to_string();
     ([("content-type", "application/json; charset=utf-8")], text)
+}
+
+async fn metrics(State(debug): State<Debug>) -> (StatusCode, String) {
+    let store = debug.gardener.store().clone();
+    let measured = tokio::task::spawn_blocking(move || Ok((store.disk()?, store.pull_figures())));
+    let measured: Result<_, rootfs::Error> = match measured.await {
+        Ok(measured) => measured,
+        Err(error) => return (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    };
+    match measured {
+        Ok((disk, pulls)) => (StatusCode::OK, exposition(&disk, pulls)),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
+}
+
+/// In Prometheus' text format.
+fn exposition(disk: &Disk, pulls: PullFigures) -> String {
+    let mut text = String::new();
+    let mut figure = |name: &str, kind: &str, lines: &[(String, f64)]| {
+        text += &format!("# TYPE garden_{name} {kind}\n");
+        for (labels, value) in lines {
+            text += &format!("garden_{name}{labels} {value}\n");
+        }
+    };
+    let one = |value: f64| vec![(String::new(), value)];
+    for (name, bytes) in [
+        ("disk_total_bytes", disk.total_bytes),
+        ("disk_free_bytes", disk.free_bytes),
+        ("disk_room_bytes", disk.room_bytes),
+        ("disk_claimed_bytes", disk.claimed_bytes),
+        ("disk_others_bytes", disk.others_bytes),
+        ("disk_high_mark_bytes", disk.high_mark_bytes),
+        ("disk_low_mark_bytes", disk.low_mark_bytes),
+        ("roots_capacity_bytes", disk.roots_capacity_bytes),
+    ] {
+        figure(name, "gauge", &one(bytes as f64));
+    }
+    type Part = fn(&Tenancy) -> u64;
+    let parts: [(&str, Part); 3] = [
+        ("disk_tenant_bytes", |tenant| tenant.bytes),
+        ("disk_tenant_evictable_bytes", |tenant| tenant.evictable_bytes),
+        ("disk_tenant_promised_bytes", |tenant| tenant.promised_bytes),
+    ];
+    for (name, part) in parts {
+        let lines: Vec<_> = disk
+            .tenants
+            .iter()
+            .map(|(tenant, figures)| (format!("{{tenant=\"{tenant}\"}}"), part(figures) as f64))
+            .collect();
+        figure(name, "gauge", &lines);
+    }
+    for (name, count) in [
+        ("disk_collections_total", disk.collections),
+        ("disk_collected_things_total", disk.collected_things),
+        ("disk_collected_bytes_total", disk.collected_bytes),
+        ("disk_refused_claims_total", disk.refused_claims),
+        ("image_pull_hits_total", pulls.hits),
+        ("image_pull_misses_total", pulls.misses),
+        ("image_pull_failures_total", pulls.failures),
+    ] {
+        figure(name, "counter", &one(count as f64));
+    }
+    figure("image_pull_seconds_total", "counter", &one(pulls.seconds));
+    text
 }
 
 /// There are no goroutines; what answers to them are the runtime's tasks. Containers have no loop devices and
@@ -142,6 +210,25 @@ mod tests {
         let status = "VmPeak:\t  99 kB\nVmRSS:\t    8 kB\nRssAnon:\t    4 kB\n";
         assert_eq!(memory(status), Memory { resident: 8192, anonymous: 4096 });
         assert_eq!(memory(""), Memory::default());
+    }
+
+    #[test]
+    fn figures_are_written_as_prometheus_reads_them() {
+        let tenancy = Tenancy { bytes: 5, evictable_bytes: 3, promised_bytes: 0 };
+        let tenants = [("layers".to_string(), tenancy)].into();
+        let disk = Disk { total_bytes: 100, collected_bytes: 7, tenants, ..Disk::default() };
+        let text = exposition(&disk, PullFigures { hits: 2, seconds: 1.5, ..PullFigures::default() });
+        for line in [
+            "# TYPE garden_disk_total_bytes gauge",
+            "garden_disk_total_bytes 100",
+            "garden_disk_tenant_evictable_bytes{tenant=\"layers\"} 3",
+            "# TYPE garden_disk_collected_bytes_total counter",
+            "garden_disk_collected_bytes_total 7",
+            "garden_image_pull_hits_total 2",
+            "garden_image_pull_seconds_total 1.5",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in {text}");
+        }
     }
 
     #[tokio::test]

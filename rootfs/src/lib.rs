@@ -7,6 +7,7 @@
 //! layer unpacked once, and stacks layers into roots. [`registry::cache`] is a registry of its own. This crate knows
 //! no container: a handle is a name for a root, and who mounts it where is not its business.
 
+pub mod admin;
 mod blobs;
 mod chores;
 pub mod digest;
@@ -22,6 +23,7 @@ pub mod quota;
 pub mod registry;
 mod room;
 mod roots;
+mod sizes;
 mod stack;
 pub mod store;
 mod tree;

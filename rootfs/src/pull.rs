@@ -439,6 +439,7 @@ async fn base(
     let bad = |reason: String| Error::BadPreloaded { path: path.clone(), reason };
     let metadata = std::fs::metadata(&path).map_err(|error| bad(error.to_string()))?;
     if metadata.is_dir() {
+        inner.sizes.measure_ahead(&path);
         return Ok((Lower::Directory(path), None, inner.layers.pin(Vec::new())));
     }
     if !metadata.is_file() {

@@ -20,6 +20,7 @@ use crate::digest::Digest;
 use crate::layers::{Layers, Pins, ROOT};
 use crate::overlay::{self, Lowers};
 use crate::quota::{Areas, Limit, Quota, names};
+use crate::sizes::Size;
 use crate::stack::{Inherited, Layer, Lower, stack};
 use crate::store::{Error, Image, Store, disk, stored, write_whole};
 
@@ -28,12 +29,13 @@ const RECORD: &str = "root.json";
 const FILES: &str = "files";
 /// What a root may write however little its limit leaves, so that a container can be started in it at all.
 const WRITABLE_BYTES_MIN: u64 = 256 << 10;
+const WRITABLE_INODES_MIN: u64 = 16;
 
 /// How much a root may take. 0: no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DiskLimit {
     pub bytes: u64,
-    /// Enforced where the filesystem counts them; a btrfs does not.
+    /// Enforced where the filesystem counts them, as with project quotas; a btrfs does not.
     pub inodes: u64,
     pub scope: DiskScope,
 }
@@ -48,20 +50,31 @@ pub enum DiskScope {
 }
 
 impl DiskLimit {
-    /// What remains for the container to write on an image of `image_bytes`.
-    fn on(self, image: &Image) -> Result<Limit, Error> {
-        let (image_bytes, limit) = (image.bytes(), self.bytes);
-        let bytes =
-            match self.scope {
-                _ if limit == 0 => 0,
-                DiskScope::Exclusive => limit,
-                DiskScope::Total => limit.checked_sub(image_bytes).ok_or_else(|| {
-                    Error::ImageExceedsLimit { image: image.name.clone(), bytes: image_bytes, limit }
+    /// What remains for the container to write on an image of a size.
+    fn on(self, name: &str, size: Size, counts_inodes: bool) -> Result<Limit, Error> {
+        let (bytes, inodes) = match self.scope {
+            DiskScope::Exclusive => (self.bytes, self.inodes),
+            DiskScope::Total => (
+                remaining(self.bytes, size.bytes).ok_or_else(|| Error::ImageExceedsLimit {
+                    image: name.into(),
+                    bytes: size.bytes,
+                    limit: self.bytes,
                 })?,
-            };
-        let bytes = if limit == 0 { 0 } else { bytes.max(WRITABLE_BYTES_MIN) };
-        Ok(Limit { bytes, inodes: self.inodes })
+                remaining(self.inodes, if counts_inodes { size.entries } else { 0 }).ok_or_else(|| {
+                    Error::ImageExceedsInodes { image: name.into(), inodes: size.entries, limit: self.inodes }
+                })?,
+            ),
+        };
+        Ok(Limit {
+            bytes: if self.bytes == 0 { 0 } else { bytes.max(WRITABLE_BYTES_MIN) },
+            inodes: if self.inodes == 0 { 0 } else { inodes.max(WRITABLE_INODES_MIN) },
+        })
     }
+}
+
+/// `None`: it exceeds the limit already.
+fn remaining(limit: u64, taken: u64) -> Option<u64> {
+    if limit == 0 { Some(0) } else { limit.checked_sub(taken) }
 }
 
 /// The host ids of a container's user and group 0; 0 and 0 without a user namespace.
@@ -120,12 +133,13 @@ impl Store {
         base: BaseIds,
         limit: DiskLimit,
     ) -> Result<RootMount, Error> {
-        let limit = limit.on(image)?;
+        let size = self.size(image, limit)?;
+        let limit = limit.on(&image.name, size, self.inner.areas.chosen.counts_inodes())?;
         let record = RootRecord {
             handle: handle.into(),
             layers: stored(&image.layers),
-            image_bytes: image.bytes(),
-            image_inodes: 0,
+            image_bytes: size.bytes,
+            image_inodes: size.entries,
         };
         let path = match self.reserve(handle, &record) {
             Err(Error::Disk { source, .. }) if is_full(&source) => {
@@ -134,7 +148,8 @@ impl Store {
             }
             reserved => reserved?,
         };
-        let mounted = self.mount_at(&path, handle, image, user_namespace, base).and_then(|mounted| {
+        let mounted = self.mount_at(&path, handle, image, user_namespace, base).and_then(|fd| {
+            let mounted = RootMount { fd, upper: path.join(overlay::UPPER), image_bytes: size.bytes };
             // Last, so that what we write ourselves cannot fail for it.
             self.inner.areas.chosen.limit(handle, limit).map_err(disk("limit", &path))?;
             Ok(mounted)
@@ -145,6 +160,24 @@ impl Store {
             tracing::warn!(handle, %error, "cannot remove what a failed mount left");
         }
         mounted
+    }
+
+    /// Of the whole image. Directories that nobody has measured are when that matters, which takes a walk the first time.
+    fn size(&self, image: &Image, limit: DiskLimit) -> Result<Size, Error> {
+        let counts = limit.scope == DiskScope::Total && (limit.bytes > 0 || limit.inodes > 0);
+        let mut size = Size::default();
+        for layer in &image.layers {
+            let of_layer = match &layer.lower {
+                Lower::Stored(_) => Size { bytes: layer.bytes, entries: layer.entries },
+                Lower::Directory(path) if counts => {
+                    self.inner.sizes.measure(path).map_err(disk("measure", path))?
+                }
+                Lower::Directory(path) => self.inner.sizes.known(path).unwrap_or_default(),
+            };
+            size.bytes += of_layer.bytes;
+            size.entries += of_layer.entries;
+        }
+        Ok(size)
     }
 
     /// Enters a root under its handle: from here on [`Store::unmount`] undoes all.
@@ -189,7 +222,7 @@ impl Store {
         image: &Image,
         user_namespace: Option<BorrowedFd<'_>>,
         base: BaseIds,
-    ) -> Result<RootMount, Error> {
+    ) -> Result<OwnedFd, Error> {
         let (upper, work) = (path.join(overlay::UPPER), path.join(overlay::WORK));
         for directory in [&upper, &work] {
             fs::create_dir(directory).map_err(disk("make", directory))?;
@@ -199,7 +232,7 @@ impl Store {
         dress(&upper, lowers.topmost(), &image.inherited, base).map_err(disk("prepare", &upper))?;
         let (fd, spent) = overlays.mount(handle, lowers, path)?;
         self.inner.chores.let_go(spent);
-        Ok(RootMount { fd, upper, image_bytes: image.bytes() })
+        Ok(fd)
     }
 
     /// Never empty.

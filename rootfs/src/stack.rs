@@ -19,6 +19,8 @@ pub struct Layer {
     pub lower: Lower,
     /// Of file content; 0 where it is not known.
     pub bytes: u64,
+    #[serde(default)]
+    pub entries: u64,
     /// Nothing below it shows through.
     pub opaque: bool,
 }
@@ -151,6 +153,7 @@ mod tests {
             .map(|name| Layer {
                 lower: Lower::Directory(name.trim_end_matches('!').into()),
                 bytes: 0,
+                entries: 0,
                 opaque: name.ends_with('!'),
             })
             .collect();

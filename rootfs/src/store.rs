@@ -14,6 +14,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rootfs_ledger::{Ledger, Space};
@@ -33,6 +34,7 @@ use crate::quota::{self, Areas, Plain};
 use crate::registry::{Client, Credentials, Policy};
 use crate::room::{self, RootsTenant};
 use crate::roots::{self, Roots};
+use crate::sizes::Sizes;
 use crate::stack::{Inherited, Layer, Lower, Opened, inherited};
 use crate::unpack::Limits;
 use crate::{layout, manifest, registry, unpack};
@@ -63,9 +65,14 @@ pub enum Error {
     /// Clients look for how it begins.
     #[error(
         "layers exceed disk quota {bytes}/{limit} bytes: image {image} takes {bytes} bytes, more than the disk limit of \
-         {limit} bytes"
+         {limit} bytes, and would need a limit of {bytes} bytes at least"
     )]
     ImageExceedsLimit { image: String, bytes: u64, limit: u64 },
+    #[error(
+        "layers exceed disk quota {inodes}/{limit} inodes: image {image} has {inodes} files, more than the limit of \
+         {limit}, and would need a limit of {inodes} at least"
+    )]
+    ImageExceedsInodes { image: String, inodes: u64, limit: u64 },
     #[error(transparent)]
     Room(#[from] rootfs_ledger::Error),
     /// The process is ending.
@@ -144,6 +151,9 @@ impl Image {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct ImageRecord {
     pub digest: Digest,
+    /// As it was asked for.
+    #[serde(default)]
+    pub name: String,
     pub layers: Vec<Layer>,
     pub config: ImageConfig,
     pub inherited: Vec<Inherited>,
@@ -166,6 +176,26 @@ pub struct StoreUsage {
     pub roots_bytes: u64,
 }
 
+/// Pulls since the store was opened.
+#[derive(Debug, Default)]
+pub(crate) struct Pulls {
+    pub hits: AtomicU64,
+    pub misses: AtomicU64,
+    pub failures: AtomicU64,
+    /// Of those that succeeded, hits too.
+    pub milliseconds: AtomicU64,
+}
+
+/// The same as figures.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct PullFigures {
+    /// Every layer was here already.
+    pub hits: u64,
+    pub misses: u64,
+    pub failures: u64,
+    pub seconds: f64,
+}
+
 #[derive(Clone)]
 pub struct Store {
     pub(crate) inner: Arc<Inner>,
@@ -185,6 +215,7 @@ pub(crate) struct Inner {
     pub layer_flights: Flights<Digest, LayerFlight, Progress>,
     pub places: tokio::sync::Semaphore,
     pub areas: Arc<Areas>,
+    pub sizes: Arc<Sizes>,
     pub roots: Mutex<Roots>,
     /// Handles whose roots are being made, not entered as yet. Locked last.
     pub making: Mutex<BTreeSet<String>>,
@@ -192,6 +223,7 @@ pub(crate) struct Inner {
     pub chores: Arc<Chores>,
     pub ledger: Ledger,
     pub collector: Arc<Collector>,
+    pub pulls: Pulls,
     _roots_tenant: Arc<RootsTenant>,
     _lock: fs::File,
 }
@@ -245,12 +277,14 @@ impl Store {
             layer_flights: Flights::default(),
             places: tokio::sync::Semaphore::new(LAYERS_AT_ONCE_MAX),
             areas,
+            sizes: Arc::default(),
             roots: Mutex::new(roots),
             making: Mutex::default(),
             overlays,
             chores,
             ledger,
             collector,
+            pulls: Pulls::default(),
             _roots_tenant: roots_tenant,
             config,
             _lock: lock,
@@ -270,7 +304,38 @@ impl Store {
         credentials: Option<Credentials>,
         progress: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<Image, Error> {
-        crate::pull::pull(&self.inner, image, credentials, progress).await
+        let began = std::time::Instant::now();
+        let fetched = AtomicU64::new(0);
+        let counting = |report: Progress| {
+            if let Progress::Resolved { .. } = report {
+                fetched.store(1, Ordering::Relaxed);
+            }
+            progress(report);
+        };
+        let pulled = crate::pull::pull(&self.inner, image, credentials, &counting).await;
+        let (pulls, missed) = (&self.inner.pulls, fetched.load(Ordering::Relaxed) > 0);
+        let figure = match (&pulled, missed) {
+            (Err(_), _) => &pulls.failures,
+            (Ok(_), true) => &pulls.misses,
+            (Ok(_), false) => &pulls.hits,
+        };
+        figure.fetch_add(1, Ordering::Relaxed);
+        if pulled.is_ok() {
+            let took = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+            pulls.milliseconds.fetch_add(took, Ordering::Relaxed);
+        }
+        pulled
+    }
+
+    pub fn pull_figures(&self) -> PullFigures {
+        let pulls = &self.inner.pulls;
+        let read = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
+        PullFigures {
+            hits: read(&pulls.hits),
+            misses: read(&pulls.misses),
+            failures: read(&pulls.failures),
+            seconds: read(&pulls.milliseconds) as f64 / 1000.0,
+        }
     }
 
     /// What the store takes, from its records and the filesystem's own figures. Blocking.
@@ -355,26 +420,26 @@ impl Inner {
     ) -> Result<Image, Error> {
         let path = self.layers.directory();
         let layers = layers.into_iter().map(|(lower, record)| {
-            let (bytes, opaque, implied) = match record {
-                Some(record) => (record.bytes, record.opaque, record.implied),
-                None => (0, false, Vec::new()),
+            let (bytes, entries, opaque, implied) = match record {
+                Some(record) => (record.bytes, record.entries, record.opaque, record.implied),
+                None => (0, 0, false, Vec::new()),
             };
             let root = match &lower {
                 Lower::Stored(id) => self.layers.path(id).join(ROOT),
                 Lower::Directory(path) => path.clone(),
             };
-            (Layer { lower, bytes, opaque }, Opened { root, implied })
+            (Layer { lower, bytes, entries, opaque }, Opened { root, implied })
         });
         let (layers, mut opened): (Vec<Layer>, Vec<Opened>) = layers.unzip();
         opened.reverse();
         let inherited = inherited(&opened).map_err(disk("read", path))?;
-        let record = ImageRecord { digest: digests[0].clone(), layers, config, inherited };
+        let record = ImageRecord { digest: digests[0].clone(), name: name.into(), layers, config, inherited };
         let bytes = serde_json::to_vec(&record).unwrap_or_default();
         for digest in digests {
             let path = self.image_path(digest);
             write_whole(&path, &bytes).map_err(disk("write", &path))?;
         }
-        let ImageRecord { digest, layers, config, inherited } = record;
+        let ImageRecord { digest, layers, config, inherited, .. } = record;
         Ok(Image { digest, name: name.into(), layers, config, inherited, _pins: Arc::new(pins) })
     }
 }

@@ -107,16 +107,19 @@ fn empty(top: &OwnedFd, moved: &mut u64) -> io::Result<()> {
 pub struct Usage {
     /// Allocated, in bytes.
     pub bytes: u64,
+    /// Of file content, however it is stored.
+    pub content_bytes: u64,
     pub inodes: u64,
 }
 
 /// Counts everything below `path`, and `path` itself. Blocking, and as slow as the tree is large; what vanishes
-/// meanwhile is not counted, and neither is what lies deeper than a path can say.
+/// meanwhile is not counted, and neither is what is mounted below or lies deeper than a path can say.
 pub fn usage(path: &Path) -> io::Result<Usage> {
     let mut usage = Usage::default();
     let mut several_names = HashSet::new();
     let top = rustix::fs::openat(CWD, path, DIRECTORY, Mode::empty())?;
-    add(&mut usage, &rustix::fs::fstat(&top)?);
+    let top_stat = rustix::fs::fstat(&top)?;
+    add(&mut usage, &top_stat);
     let mut waiting = vec![b".".to_vec()];
     while let Some(place) = waiting.pop() {
         // Whoever fills the tree may swap a directory for a link while we look.
@@ -131,6 +134,10 @@ pub fn usage(path: &Path) -> io::Result<Usage> {
                 continue;
             }
             let Ok(stat) = rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+            // Mounted there, not a part of it.
+            if stat.st_dev != top_stat.st_dev {
+                continue;
+            }
             let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
             if !is_directory && stat.st_nlink > 1 && !several_names.insert((stat.st_dev, stat.st_ino)) {
                 continue;
@@ -146,6 +153,9 @@ pub fn usage(path: &Path) -> io::Result<Usage> {
 
 fn add(usage: &mut Usage, stat: &rustix::fs::Stat) {
     usage.bytes += stat.st_blocks as u64 * 512;
+    if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
+        usage.content_bytes += stat.st_size as u64;
+    }
     usage.inodes += 1;
 }
 

@@ -278,7 +278,9 @@ async fn an_image_larger_than_its_limit_is_refused_with_the_figures() {
     let limit = |scope| DiskLimit { bytes: 4000, inodes: 0, scope };
     let error = store.mount("a", &pulled, None, BaseIds::default(), limit(DiskScope::Total)).unwrap_err();
     assert!(
-        error.to_string().ends_with(" takes 5000 bytes, more than the disk limit of 4000 bytes"),
+        error
+            .to_string()
+            .contains(" takes 5000 bytes, more than the disk limit of 4000 bytes, and would need"),
         "{error}"
     );
     assert!(store.handles().is_empty());
@@ -350,4 +352,26 @@ async fn a_warm_mount_takes_about_a_millisecond() {
     println!("mount: median {} us; 199th of 200 {} us", times[100].0, times[198].0);
     store.settle();
     assert!(times[100].0 < 50_000, "{:?}", times[100]);
+}
+
+#[tokio::test]
+async fn a_preloaded_directory_counts_for_a_limit_that_counts_the_image() {
+    let name = "a_preloaded_directory_counts_for_a_limit_that_counts_the_image";
+    let Some((scratch, store)) = scratch(name) else { return };
+    let directory = scratch.path().join("stack");
+    fs::create_dir_all(directory.join("bin")).unwrap();
+    fs::write(directory.join("bin/a"), vec![1; 6000]).unwrap();
+    fs::hard_link(directory.join("bin/a"), directory.join("bin/b")).unwrap();
+    let uri: ImageRef = format!("preloaded:{}", directory.display()).parse().unwrap();
+    let pulled = store.pull(&uri, None, &|_| {}).await.unwrap();
+    let limit = |bytes, scope| DiskLimit { bytes, inodes: 0, scope };
+    let mount = |handle: &str, limit| store.mount(handle, &pulled, None, BaseIds::default(), limit);
+    let refused = mount("a", limit(5000, DiskScope::Total)).unwrap_err().to_string();
+    assert!(refused.starts_with("layers exceed disk quota 6000/5000 bytes: image preloaded:"), "{refused}");
+    mount("exclusive", limit(5000, DiskScope::Exclusive)).unwrap();
+    mount("total", limit(1 << 20, DiskScope::Total)).unwrap();
+    for handle in ["exclusive", "total"] {
+        let usage = store.usage(handle).unwrap();
+        assert_eq!(usage.total_bytes - usage.exclusive_bytes, 6000, "{handle}");
+    }
 }

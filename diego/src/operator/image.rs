@@ -85,7 +85,7 @@ fn named(image: &str, reason: String) -> String {
 }
 
 /// An image as people write it, with its scheme: `host:5000/team/web:1`, or `web:1` of the default registry.
-fn reference(image: &str) -> String {
+pub fn reference(image: &str) -> String {
     let first = image.split('/').next().unwrap_or_default();
     let names_host = image.contains('/') && (first.contains(['.', ':']) || first == "localhost");
     match (image.contains("://"), names_host) {
@@ -96,7 +96,7 @@ fn reference(image: &str) -> String {
 }
 
 /// A progress bar a layer, on a terminal.
-struct Bars {
+pub struct Bars {
     all: Option<MultiProgress>,
     by_layer: BTreeMap<String, ProgressBar>,
 }
@@ -111,11 +111,11 @@ impl Drop for Bars {
 }
 
 impl Bars {
-    fn new(quiet: bool) -> Bars {
+    pub fn new(quiet: bool) -> Bars {
         Bars { all: (!quiet).then(MultiProgress::new), by_layer: BTreeMap::new() }
     }
 
-    fn show(&mut self, layer: &str, done: u64, total: u64) {
+    pub fn show(&mut self, layer: &str, done: u64, total: u64) {
         let Some(all) = &self.all else { return };
         let bar = self.by_layer.entry(layer.to_owned()).or_insert_with(|| {
             let bar = all.add(ProgressBar::new(total));

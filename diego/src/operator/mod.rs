@@ -5,6 +5,7 @@ pub mod cells;
 pub mod events;
 mod failure;
 mod image;
+pub mod images;
 pub mod logs;
 pub mod net;
 mod output;

@@ -174,6 +174,7 @@ impl Gardener {
         let gardener = Gardener(Arc::new(inner));
         gardener.restore(found).await?;
         tokio::spawn(reaper::reap(gardener.clone(), shutdown.clone()));
+        tokio::spawn(gardener.0.store.clone().serve_admin(shutdown.clone()));
         if let Some(interval) = gardener.0.config.cpu_throttling {
             tokio::spawn(throttle::throttle(gardener.clone(), interval, shutdown.clone()));
         }

@@ -13,5 +13,6 @@ pub mod netlink;
 pub mod nftables;
 pub mod packets;
 pub mod process;
+pub mod project;
 pub mod seccomp;
 pub mod secluded;

@@ -1,6 +1,7 @@
 //! Where roots lie, and who stops the write that exceeds a root's limit.
 //!
 //! ```text
+//! project the store's own filesystem, XFS or ext4, where it counts for projects; each root a project of its own
 //! btrfs   a filesystem in a file of the store, made for this; each root a subvolume with a quota group of its own
 //! plain   directories of the store; limits are refused or accounted, but no write is stopped
 //! ```
@@ -11,6 +12,7 @@
 mod btrfs;
 mod image;
 mod plain;
+mod project;
 
 use std::io;
 use std::path::Path;
@@ -23,7 +25,7 @@ pub(crate) use plain::Plain;
 #[derive(Debug, Clone, Default)]
 pub struct Config {
     pub backend: Backend,
-    /// How large the filesystem for roots may become, in bytes; `None`: half of what is free when it is made.
+    /// What roots may take together, in bytes; `None`: half of what is free when they are first made room for.
     pub image_bytes: Option<u64>,
 }
 
@@ -33,6 +35,8 @@ pub enum Backend {
     #[default]
     Auto,
     /// An error where it does not work.
+    Project,
+    /// The same.
     Btrfs,
     Plain,
 }
@@ -63,6 +67,10 @@ pub(crate) trait Quota: std::fmt::Debug + Send + Sync {
     fn discard(&self, name: &str) -> io::Result<()>;
     /// Whether the kernel holds roots to their limits.
     fn enforces(&self) -> bool;
+    /// Whether it does so for inodes, too.
+    fn counts_inodes(&self) -> bool {
+        false
+    }
     /// What roots may take together, in bytes; `None`: as much as the store's disk has.
     fn capacity(&self) -> Option<u64> {
         None
@@ -94,18 +102,17 @@ pub(crate) struct Areas {
 
 impl Areas {
     pub fn open(store: &Path, config: &Config, plain: Plain) -> Result<Areas, Error> {
-        let plain: Arc<dyn Quota> = Arc::new(plain);
         let lived_in = image::lived_in(store)?;
-        if config.backend == Backend::Plain && !lived_in {
-            return Ok(Areas { chosen: plain, earlier: None });
+        let (home, by_project) = home(store, config, plain)?;
+        let settled = by_project || config.backend == Backend::Plain;
+        if settled && !lived_in {
+            return Ok(Areas { chosen: home, earlier: None });
         }
         match btrfs::Btrfs::open(store, config, lived_in) {
-            Ok(earlier) if config.backend == Backend::Plain => {
-                Ok(Areas { chosen: plain, earlier: Some(Arc::new(earlier)) })
-            }
+            Ok(earlier) if settled => Ok(Areas { chosen: home, earlier: Some(Arc::new(earlier)) }),
             Ok(chosen) => {
                 tracing::info!(store = %store.display(), backend = "btrfs", "{chosen}");
-                Ok(Areas { chosen: Arc::new(chosen), earlier: Some(plain) })
+                Ok(Areas { chosen: Arc::new(chosen), earlier: Some(home) })
             }
             // To go on without it would be to forget them, and to withdraw the layers under them.
             Err(error) if lived_in => Err(Unavailable::LivedIn { source: Box::new(error) }.into()),
@@ -113,13 +120,33 @@ impl Areas {
             Err(error) => {
                 let reason = error.to_string();
                 tracing::warn!(store = %store.display(), reason, "disk limits are accounted, not enforced");
-                Ok(Areas { chosen: plain, earlier: None })
+                Ok(Areas { chosen: home, earlier: None })
             }
         }
     }
 
     pub fn all(&self) -> impl Iterator<Item = &Arc<dyn Quota>> {
         std::iter::once(&self.chosen).chain(&self.earlier)
+    }
+}
+
+/// The store's own directory of roots, and whether projects hold them to their limits.
+fn home(store: &Path, config: &Config, plain: Plain) -> Result<(Arc<dyn Quota>, bool), Error> {
+    if matches!(config.backend, Backend::Plain | Backend::Btrfs) {
+        return Ok((Arc::new(plain), false));
+    }
+    match project::probe(store) {
+        Ok(filesystem) => {
+            let project = project::Project::open(plain, filesystem, config)?;
+            tracing::info!(store = %store.display(), backend = "project", "{project}");
+            Ok((Arc::new(project), true))
+        }
+        Err(error) if config.backend == Backend::Project => Err(error.into()),
+        Err(error) => {
+            let reason = error.to_string();
+            tracing::debug!(store = %store.display(), reason, "no project quotas");
+            Ok((Arc::new(plain), false))
+        }
     }
 }
 
@@ -134,8 +161,10 @@ pub(crate) fn names(area: &dyn Quota) -> Result<Vec<String>, Error> {
 /// Why a filesystem for roots cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum Unavailable {
-    #[error("cannot make a filesystem for roots without being root")]
+    #[error("cannot limit roots without being root")]
     NotRoot,
+    #[error("the filesystem of {path} has no project quotas (mount option prjquota): {source}")]
+    NoProjects { path: String, source: io::Error },
     #[error("this kernel has no btrfs")]
     NoBtrfs,
     #[error("cannot run {program} (Debian package btrfs-progs) to make a filesystem for roots: {source}")]

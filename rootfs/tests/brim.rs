@@ -1,0 +1,377 @@
+//! A small disk filled to its brim by everybody at once, and processes killed while they fill it. Needs root and ext4.
+
+mod common;
+
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use common::{Tar, image};
+use garden_sys::mount::{self, Filesystem, MountAttrFlags};
+use rootfs::admin::PullRequest;
+use rootfs::ledger::{Ledger, Marks, Space};
+use rootfs::quota::Backend;
+use rootfs::registry::cache;
+use rootfs::unpack::Room;
+use rootfs::{BaseIds, Config, DiskLimit, DiskScope, Image, Store};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+const MIB: u64 = 1 << 20;
+const DISK_BYTES: u64 = 700 * MIB;
+const ROOTS_BYTES: u64 = 256 * MIB;
+
+/// A disk of its own; gone with the answer.
+struct SmallDisk {
+    path: PathBuf,
+    _file: tempfile::TempDir,
+}
+
+impl SmallDisk {
+    fn new(test: &str) -> Option<SmallDisk> {
+        if !common::is_root() {
+            println!("SKIPPED {test}: needs root");
+            return None;
+        }
+        match SmallDisk::make() {
+            Ok(disk) => Some(disk),
+            Err(reason) => {
+                println!("SKIPPED {test}: {reason}");
+                None
+            }
+        }
+    }
+
+    fn make() -> Result<SmallDisk, String> {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("disk");
+        let disk = File::options().read(true).write(true).create_new(true).open(&file).unwrap();
+        disk.set_len(DISK_BYTES).unwrap();
+        let made = Command::new("mkfs.ext4").args(["-q", "-m", "0"]).arg(&file).status();
+        if !made.as_ref().is_ok_and(|status| status.success()) {
+            return Err(format!("mkfs.ext4: {made:?}"));
+        }
+        let device = garden_sys::loop_device::attach(&disk, false).map_err(|error| error.to_string())?;
+        let ext4 = Filesystem::open("ext4").map_err(|error| error.to_string())?;
+        ext4.set_path("source", &device.path).unwrap();
+        ext4.create().map_err(|error| error.to_string())?;
+        let mounted = ext4.mount(MountAttrFlags::empty()).unwrap();
+        let path = directory.path().join("mounted");
+        fs::create_dir(&path).unwrap();
+        mount::move_mount(mounted.as_fd(), &path).unwrap();
+        Ok(SmallDisk { path, _file: directory })
+    }
+
+    fn space(&self) -> Space {
+        Space::of(&self.path).unwrap()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        mount::unmount(&self.path).unwrap();
+    }
+}
+
+fn store(disk: &Path, ledger: Option<&Ledger>) -> Store {
+    let mut config = Config::default();
+    config.quota.image_bytes = Some(ROOTS_BYTES);
+    config.quota.backend = Backend::Auto;
+    config.ledger = ledger.cloned();
+    Store::open(&disk.join("store"), config).unwrap()
+}
+
+/// Bytes that cannot be compressed, others for each seed.
+fn dense(seed: u64, bytes: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let word = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    std::iter::repeat_with(word).flat_map(u64::to_le_bytes).take(bytes as usize).collect()
+}
+
+fn layout(directory: &Path, seed: u64, bytes: u64) -> String {
+    let content = dense(seed, bytes);
+    let tar = Tar::default().add(common::Entry::file("file", &content));
+    let path = directory.join(format!("layout{seed}"));
+    image(&[tar.bytes()], json!({})).write_layout(&path, "v1");
+    format!("oci://{}:v1", path.display())
+}
+
+async fn pull(store: &Store, uri: &str) -> Result<Image, rootfs::Error> {
+    store.pull(&uri.parse().unwrap(), None, &|_| {}).await
+}
+
+fn exclusive(bytes: u64) -> DiskLimit {
+    DiskLimit { bytes, inodes: 0, scope: DiskScope::Exclusive }
+}
+
+/// What everybody has come to.
+#[derive(Default)]
+struct Outcomes {
+    done: AtomicUsize,
+    refused: AtomicUsize,
+}
+
+impl Outcomes {
+    /// Whatever fails fails for want of room, and says so.
+    fn note<T>(&self, what: &str, outcome: Result<T, String>) -> Option<T> {
+        match outcome {
+            Ok(value) => {
+                self.done.fetch_add(1, Ordering::SeqCst);
+                Some(value)
+            }
+            Err(error) => {
+                assert!(error.contains("no room for") || error.contains("507"), "{what}: {error}");
+                self.refused.fetch_add(1, Ordering::SeqCst);
+                None
+            }
+        }
+    }
+}
+
+/// Pulls, containers that write all they may, pushes to the registry cache, downloads and a stranger's log, all on one disk
+/// that cannot hold a third of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_disk_that_everybody_fills_at_once_is_never_full() {
+    let name = "a_disk_that_everybody_fills_at_once_is_never_full";
+    let Some(disk) = SmallDisk::new(name) else { return };
+    let layouts = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(&disk.path).unwrap();
+    let store = store(&disk.path, Some(&ledger));
+    let (listen, address) = diego_base::serve::Listen::loopback().unwrap();
+    let mut config = cache::Config::new(listen, disk.path.join("cache"));
+    config.ledger = Some(ledger.clone());
+    let shutdown = CancellationToken::new();
+    let serving = tokio::spawn(cache::run(config, shutdown.clone()));
+    let (pulls, pushes, writes) = (Outcomes::default(), Outcomes::default(), Outcomes::default());
+    let over = Arc::new(AtomicBool::new(false));
+    let brim = Marks::of(disk.space().total).brim;
+    let watching = {
+        let (over, path) = (over.clone(), disk.path.clone());
+        // Also what the filesystem takes beside the files themselves is taken of what is kept.
+        std::thread::spawn(move || {
+            let mut least = u64::MAX;
+            while !over.load(Ordering::SeqCst) {
+                least = least.min(Space::of(&path).unwrap().free);
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            least
+        })
+    };
+    let pulling = async {
+        for seed in 0..16 {
+            let uri = layout(layouts.path(), seed, 24 * MIB);
+            let pulled = pulls.note("pull", pull(&store, &uri).await.map_err(|error| error.to_string()));
+            if let (Some(image), 0) = (pulled, seed % 4) {
+                let handle = format!("h{seed}");
+                let mounted = store.mount(&handle, &image, None, BaseIds::default(), exclusive(32 * MIB));
+                let upper = mounted.unwrap().upper;
+                let _ = tokio::task::spawn_blocking(move || {
+                    let mut file = File::create(upper.join("big")).unwrap();
+                    let block = vec![3; 1 << 20];
+                    (0..64).take_while(|_| file.write_all(&block).is_ok()).count()
+                })
+                .await;
+            }
+        }
+    };
+    let pushing = async {
+        let http = reqwest::Client::new();
+        for seed in 100..112 {
+            let content = dense(seed, 20 * MIB);
+            let digest = rootfs::digest::Digest::of(&content);
+            let url = format!("http://{address}/v2/team/app/blobs/uploads/?digest={digest}");
+            let answer = http.post(url).body(content).send().await.unwrap();
+            let status = answer.status();
+            let said = answer.text().await.unwrap();
+            let outcome = if status.is_success() { Ok(()) } else { Err(format!("{status} {said}")) };
+            pushes.note("push", outcome);
+        }
+    };
+    let downloading = async {
+        for number in 0..20_u64 {
+            let (ledger, path) = (ledger.clone(), disk.path.join(format!("download{number}")));
+            let written = tokio::task::spawn_blocking(move || {
+                let mut room = ledger.claim("a download", 0).map_err(|error| error.to_string())?;
+                let mut file = File::create(&path).unwrap();
+                let block = vec![5; 1 << 20];
+                for _ in 0..16 {
+                    Room::take(&mut room, MIB)?;
+                    file.write_all(&block).unwrap();
+                }
+                // Used by nobody any more.
+                fs::remove_file(path).map_err(|error| error.to_string())
+            });
+            writes.note("download", written.await.unwrap());
+        }
+    };
+    let stranger = async {
+        let mut log = File::create(disk.path.join("log")).unwrap();
+        for _ in 0..30 {
+            log.write_all(&vec![1; 1 << 20]).unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::join!(pulling, pushing, downloading, stranger);
+    over.store(true, Ordering::SeqCst);
+    let least = watching.join().unwrap();
+    assert!(least > 4 * MIB, "{least} bytes were free at the least, {} are kept", disk.space().total - brim);
+    let done = |outcomes: &Outcomes| outcomes.done.load(Ordering::SeqCst);
+    println!(
+        "done: {} pulls, {} pushes, {} downloads; least free {least}",
+        done(&pulls),
+        done(&pushes),
+        done(&writes)
+    );
+    assert!(done(&pulls) >= 4 && done(&writes) >= 1, "and it went on");
+    assert!(ledger.report().unwrap().collected.bytes > 0, "something had to go");
+    // Containers found all that they were promised.
+    for handle in store.handles() {
+        let written = store.usage(&handle).unwrap().exclusive_bytes;
+        assert!(written > 31 * MIB, "{handle}: {written}");
+        store.unmount(&handle).unwrap();
+    }
+    assert!(
+        !fs::read_dir(disk.path.join("store/tmp"))
+            .unwrap()
+            .any(|entry| { entry.unwrap().file_name().to_string_lossy().starts_with("layer-") })
+    );
+    // It recovers: with the log gone a pull succeeds again.
+    fs::remove_file(disk.path.join("log")).unwrap();
+    pull(&store, &layout(layouts.path(), 999, 24 * MIB)).await.unwrap();
+    shutdown.cancel();
+    serving.await.unwrap().unwrap();
+}
+
+const PULLS: &str = "PULLS_UNTIL_IT_IS_KILLED";
+
+/// Started by the test below as a process of its own.
+#[tokio::test]
+async fn a_process_that_pulls_until_it_is_killed() {
+    let Some(directory) = std::env::var_os(PULLS).map(PathBuf::from) else { return };
+    let mut config = Config::default();
+    config.quota.backend = Backend::Plain;
+    let store = Store::open(&directory.join("store"), config).unwrap();
+    println!("ready");
+    for _ in 0..1000 {
+        for seed in 0..3 {
+            let uri = format!("oci://{}:v1", directory.join(format!("layout{seed}")).display());
+            pull(&store, &uri).await.unwrap();
+        }
+        store.ledger().collect(u64::MAX, Duration::ZERO);
+    }
+}
+
+#[tokio::test]
+async fn a_store_whose_process_is_killed_at_any_moment_has_whole_layers_only() {
+    let name = "a_store_whose_process_is_killed_at_any_moment_has_whole_layers_only";
+    if !common::is_root() {
+        return println!("SKIPPED {name}: needs root");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    for seed in 0..3 {
+        let files: Vec<(String, Vec<u8>)> =
+            (0..40).map(|n| (format!("d{}/f{n}", n % 5), dense(seed * 100 + n, 20_000))).collect();
+        let tar = files
+            .iter()
+            .fold(Tar::default(), |tar, (path, content)| tar.add(common::Entry::file(path, content)));
+        image(&[tar.bytes()], json!({})).write_layout(&directory.path().join(format!("layout{seed}")), "v1");
+    }
+    for round in 0..25_u64 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "a_process_that_pulls_until_it_is_killed", "--nocapture"])
+            .env(PULLS, directory.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (mut said, mut output, mut byte) = (String::new(), child.stdout.take().unwrap(), [0]);
+        while !said.contains("ready") {
+            assert_eq!(output.read(&mut byte).unwrap(), 1, "it ended: {said}");
+            said.push(byte[0] as char);
+        }
+        // Each round a little later than the one before.
+        std::thread::sleep(Duration::from_micros(round * 1700));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let mut config = Config::default();
+        config.quota.backend = Backend::Plain;
+        let store = Store::open(&directory.path().join("store"), config).unwrap();
+        let layers = directory.path().join("store/layers");
+        for entry in fs::read_dir(&layers).unwrap() {
+            let root = entry.unwrap().path().join("root");
+            let files: usize =
+                (0..5).map(|n| fs::read_dir(root.join(format!("d{n}"))).unwrap().count()).sum();
+            assert_eq!(files, 40, "round {round}");
+            for n in 0..40 {
+                let length = fs::metadata(root.join(format!("d{}/f{n}", n % 5))).unwrap().len();
+                assert_eq!(length, 20_000, "round {round}");
+            }
+        }
+        let left: Vec<_> = fs::read_dir(directory.path().join("store/tmp")).unwrap().flatten().collect();
+        assert!(left.iter().all(|entry| entry.file_name() == "probe"), "round {round}: {left:?}");
+        for image in store.images().unwrap() {
+            assert_eq!((image.layers, image.bytes), (1, 800_000), "round {round}: {image:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn operators_list_pull_and_remove_images_and_see_the_disk() {
+    let directory = tempfile::tempdir().unwrap();
+    let name = "operators_list_pull_and_remove_images_and_see_the_disk";
+    if !common::is_root() {
+        return println!("SKIPPED {name}: needs root");
+    }
+    let mut config = Config::default();
+    config.quota.backend = Backend::Plain;
+    let store = Store::open(&directory.path().join("store"), config).unwrap();
+    let shutdown = CancellationToken::new();
+    let serving = tokio::spawn(store.clone().serve_admin(shutdown.clone()));
+    let socket = rootfs::admin::socket(&directory.path().join("store"));
+    while !socket.exists() {
+        tokio::task::yield_now().await;
+    }
+    diego_base::tls::install_provider();
+    let http = reqwest::Client::builder().unix_socket(socket).build().unwrap();
+    let uri = layout(directory.path(), 1, 100_000);
+    let request = PullRequest { image: uri.clone(), ..PullRequest::default() };
+    let said = http.post("http://store/v1/images").json(&request).send().await.unwrap().text().await.unwrap();
+    let last: serde_json::Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+    assert_eq!(last["bytes"], 100_000, "{said}");
+    let rows: serde_json::Value = get(&http, "images").await;
+    assert_eq!((&rows[0]["name"], &rows[0]["in_use"]), (&json!(uri), &json!(false)), "{rows}");
+    assert_eq!(rows[0]["digest"], last["digest"]);
+    let disk = get(&http, "disk").await;
+    assert_eq!(
+        disk["tenants"]["layers"],
+        json!({"bytes": 100_000, "evictable_bytes": 100_000, "promised_bytes": 0})
+    );
+    assert!(disk["high_mark_bytes"].as_u64() < disk["total_bytes"].as_u64());
+    // One that is in use is forgotten, and its layer stays as long as it is.
+    let held = pull(&store, &uri).await.unwrap();
+    assert_eq!((store.pull_figures().hits, store.pull_figures().misses), (1, 1));
+    let url = format!("http://store/v1/images/{}", rows[0]["digest"].as_str().unwrap());
+    assert_eq!(http.delete(&url).send().await.unwrap().status(), 204);
+    assert_eq!(http.delete(&url).send().await.unwrap().status(), 404);
+    assert_eq!((get(&http, "images").await, store.store_usage().unwrap().layers), (json!([]), 1));
+    drop(held);
+    let freed = http.post("http://store/v1/collect").json(&json!({})).send().await.unwrap();
+    assert_eq!(freed.json::<serde_json::Value>().await.unwrap(), json!({"things": 1, "bytes": 100_000}));
+    let bad = PullRequest { image: "docker://".into(), ..PullRequest::default() };
+    assert_eq!(http.post("http://store/v1/images").json(&bad).send().await.unwrap().status(), 400);
+    shutdown.cancel();
+    serving.await.unwrap();
+}
+
+async fn get(http: &reqwest::Client, what: &str) -> serde_json::Value {
+    http.get(format!("http://store/v1/{what}")).send().await.unwrap().json().await.unwrap()
+}
