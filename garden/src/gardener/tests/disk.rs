@@ -9,9 +9,11 @@ use garden_sys::mount::{self, Filesystem, MountAttrFlags};
 use super::*;
 
 const MIB: u64 = 1 << 20;
+/// The image does not count.
+const EXCLUSIVE: u8 = 1;
 
 fn limited(handle: &str, bytes: u64) -> ContainerSpec {
-    let disk = DiskLimits { byte_hard: bytes, ..DiskLimits::default() };
+    let disk = DiskLimits { byte_hard: bytes, scope: EXCLUSIVE, ..DiskLimits::default() };
     ContainerSpec { limits: garden_client::Limits { disk, ..Default::default() }, ..named(handle) }
 }
 
