@@ -18,7 +18,7 @@ strip := $(if $(filter release,$(PROFILE)),-s)
 programs := diego garden-init builder launcher healthcheck diego-sshd
 names := bbs locket auctioneer rep gdn route-emitter ssh-proxy file-server cfdot
 
-.PHONY: build gather demo test test-vm fuzz lint bench-dev bench-garden bench-rootfs tools clean
+.PHONY: build gather demo test test-vm fuzz lint bench-dev bench-garden bench-rootfs bench-net tools clean
 
 build: tools
 	cargo build --locked --profile $(PROFILE) $(addprefix --bin ,$(programs))
@@ -59,6 +59,12 @@ bench-rootfs: tools
 	tests/packages docker-registry skopeo umoci containerd docker.io btrfs-progs
 	cargo build --locked --profile $(PROFILE) -p tests --bin bench-rootfs
 	$(built)/bench-rootfs
+
+# What a container's network costs; figures on the last lines. ONLY names parts, ROUNDS, MIB and IDLE set their length.
+bench-net: build
+	tests/packages busybox-static nftables iproute2
+	cargo build --locked --profile $(PROFILE) -p tests --bin bench-net
+	$(built)/bench-net dist/bin
 
 # Hostile input of all kinds for so many seconds each; what it finds is left in target/fuzz/found.
 SECONDS ?= 60

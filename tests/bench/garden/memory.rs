@@ -27,7 +27,7 @@ fn parent(pid: u32) -> Option<u32> {
 }
 
 /// Of a process that has gone meanwhile: nothing.
-fn pss_of(pid: u32) -> Result<i64> {
+pub fn pss_of(pid: u32) -> Result<i64> {
     let Ok(text) = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")) else { return Ok(0) };
     let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
     Ok(line.and_then(|line| line.split_whitespace().next()).map_or(Ok(0), str::parse)?)

@@ -1,6 +1,8 @@
 //! Each component as a process of its own, started under its established name, and all of them together a Diego that is
 //! spoken to through `cfdot`.
 
+mod edge;
+
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -39,6 +41,8 @@ struct Processes {
     running: BTreeMap<&'static str, Child>,
     /// All but garden and the file server, which know none, speak TLS and believe only certificates of one authority.
     tls: bool,
+    /// What only some cells are told.
+    rep_flags: Vec<String>,
 }
 
 impl Processes {
@@ -57,7 +61,7 @@ impl Processes {
         let held = ["locket", "bbs", "auctioneer", "rep", "rep-admin", "file-server"]
             .map(|name| (name, TcpListener::bind("127.0.0.1:0").unwrap()));
         let addresses = held.iter().map(|(name, socket)| (*name, socket.local_addr().unwrap())).collect();
-        Processes { dir, addresses, running: BTreeMap::new(), tls: false }
+        Processes { dir, addresses, running: BTreeMap::new(), tls: false, rep_flags: Vec::new() }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -108,7 +112,7 @@ impl Processes {
     }
 
     fn start_rep(&mut self, stack: &Path) {
-        let flags = [
+        let mut flags = vec![
             "--cell-id=cell-1".into(),
             self.address("listen", "rep"),
             self.address("admin-listen", "rep-admin"),
@@ -120,6 +124,7 @@ impl Processes {
             "--memory-mb=512".into(),
             "--disk-mb=1024".into(),
         ];
+        flags.extend_from_slice(&self.rep_flags);
         self.start("rep", &flags);
     }
 
@@ -175,9 +180,14 @@ impl Processes {
 
     /// The one instance, once it runs.
     fn running_instance(&mut self) -> Value {
+        self.running_instance_of("web", "")
+    }
+
+    /// But not this one.
+    fn running_instance_of(&mut self, process: &str, but: &str) -> Value {
         self.until("the instance runs", |processes| {
-            let lrps = processes.listed(&["actual-lrps", "-p", "web"]);
-            lrps.into_iter().find(|lrp| lrp["state"] == "RUNNING")
+            let lrps = processes.listed(&["actual-lrps", "-p", process]);
+            lrps.into_iter().find(|lrp| lrp["state"] == "RUNNING" && lrp["instance_guid"] != but)
         })
     }
 

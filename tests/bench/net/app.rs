@@ -1,0 +1,122 @@
+//! What runs at both ends of a connection: an app that speaks HTTP/1.1 and HTTP/2 without TLS, one that pours bytes, and
+//! a client that drinks them.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use axum::Router;
+use axum::extract::Path;
+use axum::http::Version;
+use axum::routing::get;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+
+const PIECE_BYTES: usize = 256 * 1024;
+
+/// Tells each client in which version of HTTP it was asked, and what is in its environment.
+pub fn serve_http(port: u16) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await?;
+        let router = Router::new()
+            .route("/", get(|version: Version| async move { format!("hello over {version:?}\n") }))
+            .route(
+                "/env/{name}",
+                get(|Path(name): Path<String>| async { std::env::var(name).unwrap_or_default() }),
+            );
+        Ok(axum::serve(listener, router).await?)
+    })
+}
+
+/// Sends as many bytes as each client asks for, by a number in eight bytes.
+pub fn serve_bytes(port: u16) -> Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
+    let piece = vec![b'x'; PIECE_BYTES];
+    loop {
+        let (mut client, _) = listener.accept()?;
+        let mut wanted = [0; 8];
+        // Who only looks whether somebody is here asks for nothing.
+        if client.read_exact(&mut wanted).is_err() {
+            continue;
+        }
+        let mut left = u64::from_le_bytes(wanted);
+        while left > 0 {
+            let length = left.min(PIECE_BYTES as u64);
+            if client.write_all(&piece[..length as usize]).is_err() {
+                break;
+            }
+            left -= length;
+        }
+    }
+}
+
+/// Prints how many seconds so many bytes took, the handshake not counted.
+pub fn fetch(address: &str, bytes: u64, tls: Option<(&str, &str)>) -> Result<()> {
+    let stream = TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
+    stream.set_nodelay(true)?;
+    let seconds = match tls {
+        None => drink(stream, bytes)?,
+        Some((authority, name)) => {
+            let mut stream = rustls::StreamOwned::new(client(authority, name)?, Buffered::new(stream));
+            while stream.conn.is_handshaking() {
+                stream.conn.complete_io(&mut stream.sock)?;
+            }
+            drink(stream, bytes)?
+        }
+    };
+    println!("{seconds}");
+    Ok(())
+}
+
+fn client(authority: &str, name: &str) -> Result<rustls::ClientConnection> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(authority)?)?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(rustls::ClientConnection::new(Arc::new(config), ServerName::try_from(name.to_owned())?)?)
+}
+
+fn drink(mut stream: impl Read + Write, bytes: u64) -> Result<f64> {
+    let began = Instant::now();
+    stream.write_all(&bytes.to_le_bytes())?;
+    stream.flush()?;
+    let (mut left, mut buffer) = (bytes, vec![0; PIECE_BYTES]);
+    while left > 0 {
+        match stream.read(&mut buffer)? {
+            0 => bail!("{left} bytes did not come"),
+            length => left -= length as u64,
+        }
+    }
+    Ok(began.elapsed().as_secs_f64())
+}
+
+/// Reads much at once: the TLS library asks for little.
+struct Buffered(std::io::BufReader<TcpStream>);
+
+impl Buffered {
+    fn new(stream: TcpStream) -> Self {
+        Buffered(std::io::BufReader::with_capacity(PIECE_BYTES, stream))
+    }
+}
+
+impl Read for Buffered {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl Write for Buffered {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.get_mut().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.get_mut().flush()
+    }
+}
