@@ -28,7 +28,7 @@ use crate::store::{Error, Image, Inner, disk};
 use crate::unpack::{self, Expected, Limits, Room};
 
 /// Pieces of a download that wait for the unpacker; each has some hundred KiB at most.
-const PIECES_WAITING_MAX: usize = 16;
+const PIECES_WAITING_MAX: usize = 8;
 /// A layer's progress is told in steps of this many bytes.
 const REPORT_BYTES: u64 = 512 * 1024;
 

@@ -130,8 +130,8 @@ async fn a_large_blob_comes_in_parts() {
     assert!(fetch().await.unwrap());
     let mut ranges = registry.seen().ranges;
     ranges.sort();
-    let starts = (0..noise.len()).step_by(2 << 20);
-    let range = |start: usize| match start + (2 << 20) {
+    let starts = (0..noise.len()).step_by(1 << 20);
+    let range = |start: usize| match start + (1 << 20) {
         end if end < noise.len() => format!("bytes={start}-{}", end - 1),
         _ => format!("bytes={start}-"),
     };

@@ -24,7 +24,7 @@ const RESUMES_MAX: u32 = 10;
 /// Larger blobs come in parts of so many bytes, as far as their registry sends parts, so many at a time. What waits is
 /// held in memory.
 const PARTED_BYTES_MIN: u64 = 16 << 20;
-const PART_BYTES: u64 = 2 << 20;
+const PART_BYTES: u64 = 1 << 20;
 const PARTS_AT_ONCE_MAX: usize = 4;
 /// A part is handed on in pieces of so many bytes, so that queues of pieces stay small.
 const PIECE_BYTES: usize = 256 << 10;
