@@ -1,10 +1,11 @@
 //! What a container's network costs. Each part has its file; figures on the last lines.
 //!
-//!   make bench-net           as root, on a quiet machine; ONLY=tls measures only that part
+//!   make bench-net           as root, on a quiet machine; ONLY=tls (or connect) measures only that part
 //!
 //! The same program is the app in the containers and the client outside of them: see `app`.
 
 mod app;
+mod connect;
 #[path = "../garden/figures.rs"]
 #[allow(dead_code)]
 mod figures;
@@ -57,6 +58,9 @@ async fn measure(bin: &Path) -> Result<()> {
     let only = std::env::var("ONLY").unwrap_or_default();
     let wanted = |part: &str| only.is_empty() || only.split(',').any(|name| name == part);
     let mut report = Report::default();
+    if wanted("connect") {
+        connect::measure(&mut report)?;
+    }
     if wanted("tls") {
         tls::measure(&garden, work.path(), &mut report).await?;
     }

@@ -1,0 +1,223 @@
+//! What it costs to give containers networks: in a network namespace of the benchmark's own as the host, and another as
+//! the world. Containers are namespaces without processes, as those are that wait in garden's pool.
+
+use std::net::{Ipv4Addr, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use garden::networker::{Config, Connection, Networker};
+use garden_client::{IpRange, NetIn, NetOutRule, PortRange};
+use garden_sys::netlink::route::{Route, Veth};
+use garden_sys::netlink::{in_namespace, new_namespace};
+
+use crate::figures::{Report, Times};
+
+const ONE_BY_ONE: usize = 100;
+const AT_ONCE: usize = 50;
+const EGRESS_RULES: u16 = 50;
+const MANY: usize = 1000;
+/// Of the first and the last of many, as many as make a median.
+const COMPARED: usize = 25;
+const PACKETS: u16 = 20_000;
+const FIRST_PORT: u16 = 20_000;
+const ROUNDS: usize = 5;
+
+const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const WORLD: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+
+pub fn measure(report: &mut Report) -> Result<()> {
+    let namespace = new_namespace()?;
+    in_namespace(namespace.as_fd(), || {
+        let world = new_namespace()?;
+        plug_in(&world)?;
+        let config = Config {
+            pool: "10.244.0.0/16".parse()?,
+            port_pool_start: 40_000,
+            port_pool_size: 8_000,
+            mtu: Some(1500),
+            external_ip: Some(HOST.into()),
+            ..Config::default()
+        };
+        let networker = Networker::start(config, &[])?;
+        one_by_one(&networker, report)?;
+        at_once(&networker, report)?;
+        among_many(&networker, report)?;
+        networker.remove_table()?;
+        Ok(())
+    })?
+}
+
+fn plug_in(world: &OwnedFd) -> Result<()> {
+    let host = Route::open()?;
+    host.bring_up(host.index("lo")?)?;
+    host.create_veth(&Veth { name: "up0", peer_name: "eth0", peer_namespace: world.as_fd(), mtu: 1500 })?;
+    let far = Route::open_in(world.as_fd())?;
+    for (links, name, address) in [(&host, "up0", HOST), (&far, "eth0", WORLD)] {
+        let index = links.index(name)?;
+        links.add_address(index, address, 24)?;
+        links.bring_up(index)?;
+    }
+    Ok(())
+}
+
+fn ports() -> [NetIn; 1] {
+    [NetIn { host_port: 0, container_port: 8080 }]
+}
+
+/// The last of them lets the benchmark's packets through.
+fn egress() -> Vec<NetOutRule> {
+    let rule = |number| {
+        let networks = match number == EGRESS_RULES {
+            true => Vec::new(),
+            false => {
+                let address = Some(Ipv4Addr::new(198, 51, 100, number as u8).into());
+                vec![IpRange { start: address, end: address }]
+            }
+        };
+        NetOutRule {
+            networks,
+            ports: vec![PortRange { start: 1, end: 65_535 }],
+            protocol: 2,
+            ..NetOutRule::default()
+        }
+    };
+    (1..=EGRESS_RULES).map(rule).collect()
+}
+
+/// A place as garden's pool has it ready: a namespace with its link.
+struct Place {
+    namespace: OwnedFd,
+    connection: Connection,
+}
+
+fn place(networker: &Networker) -> Result<Place> {
+    let (namespace, connection) = (new_namespace()?, networker.reserve_addresses()?);
+    networker.link(&connection, namespace.as_fd())?;
+    Ok(Place { namespace, connection })
+}
+
+/// What is left for a create: ports, and the firewall.
+fn connect(networker: &Networker, handle: &str, connection: &mut Connection) -> Result<()> {
+    networker.reserve_ports(connection, &ports())?;
+    connection.net_out = egress();
+    networker.open_firewall(handle, connection).context("cannot open the firewall")
+}
+
+fn one_by_one(networker: &Networker, report: &mut Report) -> Result<()> {
+    let (mut links, mut connects, mut disconnects) = (Times::default(), Times::default(), Times::default());
+    for number in 0..ONE_BY_ONE {
+        let began = Instant::now();
+        let Place { namespace, mut connection } = place(networker)?;
+        links.add(began.elapsed());
+        let began = Instant::now();
+        connect(networker, &format!("c{number}"), &mut connection)?;
+        connects.add(began.elapsed());
+        drop(namespace);
+        let began = Instant::now();
+        networker.disconnect(connection);
+        disconnects.add(began.elapsed());
+        networker.settle();
+    }
+    report.times("a namespace with its link, made ahead", &links);
+    report.times(&format!("connect: a port and {EGRESS_RULES} egress rules"), &connects);
+    report.times("disconnect, as a destroy waits for it", &disconnects);
+    report.figure("net_connect_ms", connects.median_ms(), "ms");
+    report.figure("net_disconnect_ms", disconnects.median_ms(), "ms");
+    Ok(())
+}
+
+fn at_once(networker: &Networker, report: &mut Report) -> Result<()> {
+    let places = (0..AT_ONCE).map(|_| place(networker)).collect::<Result<Vec<_>>>()?;
+    let began = Instant::now();
+    let here = std::fs::File::open("/proc/thread-self/ns/net")?;
+    let connected = std::thread::scope(|scope| {
+        let one = |place: Place| {
+            let here = here.as_fd();
+            scope.spawn(move || {
+                let Place { namespace, mut connection } = place;
+                in_namespace(here, || connect(networker, "at once", &mut connection))??;
+                anyhow::Ok((namespace, connection))
+            })
+        };
+        let threads: Vec<_> = places.into_iter().map(one).collect();
+        let joined =
+            threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| anyhow::bail!("it panicked")));
+        joined.collect::<Result<Vec<_>>>()
+    })?;
+    let made = began.elapsed();
+    let began = Instant::now();
+    for (namespace, connection) in connected {
+        drop(namespace);
+        networker.disconnect(connection);
+    }
+    networker.settle();
+    let each = |time: Duration| time.as_secs_f64() * 1e3 / AT_ONCE as f64;
+    report.note(&format!(
+        "{AT_ONCE} at once: {:.2} ms each to connect, {:.2} ms each until all is gone",
+        each(made),
+        each(began.elapsed())
+    ));
+    Ok(())
+}
+
+fn among_many(networker: &Networker, report: &mut Report) -> Result<()> {
+    let Place { namespace, mut connection } = place(networker)?;
+    connect(networker, "first", &mut connection)?;
+    let alone = packets(&namespace)?;
+    let (mut first, mut last, mut kept) = (Times::default(), Times::default(), Vec::new());
+    for number in 0..MANY {
+        let mut connection = networker.reserve_addresses()?;
+        let began = Instant::now();
+        connect(networker, &format!("m{number}"), &mut connection)?;
+        match number {
+            _ if number < COMPARED => first.add(began.elapsed()),
+            _ if number >= MANY - COMPARED => last.add(began.elapsed()),
+            _ => {}
+        }
+        kept.push(connection);
+    }
+    let among = packets(&namespace)?;
+    kept.push(connection);
+    drop(namespace);
+    kept.into_iter().for_each(|connection| networker.disconnect(connection));
+    networker.settle();
+    report.times("connect, the first of many", &first);
+    report.times(&format!("connect, the {MANY}th"), &last);
+    report.note(&format!(
+        "a packet of a new flow: {:.2} us alone, {:.2} us among {MANY}; of a known one {:.2} and {:.2} us",
+        alone.new, among.new, alone.known, among.known
+    ));
+    report.figure("net_rules_1000th_vs_1st", last.median_ms() / first.median_ms(), "ratio");
+    report.figure("net_packet_cost_1000_vs_1", among.new / alone.new, "ratio");
+    Ok(())
+}
+
+/// Microseconds each, the least of several rounds: other work on the machine only adds.
+struct Packets {
+    /// Looked at by every chain.
+    new: f64,
+    known: f64,
+}
+
+fn packets(namespace: &OwnedFd) -> Result<Packets> {
+    in_namespace(namespace.as_fd(), || {
+        let (mut new, mut known) = (f64::INFINITY, f64::INFINITY);
+        for _ in 0..ROUNDS {
+            // Of another port each time: none of its flows is known.
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+            new = new.min(send(&socket, |number| FIRST_PORT + number)?);
+            known = known.min(send(&socket, |_| FIRST_PORT)?);
+        }
+        Ok(Packets { new, known })
+    })?
+}
+
+fn send(socket: &UdpSocket, port: impl Fn(u16) -> u16) -> Result<f64> {
+    let began = Instant::now();
+    for number in 0..PACKETS {
+        // Nobody listens: the first answers of that kind are told to the socket, and mean nothing here.
+        _ = socket.send_to(&[0; 64], (WORLD, port(number)));
+    }
+    Ok(began.elapsed().as_secs_f64() * 1e6 / f64::from(PACKETS))
+}
