@@ -21,6 +21,7 @@ const RECORD: &str = "container.json";
 const NEW_RECORD: &str = "container.json.new";
 /// Beside it, the record of a pea.
 const PEA_SUFFIX: &str = ".pea.json";
+const NEW_PEA_SUFFIX: &str = ".pea.new";
 /// Beside a record whose container is going.
 const GOING: &str = "going";
 /// Becomes the name of a directory, each byte escaped at worst, which file systems end at 255.
@@ -156,10 +157,22 @@ impl Depot {
     pub fn save_pea(&self, handle: &str, record: &PeaRecord) -> Result<()> {
         let directory = self.directory(handle);
         let path = directory.join(format!("{}{PEA_SUFFIX}", record.name));
-        let new = path.with_extension("new");
+        let new = directory.join(format!("{}{NEW_PEA_SUFFIX}", record.name));
         let bytes = serde_json::to_vec(record).map_err(io::Error::other).map_err(failed("encode", &path))?;
         write_whole(&new, &bytes).map_err(failed("write", &new))?;
         fs::rename(&new, &path).map_err(failed("replace", &path))
+    }
+
+    /// Records that a garden was killed over. Only as long as nobody writes one.
+    pub fn drop_half_peas(&self, handle: &str) -> Result<()> {
+        let directory = self.directory(handle);
+        for entry in fs::read_dir(&directory).map_err(failed("list", &directory))? {
+            let path = entry.map_err(failed("list", &directory))?.path();
+            if path.to_string_lossy().ends_with(NEW_PEA_SUFFIX) {
+                fs::remove_file(&path).map_err(failed("remove", &path))?;
+            }
+        }
+        Ok(())
     }
 
     /// It may be gone already.
@@ -350,6 +363,20 @@ mod tests {
             depot.drop_record(handle).unwrap();
             assert_eq!(depot.found().unwrap().len(), 0);
         }
+    }
+
+    #[test]
+    fn half_written_records_of_peas_go_and_nothing_else() {
+        let root = tempfile::tempdir().unwrap();
+        let depot = Depot::open(root.path().to_owned()).unwrap();
+        depot.save(&record("h")).unwrap();
+        for name in ["pea-1.pea.new", "pea-2.pea.json", "pea-2"] {
+            fs::write(depot.directory("h").join(name), "").unwrap();
+        }
+        depot.drop_half_peas("h").unwrap();
+        let left = fs::read_dir(depot.directory("h")).unwrap().map(|entry| entry.unwrap().file_name());
+        let left: std::collections::BTreeSet<_> = left.collect();
+        assert_eq!(left, [RECORD, "pea-2", "pea-2.pea.json"].map(Into::into).into());
     }
 
     #[test]

@@ -16,6 +16,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use rootfs_ledger::{Ledger, Space};
 use rustix::fs::FlockOperation;
@@ -43,6 +44,9 @@ pub use crate::roots::{BaseIds, DiskLimit, DiskScope, DiskUsage, RootMount};
 
 /// Of files that are being written.
 const HALF: &str = ".new";
+/// Who was killed may have left a child between its fork and its exec, which lets go of the lock a moment later.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 /// Layers fetched and unpacked at a time, of all images.
 pub const LAYERS_AT_ONCE_MAX: usize = 4;
 
@@ -458,10 +462,16 @@ fn lock(directory: &Path) -> Result<fs::File, Error> {
     let path = directory.join("lock");
     let file = fs::File::options().create(true).truncate(false).write(true).open(&path);
     let file = file.map_err(disk("open", &path))?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::InUse { path: directory.into() }),
-        Err(errno) => Err(Error::Disk { act: "lock", path, source: errno.into() }),
+    let started = Instant::now();
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::WOULDBLOCK) if started.elapsed() < LOCK_PATIENCE => {
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(Error::InUse { path: directory.into() }),
+            Err(errno) => return Err(Error::Disk { act: "lock", path, source: errno.into() }),
+        }
     }
 }
 

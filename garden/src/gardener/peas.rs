@@ -202,7 +202,11 @@ impl Gardener {
     /// Takes over the peas that an earlier garden had in a container of its; what of them is gone is taken away.
     pub(super) async fn adopt_peas(&self, entry: &Arc<Entry>, container: &Arc<Container>) {
         let (gardener, handle) = (self.clone(), entry.handle.clone());
-        let records = match blocking(move || gardener.0.depot.peas(&handle)).await {
+        let read = move || {
+            gardener.0.depot.drop_half_peas(&handle)?;
+            gardener.0.depot.peas(&handle)
+        };
+        let records = match blocking(read).await {
             Ok(records) => records,
             Err(error) => {
                 tracing::error!(handle = entry.handle, %error, "cannot tell which peas there are");
