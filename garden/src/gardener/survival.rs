@@ -252,6 +252,11 @@ impl Drop for Place {
             _ = hierarchies.cgroup(parent, &name).remove();
         }
         _ = hierarchies.remove_parent(parent);
+        // An OCI runtime makes groups in hierarchies that we do not use.
+        let root = Path::new("/sys/fs/cgroup");
+        for hierarchy in names(root) {
+            _ = std::fs::remove_dir(root.join(hierarchy).join(parent));
+        }
     }
 }
 
