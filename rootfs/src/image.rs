@@ -11,7 +11,7 @@
 //! Nothing is looked up here: whether the image exists is for who pulls it to say.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::digest::Digest;
@@ -137,11 +137,11 @@ impl FromStr for ImageRef {
         if uri.len() > URI_BYTES_MAX {
             return Err(invalid(format!("it is longer than {URI_BYTES_MAX} bytes")));
         }
-        if uri.bytes().any(|byte| byte.is_ascii_control() || byte == b' ') {
+        if uri.chars().any(|char| char.is_control() || char == ' ') {
             return Err(invalid("it holds blanks or control characters".into()));
         }
         if uri.starts_with('/') {
-            return preloaded(uri).map(ImageRef::Preloaded).map_err(invalid);
+            return absolute(uri).map(|path| ImageRef::Preloaded(Preloaded::Path(path))).map_err(invalid);
         }
         match uri.split_once(':') {
             Some(("docker", rest)) => docker(rest).map(ImageRef::Registry),
@@ -271,7 +271,8 @@ fn absolute(path: &str) -> Result<PathBuf, String> {
         true if path.split('/').any(|component| component == "..") => {
             Err(format!("path '{path}' leads out with '..'"))
         }
-        true => Ok(PathBuf::from(path)),
+        // Two slashes would be read as the beginning of a URI's authority.
+        true => Ok(Path::new("/").join(path.trim_start_matches('/'))),
         false => Err(format!("path '{path}' is not absolute")),
     }
 }
@@ -362,7 +363,7 @@ fn encoded(text: &str) -> String {
     text.bytes()
         .map(|b| match b {
             // The colon as well: a URL that shows its `://` is taken as it stands.
-            b'%' | b'&' | b'#' | b'?' | b'+' | b':' => format!("%{b:02X}"),
+            b'%' | b'&' | b'#' | b'?' | b'+' | b':' | 0x80.. => format!("%{b:02X}"),
             _ => char::from(b).to_string(),
         })
         .collect()
@@ -414,6 +415,7 @@ mod tests {
             ("preloaded:cflinuxfs4", "preloaded:cflinuxfs4"),
             ("preloaded:/var/stack.tar", "preloaded:/var/stack.tar"),
             ("/var/rootfs", "preloaded:/var/rootfs"),
+            ("//var/rootfs", "preloaded:/var/rootfs"),
         ] {
             assert_eq!(shown(uri), canonical, "{uri}");
         }

@@ -58,7 +58,11 @@ fn manifest(data: &[u8]) {
 fn image(text: &str) {
     if let Ok(image) = text.parse::<ImageRef>() {
         let written = image.to_string();
-        assert_eq!(written.parse::<ImageRef>().ok(), Some(image), "{written}");
+        match written.parse::<ImageRef>() {
+            // With everything encoded it may have become too long.
+            Err(error) if error.reason.contains("longer than") => {}
+            read => assert_eq!(read.ok(), Some(image), "{written}"),
+        }
     }
 }
 

@@ -5,10 +5,16 @@
 #![no_main]
 #![allow(dead_code, unused_imports)]
 
+#[path = "../../../garden/init/src/attributes.rs"]
+mod attributes;
 #[path = "../../../rootfs/src/digest.rs"]
 mod digest;
 #[path = "../../../rootfs/src/unpack/mod.rs"]
 mod layer;
+#[path = "../../../garden/init/src/siphon.rs"]
+mod siphon;
+#[path = "../../../garden/init/src/source.rs"]
+mod source;
 #[path = "../../../garden/init/src/unpack.rs"]
 mod stream;
 #[path = "../../../rootfs/src/tree.rs"]
@@ -33,7 +39,7 @@ fuzz_target!(|data: &[u8]| {
         let _ = layer::unpack(data, &Expected::default(), &root, limits, &mut ());
     } else {
         std::env::set_current_dir(&root).unwrap();
-        let _ = stream::unpack(data);
+        stream_in(data);
         std::env::set_current_dir("/").unwrap();
     }
     clear(&root);
@@ -42,13 +48,33 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!(std::fs::read(world.join("canary")).unwrap(), b"alive");
 });
 
+/// All that the stream needs of pid 1.
+mod pid1 {
+    pub fn pipe() -> std::io::Result<(std::os::fd::OwnedFd, std::os::fd::OwnedFd)> {
+        Ok(rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?)
+    }
+}
+
+/// Out of a pipe, as in a container.
+fn stream_in(data: &[u8]) {
+    let (read, write) = pid1::pipe().unwrap();
+    std::thread::scope(|scope| {
+        // An archive that is refused is not read to its end.
+        scope.spawn(move || _ = std::io::Write::write_all(&mut std::fs::File::from(write), data));
+        let _ = stream::unpack(read.into());
+    });
+}
+
 fn world() -> &'static Path {
     static WORLD: OnceLock<PathBuf> = OnceLock::new();
     WORLD.get_or_init(|| {
         let world = std::env::temp_dir().join(format!("diego-fuzz-tar-{}", std::process::id()));
         std::fs::create_dir(&world).unwrap();
         std::fs::write(world.join("canary"), "alive").unwrap();
+        // Whoever refuses an archive closes the pipe it comes by; a program of Rust's own would not end of that.
         // SAFETY: plain system calls, before anything else runs.
+        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+        // SAFETY: likewise.
         if unsafe { libc::geteuid() } == 0 {
             std::os::unix::fs::chown(&world, Some(NOBODY), Some(NOBODY)).unwrap();
             let limit = libc::rlimit { rlim_cur: 64 << 20, rlim_max: 64 << 20 };
