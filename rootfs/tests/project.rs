@@ -176,9 +176,10 @@ async fn root_of_a_container_is_held_to_bytes_and_inodes_as_anybody() {
         let root = disk.path("root");
         let _root = Mounted::on(&root, &mount);
         let namespace = Namespace::new(base);
+        // A file that is removed may count for a moment longer.
         let script = format!(
             "cd {}; dd if=/dev/zero of=big bs=1024k count=20; stat -c %s big; rm big; n=0; \
-             while [ $n -lt 300 ] && touch f$n; do n=$((n+1)); done; echo $n",
+             while [ $n -lt 300 ] && {{ touch f$n || {{ sleep 1; touch f$n; }}; }}; do n=$((n+1)); done; echo $n",
             root.display()
         );
         let target = namespace.pid().to_string();

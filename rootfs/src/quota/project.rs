@@ -20,6 +20,7 @@ use rootfs_ledger::{Marks, Space};
 use rustix::fs::{CWD, Mode, OFlags};
 
 use super::{Config, Limit, Plain, Quota, Unavailable, Written};
+use crate::tree;
 
 /// Projects of ours; far from those that people number by hand. Other stores may have theirs on the same filesystem, so
 /// they are taken by chance, and not if anything belongs to them.
@@ -128,10 +129,11 @@ impl Quota for Project {
     fn limit(&self, name: &str, limit: Limit) -> io::Result<()> {
         let Some(id) = self.project(name) else { return Err(io::ErrorKind::NotFound.into()) };
         let bytes = if limit.bytes == 0 { self.capacity } else { limit.bytes };
-        // What we have made ourselves is not the container's.
+        // What we have made ourselves is not the container's. It is looked at, for the kernel's own count is late: XFS
+        // still has in it what the overlay made to try the filesystem and has removed.
         let inodes = match limit.inodes {
             0 => 0,
-            inodes => self.used(id)?.inodes.saturating_add(inodes),
+            inodes => tree::usage(&self.directory().join(name))?.inodes.saturating_add(inodes),
         };
         project::limit(self.filesystem.as_fd(), id, bytes, inodes)
     }
