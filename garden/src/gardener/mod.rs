@@ -238,7 +238,7 @@ impl Gardener {
         self.0.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// To look into each while others go on: a record is locked as long as the disk takes to write it.
+    /// To look into each while others come and go.
     fn all_entries(&self) -> Vec<Arc<Entry>> {
         self.entries().values().cloned().collect()
     }
@@ -298,9 +298,13 @@ impl Inner {
         let idle = config.network_plugin.is_some();
         let networking = networker::Config { idle, ..config.networker.clone() };
         let networker = Networker::start(networking, &found.connections())?;
-        match networker.published() {
-            Some(published) => published.write(&config.directory)?,
-            None => networker::Published::remove(&config.directory)?,
+        let published = match networker.published() {
+            Some(published) => published.write(&config.directory),
+            None => networker::Published::remove(&config.directory),
+        };
+        // A disk that is full is no reason not to look after the containers that are there.
+        if let Err(error) = published {
+            tracing::error!(error = chain(&error), "cannot write down for others what holds for networks");
         }
         let total_memory_bytes = capacity::total_memory().map_err(StartError::Capacity)?;
         let inner = Self {
