@@ -384,7 +384,8 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let depot = Depot::open(root.path().to_owned()).unwrap();
         let mut saved = record("%h");
-        saved.connection = Some(Connection::new("10.254.0.0/18".parse().unwrap(), 7, "d-"));
+        saved.connection =
+            Some(Connection::new("10.254.0.0/18".parse().unwrap(), "fd00:1::/112".parse().ok(), 7, "d-"));
         depot.save(&saved).unwrap();
         let path = depot.directory("%h").join(RECORD);
         let newer = fs::read_to_string(&path).unwrap().replace("\"stopped\":false", "\"stopped\":{\"at\":1}");

@@ -59,8 +59,8 @@ async fn table_deleted(changes: &Changes, readable: &AsyncFd<OwnedFd>) {
 impl Gardener {
     /// What had drifted, in words. Blocks.
     pub(super) fn repair_networks(&self) -> networker::Result<Vec<String>> {
-        networker::forward_packets()?;
         let networker = &self.0.networker;
+        networker.forward_packets()?;
         let Some(seen) = networker.look()? else {
             if !self.make_firewall_again()? {
                 return Ok(Vec::new());

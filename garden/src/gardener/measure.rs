@@ -76,14 +76,18 @@ impl Gardener {
             _ => false,
         };
         let running = container.as_ref().is_some_and(|container| container.is_alive()) && !record.stopped;
-        let (host_ip, container_ip, mapped_ports) = match record.connection {
+        let (host_ip, container_ip, container_ipv6, mapped_ports) = match record.connection {
             Some(connection) => {
-                (connection.host_ip.to_string(), connection.container_ip.to_string(), connection.mapped_ports)
+                let ipv6 = connection.container_ipv6().map(|address| address.to_string());
+                let (host_ip, container_ip) = (connection.host_ip, connection.container_ip);
+                let ipv6 = ipv6.unwrap_or_default();
+                (host_ip.to_string(), container_ip.to_string(), ipv6, connection.mapped_ports)
             }
             None => {
                 let known = |name: &str| record.properties.get(name).cloned().unwrap_or_default();
                 let ports = network::mapped_ports(&record.properties);
-                (known(network::HOST_IP), known(network::CONTAINER_IP), ports)
+                let ipv6 = known(network::CONTAINER_IPV6);
+                (known(network::HOST_IP), known(network::CONTAINER_IP), ipv6, ports)
             }
         };
         Ok(ContainerInfo {
@@ -91,7 +95,7 @@ impl Gardener {
             events: if out_of_memory { vec![OUT_OF_MEMORY.into()] } else { Vec::new() },
             host_ip,
             container_ip,
-            container_ipv6: record.properties.get(network::CONTAINER_IPV6).cloned().unwrap_or_default(),
+            container_ipv6,
             external_ip: self.external_ip().to_string(),
             container_path: self.0.depot.directory(&entry.handle).to_string_lossy().into_owned(),
             process_ids: container.map(|container| container.process_ids()).unwrap_or_default(),

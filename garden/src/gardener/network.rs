@@ -62,7 +62,8 @@ impl Gardener {
             let networker = &gardener.0.networker;
             networker.shape(&connection, blank.network_namespace(), bandwidth)?;
             networker.open_firewall(&handle, &connection)?;
-            let hosts = networker.hosts(Some(connection.container_ip.into()), &handle);
+            let hosts =
+                networker.hosts(Some(connection.container_ip.into()), connection.container_ipv6(), &handle);
             let directory = gardener.network_files(&handle);
             etc_files(&directory, &hosts, &networker.resolv_conf(&connection), &blank)
         };
@@ -88,11 +89,12 @@ impl Gardener {
         let mut known = Properties::from([(network::EXTERNAL_IP.to_owned(), self.external_ip().to_string())]);
         known.extend(connected.properties.clone().unwrap_or_default());
         let container_ip = known.get(network::CONTAINER_IP).and_then(|text| text.parse::<IpAddr>().ok());
+        let container_ipv6 = known.get(network::CONTAINER_IPV6).and_then(|text| text.parse().ok());
         self.change(entry.clone(), move |record| record.properties.extend(known)).await?;
         let (gardener, handle, blank) = (self.clone(), entry.handle.clone(), blank.clone());
         let write = move || {
             let networker = &gardener.0.networker;
-            let hosts = networker.hosts(container_ip, &handle);
+            let hosts = networker.hosts(container_ip, container_ipv6, &handle);
             let resolv_conf = networker.plugin_resolv_conf(&connected, container_ip);
             etc_files(&gardener.network_files(&handle), &hosts, &resolv_conf, &blank)
         };

@@ -302,7 +302,7 @@ mod tests {
     use garden_client::{ContainerSpec, MappedPort};
 
     fn record(handle: &str, subnet: u32, port: u32) -> Record {
-        let mut connection = Connection::new("10.254.0.0/18".parse().unwrap(), subnet, "d-");
+        let mut connection = Connection::new("10.254.0.0/18".parse().unwrap(), None, subnet, "d-");
         connection.mapped_ports.push(MappedPort { host_port: port, container_port: 80 });
         let spec = ContainerSpec { handle: handle.into(), ..ContainerSpec::default() };
         Record { created: true, connection: Some(connection), ..Record::new(spec, 0) }

@@ -8,6 +8,7 @@
 mod departures;
 mod drift;
 pub mod explain;
+mod host;
 pub mod plan;
 mod published;
 pub mod resolv;
@@ -17,7 +18,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::BorrowedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
@@ -28,25 +29,33 @@ use std::time::Duration;
 use crate::milestone;
 use departures::{Departures, Reservations};
 use garden_client::{BandwidthLimits, MappedPort, NetIn, NetOutRule, NetworkStat};
+use garden_sys::netlink::in_namespace;
 use garden_sys::netlink::route::{LINK_NAME_BYTES_MAX, Route, Veth};
 use garden_sys::nftables::Changes;
-use plan::{CONTAINER_LINK, Pool, SUBNET_PREFIX_BITS};
+use plan::{CONTAINER_LINK, MTU_V6_MIN, Pool, SUBNET_PREFIX_BITS, SUBNET_V6_PREFIX_BITS};
 pub use plan::{Connection, Network};
 pub use published::{Published, host_addresses};
 
 use crate::plugins::network::{self, Connected};
+use resolv::HostSide;
 
-const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const DEFAULT_MTU: u32 = 1500;
 const SETTLE_TIME: Duration = Duration::from_secs(20);
 /// The number of a container's subnet, in hexadecimal, ends the name of its link.
 const LINK_SUFFIX_BYTES_MAX: usize = 8;
+/// By which neighbours find one another: the same on every link, and of no use beyond it.
+const HOST_LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+const CONTAINER_LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
+const LINK_LOCAL_PREFIX_BITS: u8 = 64;
+const CONTAINER_SIDE: &str = "set up a container's side of a link";
 
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Cut into networks of four addresses, one a container.
     pub pool: Network,
+    /// Cut the same way; `None`: containers have no IPv6.
+    pub pool_v6: Option<Network<Ipv6Addr>>,
     pub port_pool_start: u16,
     pub port_pool_size: u16,
     /// Of the nftables table; two gardens on one host need two names and two prefixes.
@@ -69,6 +78,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             pool: Network::new(Ipv4Addr::new(10, 254, 0, 0), 18),
+            pool_v6: None,
             port_pool_start: 61001,
             port_pool_size: 4534,
             table: "diego".into(),
@@ -87,11 +97,12 @@ impl Default for Config {
 
 impl Config {
     /// Whether a connection of an earlier life could have been made with these settings: with others its address or the
-    /// name of its link would become another's.
+    /// name of its link would become another's. One without IPv6 could, before there was a pool for that.
     pub fn could_have_made(&self, connection: &Connection) -> bool {
-        let made = Connection::new(self.pool, connection.subnet, &self.link_prefix);
+        let pool_v6 = self.pool_v6.filter(|_| connection.v6.is_some());
+        let made = Connection::new(self.pool, pool_v6, connection.subnet, &self.link_prefix);
         let names = |connection: &Connection| {
-            (connection.host_ip, connection.container_ip, connection.host_link.clone())
+            (connection.host_ip, connection.container_ip, connection.v6, connection.host_link.clone())
         };
         u64::from(connection.subnet) < Pool::subnets(self.pool).size() && names(&made) == names(connection)
     }
@@ -101,6 +112,14 @@ impl Config {
 pub enum Error {
     #[error("link prefix {0:?} is empty or too long")]
     LinkPrefix(String),
+    #[error("cannot use the IPv6 pool {pool}")]
+    PoolV6 { pool: Network<Ipv6Addr>, source: plan::UnfitPool },
+    #[error("this machine's kernel has no IPv6 (is it off, by ipv6.disable=1?), which the pool {0} needs")]
+    NoIpv6(Network<Ipv6Addr>),
+    #[error(
+        "links of {mtu} bytes a packet carry no IPv6, which the pool {pool} needs: {MTU_V6_MIN} is the least"
+    )]
+    MtuV6 { mtu: u32, pool: Network<Ipv6Addr> },
     #[error("another garden on this host uses the {kind} '{name}'")]
     InUse { kind: &'static str, name: String },
     #[error("cannot claim the {kind} '{name}'")]
@@ -154,13 +173,17 @@ impl Networker {
         if prefix.is_empty() || prefix.len() + LINK_SUFFIX_BYTES_MAX > LINK_NAME_BYTES_MAX {
             return Err(Error::LinkPrefix(config.link_prefix));
         }
+        let mtu = config.mtu.or_else(host::default_route_mtu).unwrap_or(DEFAULT_MTU);
+        if let Some(pool) = config.pool_v6.filter(|_| !config.idle) {
+            check_ipv6(&config, pool, mtu)?;
+        }
         let claims = [claim("table", &config.table)?, claim("links", &config.link_prefix)?];
         // A host without one resolves nothing, and its containers neither.
         let host_resolv_conf = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
         if !config.idle {
             make_table(&config.table, &policy(&config, &host_resolv_conf), kept)?;
             milestone::passed();
-            forward_packets()?;
+            host::forward_packets(config.pool_v6.is_some())?;
         }
         let reservations = Arc::new(Reservations {
             table: config.table.clone(),
@@ -169,8 +192,11 @@ impl Networker {
         });
         kept.iter().for_each(|(_, connection)| reservations.take(connection));
         Ok(Self {
-            mtu: config.mtu.or_else(default_route_mtu).unwrap_or(DEFAULT_MTU),
-            external_ip: config.external_ip.or_else(own_address).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            mtu,
+            external_ip: config
+                .external_ip
+                .or_else(host::own_address)
+                .unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
             host_resolv_conf,
             _claims: claims,
             departures: Departures::start(reservations.clone()).map_err(Error::Thread)?,
@@ -178,6 +204,11 @@ impl Networker {
             removed: Mutex::default(),
             config,
         })
+    }
+
+    /// Whoever switched forwarding off.
+    pub fn forward_packets(&self) -> Result<()> {
+        host::forward_packets(self.config.pool_v6.is_some())
     }
 
     /// What the operator has decided for all containers.
@@ -224,7 +255,8 @@ impl Networker {
     pub fn reserve_addresses(&self) -> Result<Connection> {
         let subnet =
             lock(&self.reservations.subnets).acquire().ok_or(Error::SubnetsUsedUp(self.config.pool))?;
-        Ok(Connection::new(self.config.pool, subnet, &self.config.link_prefix))
+        let Config { pool, pool_v6, link_prefix, .. } = &self.config;
+        Ok(Connection::new(*pool, *pool_v6, subnet, link_prefix))
     }
 
     /// Adds ports to a connection: all that are asked for, or none.
@@ -252,10 +284,11 @@ impl Networker {
         for port in [host_port, container_port] {
             u16::try_from(port).map_err(|_| Error::NoSuchPort(port))?;
         }
+        let v6 = self.config.pool_v6.is_some();
         let mut pool = lock(&self.reservations.ports);
         let host_port = if host_port == 0 {
-            next_free_port(&mut pool)?
-        } else if listened_on(host_port) || !pool.take(host_port) {
+            next_free_port(&mut pool, v6)?
+        } else if host::listened_on(host_port as u16, v6) || !pool.take(host_port) {
             return Err(Error::PortInUse(host_port));
         } else {
             host_port
@@ -277,15 +310,11 @@ impl Networker {
         let host = Route::open().map_err(Error::netlink("reach the host's links"))?;
         self.make_links(&host, connection, namespace).map_err(Error::netlink("make a container's links"))?;
         milestone::passed();
-        configure_link(&connection.host_link)?;
-        let host_side = || {
-            let index = host.index(&connection.host_link)?;
-            host.add_address(index, connection.host_ip, SUBNET_PREFIX_BITS)?;
-            host.bring_up(index)
-        };
-        host_side().map_err(Error::netlink("set up the host's side of a link"))?;
+        host::configure_link(&connection.host_link, connection.v6.is_some())?;
+        host_side(&host, connection).map_err(Error::netlink("set up the host's side of a link"))?;
         milestone::passed();
-        container_side(connection, namespace).map_err(Error::netlink("set up a container's side of a link"))
+        let container = enter(connection, namespace)?;
+        container_side(&container, connection).map_err(Error::netlink(CONTAINER_SIDE))
     }
 
     /// Lets through what the container may send and receive: its address, its ports, its egress rules.
@@ -427,11 +456,12 @@ impl Networker {
 
     pub fn resolv_conf(&self, connection: &Connection) -> String {
         let Config { dns_servers, additional_dns_servers, .. } = &self.config;
-        resolv::resolv_conf(&self.host_resolv_conf, connection.host_ip, dns_servers, additional_dns_servers)
+        let host_ip = HostSide { v4: connection.host_ip, v6: connection.v6.map(|ends| ends.host_ip) };
+        resolv::resolv_conf(&self.host_resolv_conf, host_ip, dns_servers, additional_dns_servers)
     }
 
-    pub fn hosts(&self, container_ip: Option<IpAddr>, hostname: &str) -> String {
-        resolv::hosts(container_ip, hostname, &self.config.additional_host_entries)
+    pub fn hosts(&self, ip: Option<IpAddr>, ipv6: Option<Ipv6Addr>, hostname: &str) -> String {
+        resolv::hosts(ip, ipv6, hostname, &self.config.additional_host_entries)
     }
 
     /// For a container whose network a plugin has made.
@@ -445,6 +475,15 @@ impl Networker {
             container_ip,
         )
     }
+}
+
+/// All that would only fail with the first container.
+fn check_ipv6(config: &Config, pool: Network<Ipv6Addr>, mtu: u32) -> Result<()> {
+    plan::check_pool_v6(pool, config.pool).map_err(|source| Error::PoolV6 { pool, source })?;
+    if !host::has_ipv6() {
+        return Err(Error::NoIpv6(pool));
+    }
+    if mtu < MTU_V6_MIN { Err(Error::MtuV6 { mtu, pool }) } else { Ok(()) }
 }
 
 fn policy(config: &Config, host_resolv_conf: &str) -> rules::Policy {
@@ -496,11 +535,11 @@ fn ipv4(address: &IpAddr) -> Option<Ipv4Addr> {
 }
 
 /// Ports that some process of the host listens on are passed over: mapping one would take it away from that process.
-fn next_free_port(pool: &mut Pool) -> Result<u32> {
+fn next_free_port(pool: &mut Pool, v6: bool) -> Result<u32> {
     let mut passed_over = Vec::new();
     let port = loop {
         match pool.acquire() {
-            Some(port) if listened_on(port) => passed_over.push(port),
+            Some(port) if host::listened_on(port as u16, v6) => passed_over.push(port),
             other => break other,
         }
     };
@@ -510,63 +549,39 @@ fn next_free_port(pool: &mut Pool) -> Result<u32> {
     port.ok_or(Error::PortsUsedUp)
 }
 
-fn listened_on(port: u32) -> bool {
-    let address = (Ipv4Addr::UNSPECIFIED, port as u16);
-    TcpListener::bind(address).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+fn host_side(host: &Route, connection: &Connection) -> garden_sys::netlink::Result<()> {
+    let index = host.index(&connection.host_link)?;
+    host.add_address(index, connection.host_ip, SUBNET_PREFIX_BITS)?;
+    let Some(ends) = connection.v6 else { return host.bring_up(index) };
+    host.without_own_addresses(index)?;
+    host.bring_up(index)?;
+    host.add_address(index, HOST_LINK_LOCAL, LINK_LOCAL_PREFIX_BITS)?;
+    host.add_address(index, ends.host_ip, SUBNET_V6_PREFIX_BITS)
 }
 
-fn container_side(connection: &Connection, namespace: BorrowedFd<'_>) -> garden_sys::netlink::Result<()> {
-    let container = Route::open_in(namespace)?;
+fn container_side(container: &Route, connection: &Connection) -> garden_sys::netlink::Result<()> {
     container.bring_up(container.index("lo")?)?;
     let index = container.index(CONTAINER_LINK)?;
     container.add_address(index, connection.container_ip, SUBNET_PREFIX_BITS)?;
+    if connection.v6.is_some() {
+        container.without_own_addresses(index)?;
+    }
     container.bring_up(index)?;
-    container.add_default_route(connection.host_ip)
+    container.add_default_route(connection.host_ip)?;
+    let Some(ends) = connection.v6 else { return Ok(()) };
+    container.add_address(index, CONTAINER_LINK_LOCAL, LINK_LOCAL_PREFIX_BITS)?;
+    container.add_address(index, ends.container_ip, SUBNET_V6_PREFIX_BITS)?;
+    container.add_default_route(ends.host_ip)
 }
 
-/// Mapped ports answer on 127.0.0.1 only if answers to it may come in by the link (the firewall's guard keeps
-/// everything else to 127/8 out). IPv6 is switched off on the host's side: the firewall speaks IPv4.
-fn configure_link(name: &str) -> Result<()> {
-    write_setting(format!("/proc/sys/net/ipv4/conf/{name}/route_localnet"), "1")?;
-    match write_setting(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1") {
-        Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
-}
-
-/// Whoever switched it off, for its own reasons or when it started.
-pub fn forward_packets() -> Result<()> {
-    let now = std::fs::read_to_string(IP_FORWARD).map_err(|source| Error::File {
-        act: "read",
-        path: IP_FORWARD.into(),
-        source,
-    })?;
-    if now.trim() == "0" {
-        tracing::info!(setting = IP_FORWARD, "switching IPv4 forwarding on");
-        write_setting(IP_FORWARD.into(), "1")?;
-    }
-    Ok(())
-}
-
-fn write_setting(path: String, value: &str) -> Result<()> {
-    std::fs::write(&path, value).map_err(|source| Error::File { act: "write", path: path.into(), source })
-}
-
-/// Of the link that the main routing table sends everything else to.
-fn default_route_mtu() -> Option<u32> {
-    let table = std::fs::read_to_string("/proc/thread-self/net/route").ok()?;
-    let mut routes = table.lines().skip(1).map(|line| line.split_whitespace());
-    let name = routes.find_map(|mut fields| {
-        let link = fields.next()?;
-        (fields.next()? == "00000000").then_some(link)
-    })?;
-    Some(Route::open().ok()?.find(name).ok()??.mtu)
-}
-
-/// The address this host would use towards the internet. Connecting a datagram socket sends nothing.
-fn own_address() -> Option<IpAddr> {
-    const ANYWHERE: (Ipv4Addr, u16) = (Ipv4Addr::new(8, 8, 8, 8), 80);
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
-    socket.connect(ANYWHERE).ok()?;
-    Some(socket.local_addr().ok()?.ip())
+/// A door into the container's network namespace, which has what its link needs.
+fn enter(connection: &Connection, namespace: BorrowedFd<'_>) -> Result<Route> {
+    let open = || -> Result<Route> {
+        if connection.v6.is_some() {
+            host::speak_ipv6("lo")?;
+            host::speak_ipv6(CONTAINER_LINK)?;
+        }
+        Route::open().map_err(Error::netlink(CONTAINER_SIDE))
+    };
+    in_namespace(namespace, open).map_err(Error::netlink(CONTAINER_SIDE))?
 }

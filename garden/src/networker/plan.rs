@@ -1,11 +1,12 @@
 //! Who gets which addresses, link name and host ports: pools and arithmetic, no I/O.
 //!
-//! Each container has a /30 of its own: the host's side is its first address, the container its second. Links are
-//! routed, there is no bridge, so that containers share no broadcast domain.
+//! Each container has a /30 of its own: the host's side is its first address, the container its second. Where there is
+//! an IPv6 pool, the same place in that is a /126 of its own, with the same numbers. Links are routed, there is no
+//! bridge, so that containers share no broadcast domain.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -15,21 +16,62 @@ use serde::{Deserialize, Serialize};
 
 /// Of a container's own network.
 pub const SUBNET_PREFIX_BITS: u8 = 30;
+pub const SUBNET_V6_PREFIX_BITS: u8 = 126;
 const SUBNET_ADDRESSES: u32 = 1 << (32 - SUBNET_PREFIX_BITS);
 /// The name of the link inside every container.
 pub const CONTAINER_LINK: &str = "eth0";
+/// A link that carries IPv6 carries packets of this many bytes.
+pub const MTU_V6_MIN: u32 = 1280;
 
-/// An IPv4 network in CIDR notation.
+/// Addresses of one family.
+pub trait Address: Copy + Ord + fmt::Display + FromStr + Into<IpAddr> {
+    const BITS: u8;
+    const EXAMPLE: &'static str;
+    fn to_number(self) -> u128;
+    /// The lowest bits of it.
+    fn from_number(number: u128) -> Self;
+}
+
+impl Address for Ipv4Addr {
+    const BITS: u8 = 32;
+    const EXAMPLE: &'static str = "IPv4 network such as 10.254.0.0/18";
+
+    fn to_number(self) -> u128 {
+        self.to_bits().into()
+    }
+
+    fn from_number(number: u128) -> Self {
+        Self::from_bits(number as u32)
+    }
+}
+
+impl Address for Ipv6Addr {
+    const BITS: u8 = 128;
+    const EXAMPLE: &'static str = "IPv6 network such as fd00:d1e9::/112";
+
+    fn to_number(self) -> u128 {
+        self.to_bits()
+    }
+
+    fn from_number(number: u128) -> Self {
+        Self::from_bits(number)
+    }
+}
+
+/// In CIDR notation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Network {
-    pub address: Ipv4Addr,
+#[serde(try_from = "String", into = "String", bound = "A: Address")]
+pub struct Network<A: Address = Ipv4Addr> {
+    pub address: A,
     pub prefix_bits: u8,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not an IPv4 network such as 10.254.0.0/18")]
-pub struct InvalidNetwork(String);
+#[error("{text:?} is not an {example}")]
+pub struct InvalidNetwork {
+    text: String,
+    example: &'static str,
+}
 
 impl Network {
     /// Bits below the prefix are cleared.
@@ -40,29 +82,47 @@ impl Network {
         };
         Self { address: Ipv4Addr::from_bits(address.to_bits() & mask), prefix_bits }
     }
+}
 
+impl<A: Address> Network<A> {
+    /// The one that an address is of.
+    pub fn of(address: A, prefix_bits: u8) -> Self {
+        let mask = u128::MAX.checked_shl(u32::from(A::BITS - prefix_bits)).unwrap_or(0);
+        Self { address: A::from_number(address.to_number() & mask), prefix_bits }
+    }
+
+    pub fn contains(self, address: A) -> bool {
+        Self::of(address, self.prefix_bits) == self
+    }
+
+    /// How many networks of four addresses there are.
     fn subnets(self) -> u32 {
-        if self.prefix_bits > SUBNET_PREFIX_BITS {
-            0
-        } else {
-            1 << (SUBNET_PREFIX_BITS - self.prefix_bits).min(31)
-        }
+        let bits = (A::BITS - 2).checked_sub(self.prefix_bits);
+        bits.map_or(0, |bits| 1 << bits.min(31))
+    }
+
+    /// The address of this number in one of them.
+    fn at(self, subnet: u32, number: u8) -> A {
+        let offset = u128::from(subnet) * u128::from(SUBNET_ADDRESSES) + u128::from(number);
+        A::from_number(self.address.to_number() + offset)
     }
 }
 
-impl FromStr for Network {
+impl<A: Address> FromStr for Network<A> {
     type Err = InvalidNetwork;
 
     fn from_str(text: &str) -> Result<Self, InvalidNetwork> {
-        let invalid = || InvalidNetwork(text.to_owned());
-        let (address, prefix) = text.split_once('/').unwrap_or((text, "32"));
+        let invalid = || InvalidNetwork { text: text.to_owned(), example: A::EXAMPLE };
+        let (address, prefix) = match text.split_once('/') {
+            Some((address, prefix)) => (address, prefix.parse().map_err(|_| invalid())?),
+            None => (text, A::BITS),
+        };
         let address = address.parse().map_err(|_| invalid())?;
-        let prefix_bits = prefix.parse().ok().filter(|bits| *bits <= 32).ok_or_else(invalid)?;
-        Ok(Self::new(address, prefix_bits))
+        if prefix > A::BITS { Err(invalid()) } else { Ok(Self::of(address, prefix)) }
     }
 }
 
-impl TryFrom<String> for Network {
+impl<A: Address> TryFrom<String> for Network<A> {
     type Error = InvalidNetwork;
 
     fn try_from(text: String) -> Result<Self, InvalidNetwork> {
@@ -70,41 +130,81 @@ impl TryFrom<String> for Network {
     }
 }
 
-impl From<Network> for String {
-    fn from(network: Network) -> Self {
+impl<A: Address> From<Network<A>> for String {
+    fn from(network: Network<A>) -> Self {
         network.to_string()
     }
 }
 
-impl fmt::Display for Network {
+impl<A: Address> fmt::Display for Network<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.address, self.prefix_bits)
     }
 }
 
+/// Why a network cannot be cut up for containers.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UnfitPool {
+    #[error("its addresses are none that can be routed")]
+    NotRouted,
+    #[error("it has room for {has} containers, and the IPv4 pool for {wanted}: a /{prefix_bits} would do")]
+    Small { has: u32, wanted: u32, prefix_bits: u8 },
+}
+
+/// Whether every container that has IPv4 addresses can have these, too.
+pub fn check_pool_v6(pool: Network<Ipv6Addr>, beside: Network) -> Result<(), UnfitPool> {
+    let first = pool.address;
+    let mapped = first.to_ipv4_mapped().is_some();
+    let unicast = !first.is_multicast() && !first.is_unicast_link_local() && !first.is_loopback() && !mapped;
+    // Of so short a prefix that all of these are in it.
+    if !unicast || pool.prefix_bits < POOL_V6_PREFIX_BITS_MIN || first.segments()[0] == 0 {
+        return Err(UnfitPool::NotRouted);
+    }
+    let (has, wanted) = (pool.subnets(), beside.subnets());
+    let prefix_bits = SUBNET_V6_PREFIX_BITS - SUBNET_PREFIX_BITS.saturating_sub(beside.prefix_bits);
+    if has < wanted { Err(UnfitPool::Small { has, wanted, prefix_bits }) } else { Ok(()) }
+}
+
+/// What is shorter is no site's: those of private use are a /8 for everybody together.
+const POOL_V6_PREFIX_BITS_MIN: u8 = 16;
+
+/// Both ends of a container's link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ends {
+    pub host_ip: Ipv6Addr,
+    pub container_ip: Ipv6Addr,
+}
+
 /// Everything the network of one container is: enough to make it, to change it, and to take it away after a restart.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Connection {
-    /// The place of its /30 in the pool.
+    /// The place of its /30 in the pool, and of its /126 in the IPv6 pool.
     pub subnet: u32,
     pub host_ip: Ipv4Addr,
     pub container_ip: Ipv4Addr,
+    /// `None`, as in records of a garden that knew none: it has no IPv6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub v6: Option<Ends>,
     pub host_link: String,
     pub mapped_ports: Vec<MappedPort>,
     pub net_out: Vec<NetOutRule>,
 }
 
 impl Connection {
-    pub fn new(pool: Network, subnet: u32, link_prefix: &str) -> Self {
-        let base = pool.address.to_bits() + subnet * SUBNET_ADDRESSES;
+    pub fn new(pool: Network, pool_v6: Option<Network<Ipv6Addr>>, subnet: u32, link_prefix: &str) -> Self {
         Self {
             subnet,
-            host_ip: Ipv4Addr::from_bits(base + 1),
-            container_ip: Ipv4Addr::from_bits(base + 2),
+            host_ip: pool.at(subnet, 1),
+            container_ip: pool.at(subnet, 2),
+            v6: pool_v6.map(|pool| Ends { host_ip: pool.at(subnet, 1), container_ip: pool.at(subnet, 2) }),
             host_link: format!("{link_prefix}{subnet:x}"),
             mapped_ports: Vec::new(),
             net_out: Vec::new(),
         }
+    }
+
+    pub fn container_ipv6(&self) -> Option<Ipv6Addr> {
+        self.v6.map(|ends| ends.container_ip)
     }
 }
 
@@ -211,6 +311,7 @@ mod tests {
             ("1.2.3.4/33", None),
             ("::1/64", None),
             ("x/8", None),
+            ("1.2.3.4/x", None),
         ] {
             assert_eq!(
                 text.parse::<Network>().ok().map(|network| network.to_string()).as_deref(),
@@ -221,9 +322,73 @@ mod tests {
     }
 
     #[test]
+    fn networks_of_the_other_family_are_refused_with_an_example() {
+        let v6 = |text: &str| text.parse::<Network<Ipv6Addr>>();
+        for (text, expected) in [
+            ("fd00:1::/112", Some("fd00:1::/112")),
+            ("fd00:1::7:8/112", Some("fd00:1::7:0/112")),
+            ("2001:db8::1", Some("2001:db8::1/128")),
+            ("::1/0", Some("::/0")),
+            ("::/129", None),
+            ("10.0.0.0/8", None),
+        ] {
+            assert_eq!(v6(text).ok().map(|network| network.to_string()).as_deref(), expected, "{text}");
+        }
+        let error = v6("10.0.0.0/8").unwrap_err().to_string();
+        assert_eq!(error, "\"10.0.0.0/8\" is not an IPv6 network such as fd00:d1e9::/112");
+    }
+
+    #[test]
+    fn an_ipv6_pool_has_room_for_all_and_can_be_routed() {
+        let check = |v6: &str, v4: &str| {
+            let checked = check_pool_v6(v6.parse().unwrap(), v4.parse().unwrap());
+            checked.err().map(|why| why.to_string()).unwrap_or_default()
+        };
+        assert_eq!(check("fd00:1::/112", "10.254.0.0/18"), "");
+        assert_eq!(check("fd00:1::/64", "10.0.0.0/8"), "");
+        assert_eq!(check("2001:db8::/114", "10.254.0.0/18"), "");
+        assert_eq!(
+            check("fd00:1::/115", "10.254.0.0/18"),
+            "it has room for 2048 containers, and the IPv4 pool for 4096: a /114 would do"
+        );
+        assert_eq!(check("fd00:1::/126", "10.254.0.0/30"), "");
+        assert!(check("fd00:1::/127", "10.254.0.0/30").contains("a /126 would do"));
+        for unfit in ["fe80::/64", "ff02::/112", "::1/64", "::ffff:10.0.0.0/104", "::/0", "2000::/3", "::/64"]
+        {
+            assert_eq!(check(unfit, "10.254.0.0/18"), "its addresses are none that can be routed", "{unfit}");
+        }
+    }
+
+    #[test]
+    fn a_connection_of_a_garden_that_knew_no_ipv6_has_none() {
+        let old = r#"{"subnet":1,"host_ip":"10.254.0.5","container_ip":"10.254.0.6","host_link":"d-1",
+            "mapped_ports":[],"net_out":[]}"#;
+        let read: Connection = serde_json::from_str(old).unwrap();
+        assert_eq!(read, Connection::new("10.254.0.0/18".parse().unwrap(), None, 1, "d-"));
+        assert!(!serde_json::to_string(&read).unwrap().contains("v6"), "nor does it stumble over ours");
+        let dual = Connection::new("10.254.0.0/18".parse().unwrap(), "fd00:1::/112".parse().ok(), 1, "d-");
+        let again: Connection = serde_json::from_str(&serde_json::to_string(&dual).unwrap()).unwrap();
+        assert_eq!(again, dual);
+    }
+
+    #[test]
+    fn both_families_number_containers_alike() {
+        let of = |subnet| {
+            Connection::new("10.254.0.0/18".parse().unwrap(), "fd00:1::/112".parse().ok(), subnet, "d-")
+        };
+        let ends = of(65).v6.unwrap();
+        assert_eq!(
+            (ends.host_ip.to_string(), ends.container_ip.to_string()),
+            ("fd00:1::105".into(), "fd00:1::106".into())
+        );
+        assert_eq!(of(4095).container_ipv6().unwrap().to_string(), "fd00:1::3ffe");
+        assert_eq!(of(4095).container_ip.to_string(), "10.254.63.254");
+    }
+
+    #[test]
     fn every_container_has_a_30_of_its_own() {
         let pool: Network = "10.254.0.0/18".parse().unwrap();
-        let connection = Connection::new(pool, 65, "diego-");
+        let connection = Connection::new(pool, None, 65, "diego-");
         assert_eq!(connection.host_ip.to_string(), "10.254.1.5");
         assert_eq!(connection.container_ip.to_string(), "10.254.1.6");
         assert_eq!(connection.host_link, "diego-41");

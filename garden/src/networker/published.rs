@@ -65,5 +65,6 @@ impl Published {
 /// Of all links, in the network namespace of the calling thread.
 pub fn host_addresses() -> Result<Vec<Ipv4Addr>> {
     let addresses = || Route::open()?.addresses();
-    addresses().map_err(Error::netlink("list the host's addresses"))
+    let addresses = addresses().map_err(Error::netlink("list the host's addresses"))?;
+    Ok(addresses.into_iter().filter_map(|(_, address)| super::ipv4(&address)).collect())
 }

@@ -442,7 +442,7 @@ mod tests {
 
     #[test]
     fn everything_a_container_adds_is_known_from_its_record() {
-        let mut connection = Connection::new("10.254.0.0/18".parse().unwrap(), 0, "diego-");
+        let mut connection = Connection::new("10.254.0.0/18".parse().unwrap(), None, 0, "diego-");
         connection.mapped_ports.push(MappedPort { host_port: 61001, container_port: 8080 });
         let sets: Vec<_> = elements(&connection).into_iter().map(|(set, _)| set).collect();
         assert_eq!(sets, [SOURCES, EGRESS, PORTS]);

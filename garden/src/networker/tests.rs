@@ -1,5 +1,7 @@
 //! The networker against this kernel, in network namespaces that the tests make: the machine's own is not touched.
 
+mod v6;
+
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};

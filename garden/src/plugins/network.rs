@@ -207,6 +207,7 @@ pub fn resolv_conf(
                 Some(IpAddr::V4(address)) => address,
                 _ => std::net::Ipv4Addr::LOCALHOST,
             };
+            let own = resolv::HostSide { v4: own, v6: None };
             resolv::resolv_conf(&host, own, operator, additional)
         }
     };

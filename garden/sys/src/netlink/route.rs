@@ -1,6 +1,6 @@
 //! Links, addresses and routes of one network namespace, by rtnetlink. One request a function.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::message::{Attributes, Message, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, text};
@@ -16,6 +16,9 @@ const STATS64_TX_BYTES_OFFSET: usize = 24;
 const VETH_INFO_PEER: u16 = 1;
 const IFA_LOCAL: u16 = libc::IFA_LOCAL;
 const IFA_ADDRESS: u16 = libc::IFA_ADDRESS;
+const IFLA_AF_SPEC: u16 = libc::IFLA_AF_SPEC;
+const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+const ADDR_GEN_MODE_NONE: u8 = 1;
 /// The longest name of a link, without the terminating zero.
 pub const LINK_NAME_BYTES_MAX: usize = libc::IFNAMSIZ - 1;
 
@@ -76,33 +79,35 @@ impl Route {
         self.0.request(&format!("bring up link {index}"), message)
     }
 
-    pub fn add_address(&self, index: u32, address: Ipv4Addr, prefix_bits: u8) -> Result<()> {
+    /// An IPv6 address can be used at once: the kernel does not ask first whether somebody else has it.
+    pub fn add_address(&self, index: u32, address: impl Into<IpAddr>, prefix_bits: u8) -> Result<()> {
+        let address = address.into();
         let mut fixed = [0; ADDRESS_BYTES];
-        fixed[..2].copy_from_slice(&[libc::AF_INET as u8, prefix_bits]);
+        fixed[..2].copy_from_slice(&[family(address), prefix_bits]);
+        if address.is_ipv6() {
+            fixed[2] = libc::IFA_F_NODAD as u8;
+        }
         fixed[4..].copy_from_slice(&index.to_ne_bytes());
         let mut message = Message::new(libc::RTM_NEWADDR, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, &fixed);
-        message.attribute(IFA_LOCAL, &address.octets()).attribute(IFA_ADDRESS, &address.octets());
+        message.attribute(IFA_LOCAL, &octets(address)).attribute(IFA_ADDRESS, &octets(address));
         self.0.request(&format!("give address {address}/{prefix_bits} to link {index}"), message)
     }
 
-    /// Of all links.
-    pub fn addresses(&self) -> Result<Vec<Ipv4Addr>> {
-        let mut fixed = [0; ADDRESS_BYTES];
-        fixed[0] = libc::AF_INET as u8;
+    /// Of all links, each with the link's index.
+    pub fn addresses(&self) -> Result<Vec<(u32, IpAddr)>> {
         let mut addresses = Vec::new();
-        self.0.dump("list addresses", Message::new(libc::RTM_GETADDR, NLM_F_DUMP, &fixed), |payload| {
-            let mut attributes = Attributes::new(payload.get(ADDRESS_BYTES..).unwrap_or_default());
-            let local = attributes.find(|(kind, _)| *kind == IFA_LOCAL);
-            let octets = local.and_then(|(_, value)| <[u8; 4]>::try_from(value).ok());
-            addresses.extend(octets.map(Ipv4Addr::from));
-        })?;
+        // Of no family: those of all.
+        let message = Message::new(libc::RTM_GETADDR, NLM_F_DUMP, &[0; ADDRESS_BYTES]);
+        self.0.dump("list addresses", message, |payload| addresses.extend(parse_address(payload)))?;
         Ok(addresses)
     }
 
-    pub fn add_default_route(&self, gateway: Ipv4Addr) -> Result<()> {
+    /// Of the gateway's family.
+    pub fn add_default_route(&self, gateway: impl Into<IpAddr>) -> Result<()> {
+        let gateway = gateway.into();
         // struct rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags
         let fixed = [
-            libc::AF_INET as u8,
+            family(gateway),
             0,
             0,
             0,
@@ -116,8 +121,19 @@ impl Route {
             0,
         ];
         let mut message = Message::new(libc::RTM_NEWROUTE, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, &fixed);
-        message.attribute(libc::RTA_GATEWAY, &gateway.octets());
+        message.attribute(libc::RTA_GATEWAY, &octets(gateway));
         self.0.request(&format!("route everything by {gateway}"), message)
+    }
+
+    /// Before it comes up: then it has no IPv6 address but those that it is given.
+    pub fn without_own_addresses(&self, index: u32) -> Result<()> {
+        let mut message = Message::new(libc::RTM_SETLINK, NLM_F_ACK, &link(index, 0, 0));
+        message.nested(IFLA_AF_SPEC, |families| {
+            families.nested(libc::AF_INET6 as u16, |ipv6| {
+                ipv6.attribute(IFLA_INET6_ADDR_GEN_MODE, &[ADDR_GEN_MODE_NONE]);
+            });
+        });
+        self.0.request(&format!("keep link {index} from making IPv6 addresses"), message)
     }
 
     /// Whether there was such a link. Its peer goes with it.
@@ -164,6 +180,36 @@ fn link(index: u32, flags: u32, change: u32) -> [u8; LINK_BYTES] {
     bytes[8..12].copy_from_slice(&flags.to_ne_bytes());
     bytes[12..16].copy_from_slice(&change.to_ne_bytes());
     bytes
+}
+
+fn family(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(_) => libc::AF_INET as u8,
+        IpAddr::V6(_) => libc::AF_INET6 as u8,
+    }
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().into(),
+        IpAddr::V6(address) => address.octets().into(),
+    }
+}
+
+/// Of a family that we speak. Where both ends of a link are told, ours is the local one; IPv6 mostly tells one.
+fn parse_address(payload: &[u8]) -> Option<(u32, IpAddr)> {
+    let index = u32::from_ne_bytes(payload.get(4..8)?.try_into().ok()?);
+    let value = |wanted| {
+        let mut attributes = Attributes::new(payload.get(ADDRESS_BYTES..).unwrap_or_default());
+        attributes.find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+    };
+    let value = value(IFA_LOCAL).or_else(|| value(IFA_ADDRESS))?;
+    let address = match i32::from(*payload.first()?) {
+        libc::AF_INET => Ipv4Addr::from(<[u8; 4]>::try_from(value).ok()?).into(),
+        libc::AF_INET6 => Ipv6Addr::from(<[u8; 16]>::try_from(value).ok()?).into(),
+        _ => return None,
+    };
+    Some((index, address))
 }
 
 fn parse_link(payload: &[u8]) -> Option<Link> {
