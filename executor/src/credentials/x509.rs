@@ -30,6 +30,8 @@ pub(crate) enum IssueError {
     Unreadable(&'static str),
     #[error("the authority's key is of a kind that cannot sign here")]
     Algorithm,
+    #[error("a key that was just made is not readable")]
+    NotSec1,
     #[error("cannot make or use a key")]
     Key(#[source] rcgen::Error),
 }
@@ -74,8 +76,22 @@ pub(crate) fn issue(ca_pem: &str, ca_key_pem: &str, subject: &Subject) -> Result
     let certificate = sequence(&[to_sign, algorithm, der::bit_string(&signature)]);
     Ok(Issued {
         certificate_chain_pem: pem("CERTIFICATE", &certificate) + &pem("CERTIFICATE", &ca),
-        private_key_pem: key.serialize_pem(),
+        private_key_pem: pem("EC PRIVATE KEY", &sec1(key.serialized_der()).ok_or(IssueError::NotSec1)?),
     })
+}
+
+/// The key of a PKCS#8 envelope in the form of its own kind of key, with its curve. Readers of instances' keys that
+/// are at home with upstream's `RSA PRIVATE KEY` (a Java buildpack's security provider) take this form, not the envelope.
+fn sec1(pkcs8: &[u8]) -> Option<Vec<u8>> {
+    let version = der::split(der::split(pkcs8)?.content)?;
+    let algorithm = der::split(version.after)?;
+    let curve = der::split(der::split(algorithm.content)?.after)?;
+    let key = der::split(der::split(algorithm.after)?.content)?;
+    let version = der::split(key.content)?;
+    let secret = der::split(version.after)?;
+    let parts = [version.whole, secret.whole].map(<[u8]>::to_vec);
+    // The public key, if it is there, stays where it is: behind the curve.
+    Some(sequence(&[&parts[..], &[element(0xA0, curve.whole), secret.after.to_vec()]].concat()))
 }
 
 /// PKCS#8 as it is; PKCS#1, as deployments render it, in a PKCS#8 envelope.
@@ -241,20 +257,20 @@ mod tests {
         }
         assert!(issued.certificate_chain_pem.ends_with(&ca.replace("\r\n", "\n")));
         assert_eq!(subject_name(&certificate), Some(name(&subject)));
-        assert!(issued.private_key_pem.contains("PRIVATE KEY"));
+        assert!(issued.private_key_pem.starts_with("-----BEGIN EC PRIVATE KEY-----"));
     }
 
-    /// What an independent reader of certificates says of one, in full.
-    fn told_by_openssl(chain: &str) -> Option<String> {
+    /// What an independent reader says of a certificate or a key.
+    fn told_by_openssl(arguments: &[&str], pem: &str) -> Option<String> {
         use std::io::Write;
         use std::process::{Command, Stdio};
         let mut openssl = Command::new("openssl")
-            .args(["x509", "-noout", "-text", "-nameopt", "RFC2253"])
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .ok()?;
-        openssl.stdin.take()?.write_all(chain.as_bytes()).ok()?;
+        openssl.stdin.take()?.write_all(pem.as_bytes()).ok()?;
         let output = openssl.wait_with_output().ok()?;
         assert!(output.status.success(), "{output:?}");
         Some(String::from_utf8(output.stdout).unwrap())
@@ -274,7 +290,8 @@ mod tests {
             validity: Duration::from_secs(86_400),
         };
         let issued = issue(&ca, &ca_key, &subject).unwrap();
-        let Some(text) = told_by_openssl(&issued.certificate_chain_pem) else {
+        let arguments = ["x509", "-noout", "-text", "-nameopt", "RFC2253"];
+        let Some(text) = told_by_openssl(&arguments, &issued.certificate_chain_pem) else {
             println!("SKIPPED openssl_reads_names_uses_and_days_as_they_were_meant: there is no openssl");
             return;
         };
@@ -290,6 +307,9 @@ mod tests {
         ] {
             assert!(text.lines().any(|told| told.trim() == line), "{line} in:\n{text}");
         }
+        let public = |arguments: &[&str], pem: &str| told_by_openssl(arguments, pem).unwrap();
+        let key = public(&["ec", "-pubout"], &issued.private_key_pem);
+        assert_eq!(key, public(&["x509", "-noout", "-pubkey"], &issued.certificate_chain_pem));
     }
 
     #[test]

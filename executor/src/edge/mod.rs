@@ -7,6 +7,7 @@
 //! HTTP/2 pass through, whichever both ends agree on. What the container shows, and to whom, is in [`faces`]; where its
 //! network is, garden must tell ([`garden_client::NETWORK_NAMESPACE_PROPERTY`]).
 
+mod buffer;
 mod faces;
 mod listener;
 mod namespace;

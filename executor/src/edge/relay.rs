@@ -1,91 +1,25 @@
 //! Bytes between a client and an app until both have said their last.
 //!
 //! Nothing is read for one end before the other has taken what was read before: what waits is bounded, and a slow end
-//! slows the other. Buffers belong to the thread, not to the connection, which keeps only what could not be passed on.
+//! slows the other.
 
-use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
-use bytes::BufMut;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tokio_util::io::poll_read_buf;
 
+use super::buffer::Buffer;
 use super::session::{self, Session};
 
-/// Read at once. With what TLS adds, and for a record begun, a connection holds three times this at the most.
-const CHUNK_BYTES: usize = 64 * 1024;
+/// Read at once: more is not faster. With what TLS adds, and for a record begun, a connection holds three times this at
+/// the most.
+const CHUNK_BYTES: usize = 128 * 1024;
 /// Of an answer to the client's own messages, before more of them are read.
-const ANSWER_BYTES_MAX: usize = 2 * CHUNK_BYTES;
-/// Buffers kept by a thread for the next connection.
-const SPARE_BUFFERS: usize = 8;
-
-thread_local! {
-    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Bytes on their way, in a buffer of the thread's while there are any.
-#[derive(Default)]
-struct Waiting {
-    bytes: Vec<u8>,
-    sent: usize,
-}
-
-impl Waiting {
-    fn is_empty(&self) -> bool {
-        self.sent == self.bytes.len()
-    }
-
-    /// To be added to.
-    fn open(&mut self) -> &mut Vec<u8> {
-        if self.bytes.capacity() == 0 {
-            self.bytes = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
-        }
-        &mut self.bytes
-    }
-
-    /// The first so many are not needed any more.
-    fn forget(&mut self, length: usize) {
-        self.bytes.drain(..length);
-    }
-
-    /// Back to the thread what is not used, and no more kept than is in use.
-    fn close(&mut self) {
-        if self.is_empty() {
-            self.sent = 0;
-            self.bytes.clear();
-        }
-        if self.bytes.capacity() == 0 {
-            return;
-        }
-        let kept = self.bytes[self.sent..].to_vec();
-        let mut spare = std::mem::replace(&mut self.bytes, kept);
-        self.sent = 0;
-        spare.clear();
-        SPARE.with_borrow_mut(|spares| {
-            if spares.len() < SPARE_BUFFERS {
-                spares.push(spare);
-            }
-        });
-    }
-
-    fn poll_send(&mut self, stream: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.is_empty() {
-            let length = ready!(Pin::new(&mut *stream).poll_write(cx, &self.bytes[self.sent..]))?;
-            if length == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.sent += length;
-        }
-        self.sent = 0;
-        self.bytes.clear();
-        Poll::Ready(Ok(()))
-    }
-}
+const ANSWER_BYTES_MAX: usize = CHUNK_BYTES;
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
@@ -102,9 +36,9 @@ pub(super) struct Client {
     stream: TcpStream,
     session: Session,
     /// A record that has not come whole.
-    received: Waiting,
-    to_client: Waiting,
-    to_app: Waiting,
+    received: Buffer,
+    to_client: Buffer,
+    to_app: Buffer,
 }
 
 impl Client {
@@ -140,7 +74,7 @@ impl Client {
     /// Nothing comes from the app, and nothing will: said if the client takes it at once.
     pub async fn dismiss(mut self) {
         let told = std::future::poll_fn(|cx| {
-            self.session.finish(&mut self.received.bytes, self.to_client.open())?;
+            self.session.finish(self.received.filled(), self.to_client.open())?;
             Poll::Ready(match self.to_client.poll_send(&mut self.stream, cx) {
                 Poll::Ready(sent) => sent.map_err(Error::Client),
                 Poll::Pending => Ok(()),
@@ -154,8 +88,8 @@ impl Client {
     /// Reads once from the client; what is for the app is in `to_app` then.
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let received = self.received.open();
-        ready!(poll_read(&mut self.stream, received, cx)).map_err(Error::Client)?;
-        let taken = self.session.take(received, self.to_app.open(), self.to_client.open())?;
+        ready!(received.poll_fill(&mut self.stream, CHUNK_BYTES, cx)).map_err(Error::Client)?;
+        let taken = self.session.take(received.filled(), self.to_app.open(), self.to_client.open())?;
         self.received.forget(taken);
         Poll::Ready(Ok(()))
     }
@@ -164,16 +98,6 @@ impl Client {
         self.received.close();
         self.to_client.close();
         self.to_app.close();
-    }
-}
-
-/// Adds at least one byte to the buffer, or fails.
-fn poll_read(stream: &mut TcpStream, buffer: &mut Vec<u8>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-    buffer.reserve(CHUNK_BYTES);
-    let mut space = buffer.limit(CHUNK_BYTES);
-    match ready!(poll_read_buf(Pin::new(stream), cx, &mut space))? {
-        0 => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
-        _ => Poll::Ready(Ok(())),
     }
 }
 
@@ -223,7 +147,7 @@ impl<'a> Relay<'a> {
     #[cfg(test)]
     pub fn bytes_held(&self) -> usize {
         let Client { received, to_client, to_app, .. } = &self.client;
-        [received, to_client, to_app].map(|waiting| waiting.bytes.capacity()).iter().sum()
+        [received, to_client, to_app].map(Buffer::held).iter().sum()
     }
 
     /// Until both ends have finished.
@@ -254,7 +178,7 @@ impl<'a> Relay<'a> {
                 self.app_told = true;
                 continue;
             }
-            if client.to_client.bytes.len() > ANSWER_BYTES_MAX {
+            if client.to_client.len() > ANSWER_BYTES_MAX {
                 ready!(client.to_client.poll_send(&mut client.stream, cx)).map_err(Error::Client)?;
             }
             match ready!(client.poll_receive(cx)) {
@@ -285,20 +209,18 @@ impl<'a> Relay<'a> {
                 self.activity.client_told.store(true, Ordering::Relaxed);
                 continue;
             }
-            let mut plain = Waiting::default();
-            let read = poll_read(&mut self.app, plain.open(), cx);
+            let mut plain = Buffer::default();
+            let read = plain.open().poll_fill(&mut self.app, CHUNK_BYTES, cx);
+            let (rest, out) = (client.received.filled(), client.to_client.open());
             let sealed = match &read {
-                Poll::Ready(Ok(())) => {
-                    let (rest, out) = (&mut client.received.bytes, client.to_client.open());
-                    client.session.encrypt(rest, &plain.bytes, out)
-                }
+                Poll::Ready(Ok(())) => client.session.encrypt(rest, plain.filled(), out),
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
                     self.app_finished = true;
-                    client.session.finish(&mut client.received.bytes, client.to_client.open())
+                    client.session.finish(rest, out)
                 }
                 _ => Ok(()),
             };
-            plain.sent = plain.bytes.len();
+            plain.clear();
             plain.close();
             sealed?;
             match ready!(read) {

@@ -9,6 +9,8 @@ use rustls::ServerConfig;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError};
 
+use super::buffer::Buffer;
+
 /// What one record adds to what is in it, and more.
 const RECORD_OVERHEAD_BYTES: usize = 64;
 const RECORD_BYTES: usize = 16 * 1024;
@@ -42,7 +44,7 @@ impl Session {
 
     /// Takes what the client has sent: answers how much of it is dealt with, the rest must be given again with what
     /// follows it. What is for the app is added to `plain`, what is for the client to `out`, in the case of an error too.
-    pub fn take(&mut self, input: &mut [u8], plain: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<usize, Error> {
+    pub fn take(&mut self, input: &mut [u8], plain: &mut Buffer, out: &mut Buffer) -> Result<usize, Error> {
         let mut taken = 0;
         let advanced = self.advance(input, &mut taken, plain, out, |_, _| Ok(()));
         if advanced.is_err() {
@@ -52,7 +54,7 @@ impl Session {
     }
 
     /// The reason why it came to nothing, for the client. The library wants to see what it has left of its input.
-    fn explain(&mut self, rest: &mut [u8], out: &mut Vec<u8>) {
+    fn explain(&mut self, rest: &mut [u8], out: &mut Buffer) {
         let mut taken = 0;
         // Not once more than there is something to say: it would look at its input again.
         while self.tls.wants_write() {
@@ -66,16 +68,16 @@ impl Session {
     }
 
     /// `rest`: what [`Session::take`] has left of its input: no whole record, so that nothing of it is taken here.
-    pub fn encrypt(&mut self, rest: &mut [u8], data: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
-        self.advance(rest, &mut 0, &mut Vec::new(), out, |traffic, out| {
+    pub fn encrypt(&mut self, rest: &mut [u8], data: &[u8], out: &mut Buffer) -> Result<(), Error> {
+        self.advance(rest, &mut 0, &mut Buffer::default(), out, |traffic, out| {
             let records = data.len().div_ceil(RECORD_BYTES);
             fill(out, data.len() + (records + 2) * RECORD_OVERHEAD_BYTES, |room| traffic.encrypt(data, room))
         })
     }
 
     /// Says that nothing more comes from the app.
-    pub fn finish(&mut self, rest: &mut [u8], out: &mut Vec<u8>) -> Result<(), Error> {
-        self.advance(rest, &mut 0, &mut Vec::new(), out, |traffic, out| {
+    pub fn finish(&mut self, rest: &mut [u8], out: &mut Buffer) -> Result<(), Error> {
+        self.advance(rest, &mut 0, &mut Buffer::default(), out, |traffic, out| {
             fill(out, RECORD_OVERHEAD_BYTES, |room| traffic.queue_close_notify(room))
         })
     }
@@ -85,9 +87,9 @@ impl Session {
         &mut self,
         input: &mut [u8],
         taken: &mut usize,
-        plain: &mut Vec<u8>,
-        out: &mut Vec<u8>,
-        write: impl FnOnce(&mut Traffic<'_>, &mut Vec<u8>) -> Result<(), Error>,
+        plain: &mut Buffer,
+        out: &mut Buffer,
+        write: impl FnOnce(&mut Traffic<'_>, &mut Buffer) -> Result<(), Error>,
     ) -> Result<(), Error> {
         loop {
             let status = self.tls.process_tls_records(&mut input[*taken..]);
@@ -97,7 +99,7 @@ impl Session {
                     while let Some(record) = records.next_record() {
                         let record = record?;
                         *taken += record.discard;
-                        plain.extend_from_slice(record.payload);
+                        plain.extend(record.payload);
                     }
                 }
                 ConnectionState::EncodeTlsData(mut message) => encode(&mut message, out)?,
@@ -118,31 +120,28 @@ impl Session {
 type Traffic<'a> = rustls::unbuffered::WriteTraffic<'a, rustls::server::ServerConnectionData>;
 type Message<'a> = rustls::unbuffered::EncodeTlsData<'a, rustls::server::ServerConnectionData>;
 
-fn encode(message: &mut Message<'_>, out: &mut Vec<u8>) -> Result<(), Error> {
-    let before = out.len();
+fn encode(message: &mut Message<'_>, out: &mut Buffer) -> Result<(), Error> {
+    let mut room = 0;
     loop {
-        let length = match message.encode(&mut out[before..]) {
-            Ok(length) => before + length,
+        match message.encode(out.room(room)) {
+            Ok(length) => out.add(length),
             Err(EncodeError::InsufficientSize(needed)) => {
-                out.resize(before + needed.required_size, 0);
+                room = needed.required_size;
                 continue;
             }
-            Err(EncodeError::AlreadyEncoded) => before,
-        };
-        out.truncate(length);
+            Err(EncodeError::AlreadyEncoded) => {}
+        }
         return Ok(());
     }
 }
 
 /// Adds what `write` writes into room of this size.
 fn fill(
-    out: &mut Vec<u8>,
+    out: &mut Buffer,
     room: usize,
     write: impl FnOnce(&mut [u8]) -> Result<usize, EncryptError>,
 ) -> Result<(), Error> {
-    let before = out.len();
-    out.resize(before + room, 0);
-    let written = write(&mut out[before..]);
-    out.truncate(before + written.as_ref().map_or(0, |length| *length));
-    written.map(drop).map_err(|_| Error::Encrypt)
+    let length = write(out.room(room)).map_err(|_| Error::Encrypt)?;
+    out.add(length);
+    Ok(())
 }

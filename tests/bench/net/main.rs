@@ -31,8 +31,9 @@ fn main() -> Result<()> {
         ["app", port] => app::serve_http(port.parse()?),
         ["source", port] => app::serve_bytes(port.parse()?),
         ["client", address, bytes] => app::fetch(address, bytes.parse()?, None),
-        ["client", address, bytes, authority, name] => {
-            app::fetch(address, bytes.parse()?, Some((authority, name)))
+        ["client", address, bytes, end, authority, name] => {
+            let tls = app::Tls { authority, name, is_far: end == "far" };
+            app::fetch(address, bytes.parse()?, Some(tls))
         }
         [bin] => {
             let runtime =

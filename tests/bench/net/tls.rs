@@ -1,7 +1,8 @@
 //! TLS at the edge of containers: this process is the agent that serves it, by its executor.
 //!
 //! Throughput: one connection through the mapped port of one container, in turns without and with TLS. A busy connection
-//! keeps its app, the agent and its client busy, each a processor: on fewer the ratio is less than the work of each would have it.
+//! keeps its app, the agent and its client busy, each a processor: on fewer the ratio is less than the work of each would
+//! have it. So the same is measured with a far client, which leaves what comes sealed, and what the agent's own work is.
 //! Idle: what so many containers more weigh with TLS than without.
 
 use std::net::SocketAddr;
@@ -22,6 +23,8 @@ use super::{Garden, memory, number};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const PORT: u16 = 8080;
+/// Of the kernel's accounts of processes, on every machine.
+const TICKS_PER_SECOND: f64 = 100.0;
 
 pub async fn measure(garden: &Garden, work: &Path, report: &mut Report) -> Result<()> {
     let authority = work.join("authority.pem");
@@ -121,16 +124,27 @@ fn names(prefix: &str, count: usize) -> Vec<String> {
     (0..count).map(|number| format!("{prefix}-{number}")).collect()
 }
 
+/// How a client comes.
+#[derive(Clone, Copy)]
+enum Way<'a> {
+    Plain,
+    Tls(&'a Path),
+    /// See [`super::app::Tls`].
+    Far(&'a Path),
+}
+
 /// Seconds that a client in a process of its own needs.
-async fn fetch(executor: &Executor, guid: &str, bytes: u64, authority: Option<&Path>) -> Result<f64> {
+async fn fetch(executor: &Executor, guid: &str, bytes: u64, way: Way<'_>) -> Result<f64> {
     let container = executor.get(guid)?;
     let port = container.ports.first().context("no port is mapped")?;
-    let port = if authority.is_some() { port.host_tls_proxy_port } else { port.host_port };
+    let port = if matches!(way, Way::Plain) { port.host_port } else { port.host_tls_proxy_port };
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let mut client = Command::new(std::env::current_exe()?);
     client.arg("client").arg(address.to_string()).arg(bytes.to_string());
-    if let Some(authority) = authority {
-        client.arg(authority).arg(guid);
+    match way {
+        Way::Plain => {}
+        Way::Tls(authority) => drop(client.arg("near").arg(authority).arg(guid)),
+        Way::Far(authority) => drop(client.arg("far").arg(authority).arg(guid)),
     }
     let output = tokio::task::spawn_blocking(move || client.output()).await??;
     if !output.status.success() {
@@ -148,24 +162,40 @@ async fn throughput(
     let guids = names("busy", 1);
     start(executor, garden, &guids, true).await?;
     let bytes = (number("MIB", 2000) << 20) as u64;
-    let (mut plain, mut tls) = (Vec::new(), Vec::new());
+    let (mut plain, mut tls, mut far) = (Vec::new(), Vec::new(), Vec::new());
+    let mut agent_seconds = Vec::new();
     for _ in 0..number("ROUNDS", 7) {
-        plain.push(fetch(executor, &guids[0], bytes, None).await?);
-        tls.push(fetch(executor, &guids[0], bytes, Some(authority)).await?);
+        plain.push(fetch(executor, &guids[0], bytes, Way::Plain).await?);
+        let before = agent_cpu_seconds()?;
+        tls.push(fetch(executor, &guids[0], bytes, Way::Tls(authority)).await?);
+        agent_seconds.push(agent_cpu_seconds()? - before);
+        far.push(fetch(executor, &guids[0], bytes, Way::Far(authority)).await?);
     }
     remove(executor, &guids).await?;
-    let mb_s = |seconds: &mut Vec<f64>| {
+    let [(plain, plain_best), (tls, tls_best), (far, far_best)] = [plain, tls, far].map(|mut seconds| {
         seconds.sort_by(f64::total_cmp);
         let of = |seconds: f64| bytes as f64 / 1e6 / seconds;
         (of(seconds[seconds.len() / 2]), of(seconds[0]))
-    };
-    let ((plain, plain_best), (tls, tls_best)) = (mb_s(&mut plain), mb_s(&mut tls));
+    });
+    agent_seconds.sort_by(f64::total_cmp);
     report.note(&format!(
-        "one connection, median (best): plain {plain:.0} ({plain_best:.0}) MB/s, TLS {tls:.0} ({tls_best:.0}) MB/s"
+        "one connection, median (best): plain {plain:.0} ({plain_best:.0}) MB/s, TLS {tls:.0} ({tls_best:.0}) MB/s, \
+         to a far client {far:.0} ({far_best:.0}) MB/s"
     ));
     report.figure("tls_proxy_mb_s", tls, "MB/s");
     report.figure("tls_proxy_throughput_ratio", tls / plain, "TLS/plain");
+    report.figure("tls_proxy_far_client_ratio", far / plain, "TLS/plain");
+    let each_gb = agent_seconds[agent_seconds.len() / 2] * 1e9 / bytes as f64;
+    report.figure("tls_proxy_agent_cpu_s_per_gb", each_gb, "s");
     Ok(())
+}
+
+/// Of this process, in user's and in kernel's mode.
+fn agent_cpu_seconds() -> Result<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let fields: Vec<_> = stat.rsplit_once(')').context("no fields")?.1.split_whitespace().collect();
+    let ticks: f64 = fields[11].parse::<f64>()? + fields[12].parse::<f64>()?;
+    Ok(ticks / TICKS_PER_SECOND)
 }
 
 async fn idle(executor: &Executor, garden: &Garden, authority: &Path, report: &mut Report) -> Result<()> {
@@ -181,7 +211,7 @@ async fn idle(executor: &Executor, garden: &Garden, authority: &Path, report: &m
     let with = names("with", count);
     start(executor, garden, &with, true).await?;
     for guid in &with {
-        fetch(executor, guid, 1000, Some(authority)).await?;
+        fetch(executor, guid, 1000, Way::Tls(authority)).await?;
     }
     let after = weight()?;
     for guids in [first, without, with] {
