@@ -1,159 +1,31 @@
-//! Against a forwarder that reads envelopes with messages written down from the published ones, over real connections.
+//! Against a stand-in for the forwarder, over real connections.
+
+mod stand_in;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::{Request, State};
-use axum::routing::post;
-use diego_base::serve::{Listen, Listener, serve};
 use diego_base::tls::{Files, ServerTls};
 use loggregator::{Config, Counts, Forwarder, Message, QUEUE_BYTES_MAX, Stream, Value};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use stand_in::{Counter, Envelope, Gauge, Log, Measure, Received, Said, Timer, stand_in};
 use tokio_util::sync::CancellationToken;
-use tonic::server::{ClientStreamingService, Grpc};
-use tonic::{Response, Status, Streaming};
-use tonic_prost::ProstCodec;
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Batch {
-    #[prost(message, repeated, tag = "1")]
-    batch: Vec<Envelope>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Envelope {
-    #[prost(int64, tag = "1")]
-    timestamp: i64,
-    #[prost(string, tag = "2")]
-    source_id: String,
-    #[prost(string, tag = "8")]
-    instance_id: String,
-    #[prost(btree_map = "string, string", tag = "9")]
-    tags: BTreeMap<String, String>,
-    #[prost(oneof = "Said", tags = "4, 5, 6, 7")]
-    said: Option<Said>,
-}
-
-#[derive(Clone, PartialEq, prost::Oneof)]
-enum Said {
-    #[prost(message, tag = "4")]
-    Log(Log),
-    #[prost(message, tag = "5")]
-    Counter(Counter),
-    #[prost(message, tag = "6")]
-    Gauge(Gauge),
-    #[prost(message, tag = "7")]
-    Timer(Timer),
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Log {
-    #[prost(bytes = "vec", tag = "1")]
-    payload: Vec<u8>,
-    #[prost(int32, tag = "2")]
-    stream: i32,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Counter {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(uint64, tag = "2")]
-    delta: u64,
-    #[prost(uint64, tag = "3")]
-    total: u64,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Gauge {
-    #[prost(btree_map = "string, message", tag = "1")]
-    metrics: BTreeMap<String, Measure>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Measure {
-    #[prost(string, tag = "1")]
-    unit: String,
-    #[prost(double, tag = "2")]
-    value: f64,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Timer {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(int64, tag = "2")]
-    start: i64,
-    #[prost(int64, tag = "3")]
-    stop: i64,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Done {}
-
-/// What was received, batch by batch.
-#[derive(Clone, Default)]
-struct Received(Arc<Mutex<Vec<Vec<Envelope>>>>);
-
-impl Received {
-    fn all(&self) -> Vec<Envelope> {
-        self.0.lock().unwrap().concat()
-    }
-
-    async fn until(&self, count: usize) -> Vec<Envelope> {
-        for _ in 0..600 {
-            let all = self.all();
-            if all.len() >= count {
-                return all;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        panic!("{} of {count} envelopes came within 30 s", self.all().len());
-    }
-}
-
-impl ClientStreamingService<Batch> for Received {
-    type Response = Done;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Done>, Status>> + Send>>;
-
-    fn call(&mut self, request: tonic::Request<Streaming<Batch>>) -> Self::Future {
-        let received = self.clone();
-        Box::pin(async move {
-            let mut batches = request.into_inner();
-            while let Some(batch) = batches.message().await? {
-                received.0.lock().unwrap().push(batch.batch);
-            }
-            Ok(Response::new(Done {}))
-        })
-    }
-}
-
-async fn batch_sender(
-    State(received): State<Received>,
-    request: Request,
-) -> http::Response<tonic::body::Body> {
-    Grpc::new(ProstCodec::<Done, Batch>::default()).client_streaming(received, request).await
-}
-
-async fn stand_in(address: SocketAddr, tls: Option<ServerTls>) -> (SocketAddr, Received, CancellationToken) {
-    let received = Received::default();
-    let router = Router::new()
-        .route("/loggregator.v2.Ingress/BatchSender", post(batch_sender))
-        .with_state(received.clone());
-    let stop = CancellationToken::new();
-    let listener = Listener::bind(Listen::Tcp(address)).await.unwrap();
-    let address = listener.tcp_address().unwrap();
-    tokio::spawn(serve(listener, router, tls, stop.clone()));
-    (address, received, stop)
-}
 
 fn anywhere() -> SocketAddr {
     ([127, 0, 0, 1], 0).into()
+}
+
+async fn until(received: &Received, count: usize) -> Vec<Envelope> {
+    for _ in 0..600 {
+        let all = received.all();
+        if all.len() >= count {
+            return all;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("{} of {count} envelopes came within 30 s", received.all().len());
 }
 
 fn say(forwarder: &Forwarder, payload: &[u8]) {
@@ -185,7 +57,7 @@ async fn every_kind_of_envelope_arrives_as_it_was_meant() {
     for message in &messages {
         forwarder.emit(now, &source, message);
     }
-    let all = received.until(messages.len()).await;
+    let all = until(&received, messages.len()).await;
     for envelope in &all {
         assert_eq!(
             (envelope.timestamp, &*envelope.source_id, &*envelope.instance_id),
@@ -226,7 +98,7 @@ async fn many_lines_go_in_batches_and_in_order() {
     for number in 0..10_020_u32 {
         say(&forwarder, &number.to_be_bytes());
     }
-    let all = received.until(10_020).await;
+    let all = until(&received, 10_020).await;
     for (number, envelope) in all.iter().enumerate() {
         let payload = (number as u32).to_be_bytes().to_vec();
         assert_eq!(envelope.said, Some(Said::Log(Log { payload, stream: 0 })));
@@ -262,9 +134,9 @@ async fn a_forwarder_that_is_away_costs_nobody_time_and_only_so_much_memory() {
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     };
-    assert_eq!(received.until(kept as usize).await.len() as u64, kept, "what was kept arrives");
+    assert_eq!(until(&received, kept as usize).await.len() as u64, kept, "what was kept arrives");
     say(&forwarder, b"and what is new");
-    received.until(kept as usize + 1).await;
+    until(&received, kept as usize + 1).await;
     stop.cancel();
     running.await.unwrap();
 }
@@ -305,7 +177,7 @@ async fn both_ends_prove_who_they_are() {
     for (forwarder, words) in [(&of_stranger, "stranger"), (&to_stranger, "deceived"), (&ours, "ours")] {
         say(forwarder, words.as_bytes());
     }
-    let all = received.until(1).await;
+    let all = until(&received, 1).await;
     assert_eq!(all[0].said, Some(Said::Log(Log { payload: b"ours".to_vec(), stream: 0 })));
     stop.cancel();
 }

@@ -8,6 +8,7 @@ mod bbs;
 mod edge;
 mod file_server;
 mod flags;
+mod forward;
 pub mod gdn;
 mod health;
 mod locket;

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use diego_base::http::ClientConfig;
 use diego_base::serve::Listen;
+use executor::logs::Logs;
 use executor::{CellResources, Executor};
 use garden_client::{Address, Capacity, Garden, HttpGarden};
 use rep::{Identity, LayeringMode, Stacks};
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::edge::Edge;
 use super::flags::{self, Bbs, Log, Tls, stack};
+use super::forward::{self, Forward};
 
 /// Between two attempts to reach a garden that is not up yet.
 const GARDEN_RETRY: Duration = Duration::from_millis(200);
@@ -50,6 +52,8 @@ pub struct Flags {
     offer: Offer,
     #[command(flatten)]
     edge: Edge,
+    #[command(flatten)]
+    forward: Forward,
     #[command(flatten)]
     bbs: Bbs,
     #[command(flatten)]
@@ -112,8 +116,19 @@ pub async fn run(flags: Flags, shutdown: CancellationToken) -> Result<()> {
         capacity = until_garden_answers(&garden) => capacity,
         () = shutdown.cancelled() => return Ok(()),
     };
-    let executor = executor(&flags, capacity, client, garden)?;
-    Ok(rep::run(config, executor, shutdown).await?)
+    let forwarding = flags.forward.start(&flags.cell_id)?;
+    let logs = forward::logs(forwarding.as_ref());
+    let executor = executor(&flags, capacity, client, garden, logs)?;
+    // Outlives the rep, so that the last words of the containers it stops are forwarded too.
+    let ended = CancellationToken::new();
+    let forwarding =
+        forwarding.map(|forwarding| tokio::spawn(forwarding.run(executor.clone(), ended.clone())));
+    let result = rep::run(config, executor, shutdown).await;
+    ended.cancel();
+    if let Some(forwarding) = forwarding {
+        forwarding.await.context("forwarding logs and metrics failed")?;
+    }
+    Ok(result?)
 }
 
 /// Garden and the rep may start in any order; a garden that never comes is a cell that never is.
@@ -130,7 +145,13 @@ async fn until_garden_answers(garden: &HttpGarden) -> Capacity {
     }
 }
 
-fn executor(flags: &Flags, capacity: Capacity, client: ClientConfig, garden: HttpGarden) -> Result<Executor> {
+fn executor(
+    flags: &Flags,
+    capacity: Capacity,
+    client: ClientConfig,
+    garden: HttpGarden,
+    logs: Logs,
+) -> Result<Executor> {
     let state_dir = &flags.state_dir;
     std::fs::create_dir_all(state_dir).with_context(|| format!("cannot make {}", state_dir.display()))?;
     let downloads = ClientConfig { timeout: None, ..client };
@@ -139,7 +160,7 @@ fn executor(flags: &Flags, capacity: Capacity, client: ClientConfig, garden: Htt
     let mut config = executor::Config::new(&flags.cell_id, total, state_dir.to_owned(), http);
     config.disk_follows_garden = flags.offer.disk_mb.is_none();
     flags.edge.apply(&mut config)?;
-    Ok(Executor::new(config, Arc::new(garden), executor::logs::Logs::new(Vec::new()))?)
+    Ok(Executor::new(config, Arc::new(garden), logs)?)
 }
 
 impl Flags {

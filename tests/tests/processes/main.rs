@@ -2,6 +2,7 @@
 //! spoken to through `cfdot`.
 
 mod edge;
+mod forward;
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -58,7 +59,7 @@ impl Processes {
         for name in NAMES.iter().chain(&["cfdot"]) {
             symlink(diego(dir.path()).get_program(), dir.path().join(name)).unwrap();
         }
-        let held = ["locket", "bbs", "auctioneer", "rep", "rep-admin", "file-server"]
+        let held = ["locket", "bbs", "auctioneer", "rep", "rep-admin", "file-server", "forwarder"]
             .map(|name| (name, TcpListener::bind("127.0.0.1:0").unwrap()));
         let addresses = held.iter().map(|(name, socket)| (*name, socket.local_addr().unwrap())).collect();
         Processes { dir, addresses, running: BTreeMap::new(), tls: false, rep_flags: Vec::new() }
@@ -236,13 +237,18 @@ impl Drop for Processes {
 
 /// An authority, and one certificate of it for every client and server of 127.0.0.1.
 fn certify(dir: &Path) {
+    certify_for(dir, "127.0.0.1");
+}
+
+/// Or of another name.
+fn certify_for(dir: &Path, name: &str) {
     let authority_key = KeyPair::generate().unwrap();
     let mut authority = CertificateParams::default();
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     std::fs::write(dir.join("ca-cert"), authority.self_signed(&authority_key).unwrap().pem()).unwrap();
     let issuer = Issuer::new(authority, authority_key);
     let key = KeyPair::generate().unwrap();
-    let mut all = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+    let mut all = CertificateParams::new([name.to_owned()]).unwrap();
     all.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     std::fs::write(dir.join("cert"), all.signed_by(&key, &issuer).unwrap().pem()).unwrap();
     std::fs::write(dir.join("key"), key.serialize_pem()).unwrap();

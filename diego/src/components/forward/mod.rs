@@ -1,0 +1,199 @@
+//! What a cell says to the platform about its containers and itself, through the loggregator forwarder beside it: the
+//! lines of apps, what each container uses, what the cell has left.
+//!
+//! Names, units and tags are those that platforms know (diego-release's docs/010 and 011). Which container says what is
+//! decided in [`containers`] and [`capacity`] by values alone; here it is sent.
+
+mod capacity;
+mod containers;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use diego_base::tls::Files;
+use executor::Executor;
+use executor::logs::{LogLine, LogSink, Logs, Out};
+use loggregator::{Forwarder, Message, Sender, Stream};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::duration;
+
+/// As platforms' dashboards expect the cell's own figures.
+const CAPACITY_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Without an address logs and metrics stay in the cell.
+#[derive(Args)]
+#[command(next_help_heading = "Logs and metrics")]
+pub struct Forward {
+    /// The forwarder (loggregator's or the forwarder agent's ingress), as HOST:PORT; usually 127.0.0.1:3458.
+    #[arg(long, value_name = "HOST:PORT")]
+    loggregator: Option<String>,
+    /// An authority, in PEM, that must have signed the forwarder's certificate, which must be for `metron`.
+    #[arg(long, requires_all = ["loggregator", "loggregator_cert_file"])]
+    loggregator_ca_cert_file: Option<PathBuf>,
+    /// Our certificate, in PEM. Without one the forwarder is spoken to in plain text.
+    #[arg(long, requires = "loggregator_key_file")]
+    loggregator_cert_file: Option<PathBuf>,
+    /// Its private key, in PEM.
+    #[arg(long, requires = "loggregator_cert_file")]
+    loggregator_key_file: Option<PathBuf>,
+    /// The tag `origin` of all that is sent.
+    #[arg(long, default_value = "rep")]
+    loggregator_origin: String,
+    /// Whom the cell's own metrics are about.
+    #[arg(long, default_value = "rep")]
+    loggregator_source_id: String,
+    /// And which of them; otherwise the cell's name.
+    #[arg(long)]
+    loggregator_instance_id: Option<String>,
+    /// Envelopes are sent in batches of at most so many.
+    #[arg(long, default_value_t = loggregator::BATCH_ENVELOPES)]
+    loggregator_batch_max_size: usize,
+    /// How often it is said what each container uses.
+    #[arg(long, default_value = "15s", value_parser = interval)]
+    container_metrics_report_interval: Duration,
+    /// A metric of containers that is not sent, `container_age` for example. May be given many times.
+    #[arg(long = "app-metric-exclusion", value_name = "NAME")]
+    exclusions: Vec<String>,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    match duration::parse(text)? {
+        Duration::ZERO => Err("it must be more than nothing".into()),
+        interval => Ok(interval),
+    }
+}
+
+/// A forwarder that is told of, and who speaks to it once the executor is there.
+pub struct Forwarding {
+    forwarder: Forwarder,
+    sender: Sender,
+    cell: Cell,
+    interval: Duration,
+    exclusions: Vec<String>,
+}
+
+/// Whom the cell's own metrics are about.
+struct Cell {
+    source_id: String,
+    instance_id: String,
+}
+
+impl Forward {
+    /// `None` where nobody is to be told. Must be called in a runtime.
+    pub fn start(&self, cell_id: &str) -> Result<Option<Forwarding>> {
+        let Some(address) = &self.loggregator else { return Ok(None) };
+        let (cert, key) = (&self.loggregator_cert_file, &self.loggregator_key_file);
+        let tls = cert.clone().zip(key.clone()).map(|(cert, key)| Files {
+            cert,
+            key,
+            ca: self.loggregator_ca_cert_file.clone(),
+        });
+        let config = loggregator::Config {
+            tls,
+            batch_envelopes: self.loggregator_batch_max_size,
+            ..loggregator::Config::new(address, &self.loggregator_origin)
+        };
+        let (forwarder, sender) = Forwarder::new(config).context("cannot forward logs and metrics")?;
+        let instance_id = self.loggregator_instance_id.clone().unwrap_or_else(|| cell_id.to_owned());
+        Ok(Some(Forwarding {
+            forwarder,
+            sender,
+            cell: Cell { source_id: self.loggregator_source_id.clone(), instance_id },
+            interval: self.container_metrics_report_interval,
+            exclusions: self.exclusions.clone(),
+        }))
+    }
+}
+
+/// What the executor's logs go through.
+pub fn logs(forwarding: Option<&Forwarding>) -> Logs {
+    let lines = |forwarding: &Forwarding| Arc::new(Lines(forwarding.forwarder.clone())) as Arc<dyn LogSink>;
+    Logs::new(forwarding.map(lines).into_iter().collect())
+}
+
+struct Lines(Forwarder);
+
+impl LogSink for Lines {
+    fn emit(&self, line: &Arc<LogLine>) {
+        let tags = line.tags.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let tag = |name| line.tags.get(name).map_or("", String::as_str);
+        let source_type = ("source_type", &*line.source);
+        let source =
+            self.0.source(tag("source_id"), tag("instance_id"), std::iter::once(source_type).chain(tags));
+        let stream = match line.stream {
+            Out::Out => Stream::Out,
+            Out::Err => Stream::Err,
+        };
+        self.0.emit(line.timestamp_ns, &source, &Message::Log { payload: &line.message, stream });
+    }
+}
+
+impl Forwarding {
+    /// Until `shutdown`; then what waits is given a moment to be sent.
+    pub async fn run(self, executor: Executor, shutdown: CancellationToken) {
+        let Forwarding { forwarder, sender, cell, interval, exclusions } = self;
+        let containers = report_containers(&forwarder, &executor, interval, exclusions);
+        let capacity = report_capacity(&forwarder, &executor, &cell);
+        let reports = async { tokio::join!(containers, capacity) };
+        tokio::select! {
+            () = sender.run(shutdown.cancelled_owned()) => {}
+            _ = reports => {}
+        }
+    }
+}
+
+/// Never ends.
+async fn report_containers(
+    forwarder: &Forwarder,
+    executor: &Executor,
+    interval: Duration,
+    exclusions: Vec<String>,
+) {
+    let mut reporter = containers::Reporter::new(exclusions);
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let metrics = match executor.metrics().await {
+            Ok(metrics) => metrics,
+            Err(error) => {
+                tracing::warn!(target: "rep", %error, "cannot measure the containers for the platform");
+                continue;
+            }
+        };
+        let now_ns = now_ns();
+        reporter.report(now_ns, &executor.list(), &metrics, &mut |whom, message| {
+            let tags = whom.tags.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+            let source = forwarder.source(whom.source_id, whom.instance_id, tags);
+            forwarder.emit(now_ns, &source, &message);
+        });
+    }
+}
+
+/// Never ends.
+async fn report_capacity(forwarder: &Forwarder, executor: &Executor, cell: &Cell) {
+    let source = forwarder.source(&cell.source_id, &cell.instance_id, []);
+    let mut ticks = tokio::time::interval(CAPACITY_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        // Without a measure the rest is said nevertheless.
+        let used = executor.metrics().await.ok();
+        let resources = (executor.total_resources(), executor.remaining_resources());
+        let now_ns = now_ns();
+        for value in capacity::report(resources, &executor.list(), used.as_ref()) {
+            forwarder.emit(now_ns, &source, &Message::Gauge(&[value]));
+        }
+    }
+}
+
+/// Since the epoch; a clock before it is one at it.
+fn now_ns() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,100 @@
+//! What apps say and use, as the platform's forwarder hears it from a cell.
+
+#[path = "../../../diego/loggregator/tests/stand_in/mod.rs"]
+mod stand_in;
+
+use std::collections::BTreeSet;
+
+use diego_base::tls::{Files, ServerTls};
+use serde_json::{Value, json};
+use stand_in::{Envelope, Said, stand_in};
+
+use super::{Processes, certify_for, in_six_processes};
+
+fn with_a_forwarder() -> Processes {
+    let mut processes = Processes::new();
+    certify_for(processes.dir.path(), "metron");
+    processes.rep_flags = vec![
+        processes.address("loggregator", "forwarder"),
+        processes.flag("loggregator-ca-cert-file", processes.path("ca-cert")),
+        processes.flag("loggregator-cert-file", processes.path("cert")),
+        processes.flag("loggregator-key-file", processes.path("key")),
+        "--container-metrics-report-interval=1s".into(),
+        "--app-metric-exclusion=container_age".into(),
+    ];
+    processes
+}
+
+fn talker() -> Value {
+    json!({
+        "process_guid": "talker", "domain": "stories", "log_guid": "talker-logs", "log_source": "APP",
+        "rootfs": "preloaded:busybox", "instances": 1, "memory_mb": 64, "disk_mb": 64,
+        "metrics_guid": "talker-app",
+        "metric_tags": { "source_id": { "static": "talker-app" }, "space_name": { "static": "dev" }, "instance_id": { "dynamic": "INDEX" } },
+        "action": { "run": {
+            "path": "/bin/sh", "args": ["-c", "echo hello; echo oops >&2; exec sleep 1000"], "user": "root",
+            "log_source": "APP/PROC/WEB",
+        } },
+    })
+}
+
+fn lines(envelopes: &[Envelope]) -> BTreeSet<(String, i32, String)> {
+    let line = |envelope: &Envelope| match &envelope.said {
+        Some(Said::Log(log)) if envelope.source_id == "talker-app" => {
+            let text = String::from_utf8_lossy(&log.payload).into_owned();
+            Some((text, log.stream, envelope.tags["source_type"].clone()))
+        }
+        _ => None,
+    };
+    envelopes.iter().filter_map(line).collect()
+}
+
+fn figures(envelopes: &[Envelope], source_id: &str) -> BTreeSet<String> {
+    let of_source = envelopes.iter().filter(|envelope| envelope.source_id == source_id);
+    let names = |envelope: &Envelope| match &envelope.said {
+        Some(Said::Gauge(gauge)) => gauge.metrics.keys().cloned().collect(),
+        Some(Said::Counter(counter)) => vec![counter.name.clone()],
+        _ => vec![],
+    };
+    of_source.flat_map(names).collect()
+}
+
+#[test]
+fn a_cell_tells_the_platform_what_apps_say_and_use() {
+    let name = "a_cell_tells_the_platform_what_apps_say_and_use";
+    in_six_processes(name, with_a_forwarder, |processes, _| {
+        processes.cfdot(&["create-desired-lrp", &talker().to_string()]).worked();
+        processes.running_instance_of("talker", "");
+        // The forwarder comes only now: what was said before waited for it.
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let path = |name| processes.path(name);
+        let tls = Files { cert: path("cert"), key: path("key"), ca: Some(path("ca-cert")) };
+        let tls = ServerTls::load(&tls).unwrap();
+        let (_, received, _stop) = runtime.block_on(stand_in(processes.addresses["forwarder"], Some(tls)));
+        processes.until("both lines are forwarded", |_| {
+            let lines = lines(&received.all());
+            let said = |text: &str, stream| lines.contains(&(text.into(), stream, "APP/PROC/WEB".into()));
+            (said("hello", 0) && said("oops", 1)).then_some(())
+        });
+        processes.until("what containers use is forwarded", |_| {
+            let figures = figures(&received.all(), "talker-app");
+            let wanted =
+                ["cpu", "memory", "disk", "memory_quota", "disk_quota", "absolute_usage", "cpu_entitlement"];
+            let more = ["log_rate", "log_rate_limit", "rx_bytes", "tx_bytes"];
+            assert!(!figures.contains("container_age"), "it is excluded");
+            wanted.iter().chain(&more).all(|name| figures.contains(*name)).then_some(())
+        });
+        processes.until("what the cell has left is forwarded", |_| {
+            let figures = figures(&received.all(), "rep");
+            ["CapacityRemainingMemory", "ContainerCount"]
+                .iter()
+                .all(|name| figures.contains(*name))
+                .then_some(())
+        });
+        for envelope in received.all().iter().filter(|envelope| envelope.source_id == "talker-app") {
+            let tag = |name: &str| envelope.tags.get(name).map(String::as_str);
+            assert_eq!((tag("origin"), tag("space_name")), (Some("rep"), Some("dev")), "{envelope:?}");
+            assert_eq!((&*envelope.instance_id, tag("instance_id")), ("0", Some("0")), "{envelope:?}");
+        }
+    });
+}
