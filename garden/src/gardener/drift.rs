@@ -88,7 +88,7 @@ impl Gardener {
         if lacks.is_empty() {
             return Ok(None);
         }
-        networker.open_firewall(held.handle, &held.connection)?;
+        networker.open_firewall_again(held.handle, &held.connection)?;
         let drifted = format!("container '{}' had no {}", held.handle, lacks.join(", no "));
         tracing::warn!(
             handle = held.handle,

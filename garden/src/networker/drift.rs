@@ -14,7 +14,7 @@ use super::{Error, Networker, Result, make_table, rules};
 pub struct Seen {
     /// With the number of their rules.
     chains: BTreeMap<String, usize>,
-    elements: BTreeMap<&'static str, BTreeSet<Vec<u8>>>,
+    elements: BTreeMap<String, BTreeSet<Vec<u8>>>,
     links: BTreeSet<String>,
 }
 
@@ -25,19 +25,24 @@ impl Seen {
         if !self.links.contains(&connection.host_link) {
             lacks.push(format!("link {}", connection.host_link));
         }
-        for (set, element) in rules::elements(connection) {
+        let jump = (rules::EGRESS, rules::jump(connection));
+        for (set, element) in rules::elements(connection).into_iter().chain([jump]) {
             if !self.elements.get(set).is_some_and(|keys| keys.contains(&element.key)) {
                 lacks.push(format!("element of '{set}'"));
             }
         }
         // Of a record that somebody has changed.
         let Ok(attached) = rules::attached(table, handle, connection) else { return lacks };
-        let chain = rules::chain(connection);
-        let rules = attached.rules().get(&chain).copied().unwrap_or_default();
-        match self.chains.get(&chain) {
-            None => lacks.push("egress rules".into()),
-            Some(there) if *there != rules => lacks.push(format!("egress rules ({there} of {rules})")),
-            Some(_) => {}
+        for (chain, rules) in attached.rules() {
+            match self.chains.get(chain) {
+                Some(there) if there == rules => {}
+                there => lacks.push(format!("egress rules ({} of {rules})", there.unwrap_or(&0))),
+            }
+        }
+        let opened = rules::allowed(connection).unwrap_or_default();
+        let there = self.elements.get(rules::own(connection).as_str());
+        if there != Some(&opened) {
+            lacks.push("egress rules as they were asked for".into());
         }
         lacks
     }
@@ -56,8 +61,9 @@ pub fn look(table: &str, policy: &rules::Policy) -> Result<Option<Seen>> {
             return Ok(None);
         }
         let mut elements = BTreeMap::new();
-        for set in [rules::PORTS, rules::SOURCES, rules::EGRESS] {
-            elements.insert(set, look.keys(set)?.into_iter().collect());
+        let own = chains.keys().map(String::as_str).filter(|chain| rules::is_own(chain));
+        for set in own.chain([rules::PORTS, rules::SOURCES, rules::EGRESS]) {
+            elements.insert(set.to_owned(), look.keys(set)?.into_iter().collect());
         }
         let links = Route::open()?.links()?.into_iter().map(|link| link.name).collect();
         Ok(Some(Seen { chains, elements, links }))
@@ -90,6 +96,6 @@ impl Networker {
     }
 }
 
-fn is_missing(error: &garden_sys::netlink::Error) -> bool {
+pub(super) fn is_missing(error: &garden_sys::netlink::Error) -> bool {
     error.errno() == Some(rustix::io::Errno::NOENT.raw_os_error())
 }

@@ -7,6 +7,7 @@
 
 mod departures;
 mod drift;
+mod egress;
 pub mod explain;
 mod host;
 pub mod plan;
@@ -139,7 +140,7 @@ pub enum Error {
     #[error("port {0} does not exist")]
     NoSuchPort(u32),
     #[error(transparent)]
-    InvalidRule(#[from] rules::InvalidRule),
+    InvalidRule(#[from] egress::InvalidRule),
     #[error("cannot {act}")]
     Netlink { act: &'static str, source: garden_sys::netlink::Error },
 }
@@ -314,13 +315,26 @@ impl Networker {
         host_side(&host, connection).map_err(Error::netlink("set up the host's side of a link"))?;
         milestone::passed();
         let container = enter(connection, namespace)?;
-        container_side(&container, connection).map_err(Error::netlink(CONTAINER_SIDE))
+        container_side(&container, connection).map_err(Error::netlink(CONTAINER_SIDE))?;
+        rules::prepared(&self.config.table, connection)
+            .commit("prepare the firewall for a container")
+            .map_err(Error::netlink("prepare the firewall"))
     }
 
-    /// Lets through what the container may send and receive: its address, its ports, its egress rules.
+    /// Lets through what the container that has just been linked may send and receive: its address, its ports, its egress rules.
     pub fn open_firewall(&self, handle: &str, connection: &Connection) -> Result<()> {
+        let opened = rules::opened(&self.config.table, handle, connection)?;
+        match opened.commit("add a container to the firewall") {
+            // Others have flushed what was prepared.
+            Err(error) if drift::is_missing(&error) => self.open_firewall_again(handle, connection),
+            opened => opened.map_err(Error::netlink("open the firewall")),
+        }
+    }
+
+    /// In the place of what a container has, if anything.
+    pub fn open_firewall_again(&self, handle: &str, connection: &Connection) -> Result<()> {
         rules::attached(&self.config.table, handle, connection)?
-            .commit("add a container to the firewall")
+            .commit("open the firewall for a container again")
             .map_err(Error::netlink("open the firewall"))
     }
 
@@ -389,7 +403,7 @@ impl Networker {
 
     /// Back to the rules of the connection, when more could not be recorded.
     pub fn undo_bulk_net_out(&self, handle: &str, connection: &Connection) {
-        let undone = self.open_firewall(handle, connection);
+        let undone = self.open_firewall_again(handle, connection);
         if let Err(error) = undone {
             tracing::error!(handle, error = crate::chain(&error), "cannot remove egress rules");
         }
@@ -397,9 +411,8 @@ impl Networker {
 
     /// More egress for a running container. The caller records the rules in the connection.
     pub fn bulk_net_out(&self, handle: &str, connection: &Connection, net_out: &[NetOutRule]) -> Result<()> {
-        rules::opened(&self.config.table, handle, connection, net_out)?
-            .commit("add egress rules")
-            .map_err(Error::netlink("open the firewall"))
+        let net_out = [&connection.net_out, net_out].concat();
+        self.open_firewall_again(handle, &Connection { net_out, ..connection.clone() })
     }
 
     /// Takes everything away, whether it was ever made or not, and gives the reservations back, behind the answer

@@ -10,9 +10,10 @@
 //! input        from a container to this host: answers only, unless the operator allows more
 //! ```
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 
-use garden_client::{IpRange, MappedPort, NetOutRule, PortRange};
+use garden_client::MappedPort;
 use garden_sys::nftables::{
     ChainKind, Comparison, ConntrackKey, DataType, Element, Expression, Field, Hook, MapData, MetaKey,
     Register, Transaction, Value, Verdict,
@@ -20,16 +21,20 @@ use garden_sys::nftables::{
 
 use serde::{Deserialize, Serialize};
 
+use super::egress::{self, Egress, InvalidRule};
 use super::plan::{Connection, Network};
 
 pub const PORTS: &str = "ports";
 pub const SOURCES: &str = "sources";
 pub const EGRESS: &str = "egress";
+const OWN_PREFIX: &str = "egress-";
 const FROM_CONTAINER: &str = "from_container";
 const LINK_NAME_BYTES: usize = 16;
 pub const DNS_PORT: u16 = 53;
 /// What readers of these log lines know from iptables, whose prefixes end here.
 const LOG_PREFIX_BYTES_MAX: usize = 28;
+/// Of one container: what it sends more is let through unlogged.
+const LOG_LINES_PER_SECOND_MAX: u32 = 100;
 
 const PRIORITY_RAW: i32 = -300;
 const PRIORITY_DESTINATION_NAT: i32 = -100;
@@ -167,7 +172,48 @@ fn input(change: &mut Transaction, policy: &Policy) {
     change.add_rule("input", &then(from_our_links(policy), prohibited));
 }
 
-/// What one container adds to the table.
+/// What can be there before a container is, of the place that waits for it: with the place's own rules nothing passes. The kernel
+/// looks through all chains at each of these, which is why it is done ahead.
+pub fn prepared(table: &str, connection: &Connection) -> Transaction {
+    let mut change = Transaction::new(table);
+    prepare(&mut change, connection);
+    change
+}
+
+/// In the place of what it had.
+fn prepare(change: &mut Transaction, connection: &Connection) {
+    let own = own(connection);
+    change.add_chain(&own).flush_chain(&own);
+    egress::add_set(change, &own);
+    change.flush_set(&own);
+    change.add_rule(&own, &egress::rule_of_set(&own));
+    change.add_elements(EGRESS, &[jump(connection)]);
+}
+
+/// What one container adds to what was prepared for it.
+pub fn opened(table: &str, handle: &str, connection: &Connection) -> Result<Transaction, InvalidRule> {
+    let mut change = Transaction::new(table);
+    open(&mut change, handle, connection, &Egress::new(&connection.net_out)?);
+    Ok(change)
+}
+
+fn open(change: &mut Transaction, handle: &str, connection: &Connection, egress: &Egress) {
+    let (own, logged) = (own(connection), logged_chain(connection));
+    if egress.logs() {
+        let prefix: String = handle.chars().take(LOG_PREFIX_BYTES_MAX).filter(char::is_ascii).collect();
+        let line = Expression::Log { prefix: prefix + " " };
+        let limit = Expression::Limit { packets_per_second: LOG_LINES_PER_SECOND_MAX };
+        change.add_chain(&logged).flush_chain(&logged);
+        change.add_rule(&logged, &[limit, line]).add_rule(&logged, &[accept()]);
+    }
+    change.add_elements(&own, &egress.elements());
+    egress.add_rest(change, &own, &logged);
+    for (set, element) in elements(connection) {
+        change.add_elements(set, &[element]);
+    }
+}
+
+/// All of a container, prepared or not.
 pub fn attached(table: &str, handle: &str, connection: &Connection) -> Result<Transaction, InvalidRule> {
     let mut change = Transaction::new(table);
     attach(&mut change, handle, connection)?;
@@ -176,15 +222,9 @@ pub fn attached(table: &str, handle: &str, connection: &Connection) -> Result<Tr
 
 /// The same as a part of a larger change, which is as it was when this is refused.
 pub fn attach(change: &mut Transaction, handle: &str, connection: &Connection) -> Result<(), InvalidRule> {
-    let rules = egress(handle, &connection.net_out)?;
-    let chain = chain(connection);
-    change.add_chain(&chain).flush_chain(&chain);
-    for rule in rules {
-        change.add_rule(&chain, &rule);
-    }
-    for (set, element) in elements(connection) {
-        change.add_element(set, &element);
-    }
+    let egress = Egress::new(&connection.net_out)?;
+    prepare(change, connection);
+    open(change, handle, connection, &egress);
     Ok(())
 }
 
@@ -192,152 +232,79 @@ pub fn attach(change: &mut Transaction, handle: &str, connection: &Connection) -
 pub fn detached(table: &str, connections: &[Connection]) -> Transaction {
     let mut change = Transaction::new(table);
     for connection in connections {
-        let chain = chain(connection);
-        change.add_chain(&chain);
-        for (set, element) in elements(connection) {
-            change.add_element(set, &element).delete_element(set, &element);
+        let (own, logged) = (own(connection), logged_chain(connection));
+        change.add_chain(&own);
+        for (set, element) in elements(connection).into_iter().chain([(EGRESS, jump(connection))]) {
+            let element = [element];
+            change.add_elements(set, &element).delete_elements(set, &element);
         }
-        change.flush_chain(&chain).delete_chain(&chain);
+        change.flush_chain(&own).delete_chain(&own);
+        egress::add_set(&mut change, &own);
+        change.delete_set(&own);
+        change.add_chain(&logged).flush_chain(&logged).delete_chain(&logged);
     }
     change
 }
 
 pub fn port_mapped(table: &str, connection: &Connection, port: MappedPort) -> Transaction {
     let mut change = Transaction::new(table);
-    change.add_element(PORTS, &port_element(connection, port));
+    change.add_elements(PORTS, &[port_element(connection, port)]);
     change
 }
 
 pub fn port_unmapped(table: &str, connection: &Connection, port: MappedPort) -> Transaction {
     let mut change = Transaction::new(table);
-    change.delete_element(PORTS, &port_element(connection, port));
+    change.delete_elements(PORTS, &[port_element(connection, port)]);
     change
 }
 
-/// More rules for a running container.
-pub fn opened(
-    table: &str,
-    handle: &str,
-    connection: &Connection,
-    rules: &[NetOutRule],
-) -> Result<Transaction, InvalidRule> {
-    let mut change = Transaction::new(table);
-    for rule in egress(handle, rules)? {
-        change.add_rule(&chain(connection), &rule);
-    }
-    Ok(change)
+/// The name of the chain with its egress rules, and of the set that is most of them.
+pub fn own(connection: &Connection) -> String {
+    format!("{OWN_PREFIX}{}", connection.container_ip)
 }
 
-/// The one with its egress rules.
-pub fn chain(connection: &Connection) -> String {
-    format!("egress-{}", connection.container_ip)
+pub fn is_own(chain: &str) -> bool {
+    chain.starts_with(OWN_PREFIX)
 }
 
-/// What of the sets is a container's.
+/// Keys of the container's own set, each with its end.
+pub fn allowed(connection: &Connection) -> Result<BTreeSet<Vec<u8>>, InvalidRule> {
+    let elements = Egress::new(&connection.net_out)?.elements();
+    Ok(elements
+        .into_iter()
+        .map(|element| [element.key, element.key_end.unwrap_or_default()].concat())
+        .collect())
+}
+
+/// What packets go through that a rule lets out and wants logged.
+fn logged_chain(connection: &Connection) -> String {
+    format!("logged-{}", connection.container_ip)
+}
+
+/// To the container's chain.
+pub fn jump(connection: &Connection) -> Element {
+    let jump = Value::Verdict(Verdict::Jump(own(connection)));
+    Element::new(connection.container_ip.octets().to_vec(), jump)
+}
+
+/// What a container that is connected has in sets of all containers. Without these nothing that it sends passes.
 pub fn elements(connection: &Connection) -> Vec<(&'static str, Element)> {
-    let address = connection.container_ip.octets();
     let mut source = connection.host_link.clone().into_bytes();
     source.resize(LINK_NAME_BYTES, 0);
-    source.extend(address);
-    let jump = Value::Verdict(Verdict::Jump(chain(connection)));
+    source.extend(connection.container_ip.octets());
     let ports = connection.mapped_ports.iter().map(|port| (PORTS, port_element(connection, *port)));
-    let fixed = [
-        (SOURCES, Element { key: source, value: Value::Nothing }),
-        (EGRESS, Element { key: address.to_vec(), value: jump }),
-    ];
-    fixed.into_iter().chain(ports).collect()
+    [(SOURCES, Element::new(source, Value::Nothing))].into_iter().chain(ports).collect()
 }
 
 fn port_element(connection: &Connection, port: MappedPort) -> Element {
     let mut value = connection.container_ip.octets().to_vec();
     value.extend((port.container_port as u16).to_be_bytes());
     value.extend([0, 0]);
-    Element { key: (port.host_port as u16).to_be_bytes().to_vec(), value: Value::Bytes(value) }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidRule {
-    #[error("invalid protocol: {0}")]
-    Protocol(u8),
-    #[error("Ports cannot be specified for Protocol {0}")]
-    Ports(&'static str),
-}
-
-/// Every rule of a container's egress chain. Ranges of one rule are alternatives: each network with each port.
-fn egress(handle: &str, rules: &[NetOutRule]) -> Result<Vec<Vec<Expression>>, InvalidRule> {
-    let mut all = Vec::new();
-    for rule in rules {
-        let transport = transport(rule)?;
-        let networks = if rule.networks.is_empty() {
-            vec![vec![]]
-        } else {
-            rule.networks.iter().filter_map(addresses).collect()
-        };
-        let ports =
-            if rule.ports.is_empty() { vec![vec![]] } else { rule.ports.iter().map(port_range).collect() };
-        for network in &networks {
-            for port in &ports {
-                let mut expressions = [transport.clone(), network.clone(), port.clone()].concat();
-                if rule.log {
-                    let prefix: String =
-                        handle.chars().take(LOG_PREFIX_BYTES_MAX).filter(char::is_ascii).collect();
-                    expressions.push(Expression::Log { prefix: prefix + " " });
-                }
-                expressions.push(accept());
-                all.push(expressions);
-            }
-        }
-    }
-    Ok(all)
-}
-
-fn transport(rule: &NetOutRule) -> Result<Vec<Expression>, InvalidRule> {
-    let (name, mut expressions) = match rule.protocol {
-        0 => ("ALL", vec![]),
-        1 => ("TCP", protocol(transport_number::TCP)),
-        2 => ("UDP", protocol(transport_number::UDP)),
-        3 => ("ICMP", protocol(transport_number::ICMP)),
-        // The table is of IPv4 alone: such a rule allows nothing that could leave.
-        4 => ("ICMPV6", protocol(transport_number::ICMPV6)),
-        other => return Err(InvalidRule::Protocol(other)),
-    };
-    if !rule.ports.is_empty() && !matches!(rule.protocol, 1 | 2) {
-        return Err(InvalidRule::Ports(name));
-    }
-    if let (3, Some(icmp)) = (rule.protocol, &rule.icmps) {
-        const ANY_TYPE: u8 = 255;
-        if icmp.kind != ANY_TYPE {
-            expressions.extend(one(Field::ICMP_TYPE, Comparison::Equal, &[icmp.kind]));
-        }
-        if let Some(code) = icmp.code.filter(|code| *code != u8::MAX) {
-            expressions.extend(one(Field::ICMP_CODE, Comparison::Equal, &[code]));
-        }
-    }
-    Ok(expressions)
-}
-
-/// `None` for a range that is not of IPv4, which allows nothing here.
-fn addresses(range: &IpRange) -> Option<Vec<Expression>> {
-    let start = range.start.or(range.end);
-    let end = range.end.or(range.start);
-    match (start.map(|address| address.to_canonical()), end.map(|address| address.to_canonical())) {
-        (Some(IpAddr::V4(start)), Some(IpAddr::V4(end))) => {
-            let at_least = one(Field::IPV4_DESTINATION, Comparison::AtLeast, &start.octets());
-            Some([at_least, one(Field::IPV4_DESTINATION, Comparison::AtMost, &end.octets())].concat())
-        }
-        (None, None) => Some(vec![]),
-        _ => None,
-    }
-}
-
-fn port_range(range: &PortRange) -> Vec<Expression> {
-    let end = if range.end == 0 { range.start } else { range.end };
-    let at_least = one(Field::DESTINATION_PORT, Comparison::AtLeast, &range.start.to_be_bytes());
-    [at_least, one(Field::DESTINATION_PORT, Comparison::AtMost, &end.to_be_bytes())].concat()
+    Element::new((port.host_port as u16).to_be_bytes().to_vec(), Value::Bytes(value))
 }
 
 /// Numbers of transport protocols in an IPv4 header.
-mod transport_number {
+pub mod transport_number {
     pub const ICMP: u8 = 1;
     pub const TCP: u8 = 6;
     pub const UDP: u8 = 17;
@@ -411,41 +378,12 @@ fn bits(key: ConntrackKey, bits: u32) -> Vec<Expression> {
 mod tests {
     use super::*;
 
-    fn rules(json: &str) -> Result<usize, InvalidRule> {
-        let rules: Vec<NetOutRule> = serde_json::from_str(json).unwrap();
-        egress("handle", &rules).map(|rules| rules.len())
-    }
-
-    #[test]
-    fn each_network_goes_with_each_port() {
-        assert_eq!(rules("[]"), Ok(0));
-        assert_eq!(rules("[{}]"), Ok(1));
-        let two_by_two = r#"[{"protocol":1,
-            "networks":[{"start":"1.2.3.4"},{"start":"10.0.0.0","end":"10.0.0.9"}],
-            "ports":[{"start":80,"end":90},{"start":443,"end":443}]}]"#;
-        assert_eq!(rules(two_by_two), Ok(4));
-        assert_eq!(rules(r#"[{"protocol":3,"icmps":{"type":8,"code":0}}]"#), Ok(1));
-    }
-
-    #[test]
-    fn a_rule_of_ipv6_alone_opens_nothing() {
-        assert_eq!(rules(r#"[{"networks":[{"start":"2001:db8::1"}]}]"#), Ok(0));
-        assert_eq!(rules(r#"[{"networks":[{"start":"::ffff:1.2.3.4"}]}]"#), Ok(1));
-    }
-
-    #[test]
-    fn nonsense_is_refused() {
-        assert_eq!(rules(r#"[{"protocol":9}]"#), Err(InvalidRule::Protocol(9)));
-        let ports = rules(r#"[{"protocol":3,"ports":[{"start":80}]}]"#);
-        assert_eq!(ports.unwrap_err().to_string(), "Ports cannot be specified for Protocol ICMP");
-    }
-
     #[test]
     fn everything_a_container_adds_is_known_from_its_record() {
         let mut connection = Connection::new("10.254.0.0/18".parse().unwrap(), None, 0, "diego-");
         connection.mapped_ports.push(MappedPort { host_port: 61001, container_port: 8080 });
         let sets: Vec<_> = elements(&connection).into_iter().map(|(set, _)| set).collect();
-        assert_eq!(sets, [SOURCES, EGRESS, PORTS]);
+        assert_eq!(sets, [SOURCES, PORTS]);
         let (_, port) = elements(&connection).pop().unwrap();
         assert_eq!(port.key, [0xee, 0x49]);
         assert_eq!(port.value, Value::Bytes(vec![10, 254, 0, 2, 0x1f, 0x90, 0, 0]));

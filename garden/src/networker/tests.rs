@@ -3,7 +3,7 @@
 mod v6;
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
@@ -217,6 +217,119 @@ fn what_the_operator_denies_only_a_rule_opens() {
         call_from(world, (HOST, closed.connection.mapped_ports[0].host_port as u16))
             .expect("ingress is not egress");
     });
+}
+
+/// So many that the kernel holds them in a set.
+fn many_rules(more: &str) -> Vec<NetOutRule> {
+    let rule = |number: u16| {
+        format!(
+            r#"{{"protocol":1,"networks":[{{"start":"192.0.2.0","end":"192.0.2.9"}},{{"start":"198.51.100.{number}"}}],
+                "ports":[{{"start":{},"end":{}}}]}}"#,
+            1000 + 10 * number,
+            1004 + 10 * number
+        )
+    };
+    let all: Vec<_> = (0..200).map(rule).collect();
+    rules(&format!("[{}{more}]", all.join(",")))
+}
+
+#[test]
+fn many_rules_open_what_each_of_them_says_and_nothing_else() {
+    let name = "many_rules_open_what_each_of_them_says_and_nothing_else";
+    let config = Config { deny_networks: vec!["0.0.0.0/0".parse().unwrap()], ..Config::default() };
+    in_a_host_of_its_own(name, config, |networker, world| {
+        for port in [80, 1000, 1004, 1005, 2994, 2995] {
+            serve(world, any(port));
+        }
+        let container = Container::new(networker, "a", &[APP], &many_rules(""));
+        let from = &container.namespace;
+        for port in [1000, 1004, 2994] {
+            call_from(from, (WORLD, port)).unwrap_or_else(|error| panic!("{port}: {error}"));
+        }
+        for port in [80, 1005, 2995] {
+            call_from(from, (WORLD, port)).expect_err("between the rules");
+        }
+        heard(from, world, 1000, false);
+        let listed = ruleset();
+        let told = ["tcp . 192.0.2.0-192.0.2.9 . 1000-1004", "tcp . 198.51.100.7 . 1070-1074"];
+        assert!(listed.is_empty() || told.iter().all(|told| listed.contains(told)), "{listed}");
+
+        let more = rules(
+            r#"[{"protocol":2,"networks":[{"start":"192.0.2.2"}]},{"protocol":1,"ports":[{"start":1,"end":1005}]}]"#,
+        );
+        networker.bulk_net_out("a", &container.connection, &more).unwrap();
+        for port in [80, 1000, 1005] {
+            call_from(from, (WORLD, port)).unwrap_or_else(|error| panic!("{port}: {error}"));
+        }
+        call_from(from, (WORLD, 2995)).expect_err("of no rule still");
+        heard(from, world, 1000, true);
+        networker.undo_bulk_net_out("a", &container.connection);
+        call_from(from, (WORLD, 80)).expect_err("taken back");
+        call_from(from, (WORLD, 1000)).unwrap();
+    });
+}
+
+#[test]
+fn what_others_do_to_a_containers_rules_is_found_and_undone() {
+    let name = "what_others_do_to_a_containers_rules_is_found_and_undone";
+    in_a_host_of_its_own(name, Config::default(), |networker, _| {
+        let container =
+            Container::new(networker, "a", &[APP], &many_rules(r#",{"protocol":2,"log":true},{}"#));
+        let own = rules::own(&container.connection);
+        let lacks = || {
+            let seen = networker.look().unwrap().expect("the table is as it was made");
+            networker.lacks(&seen, "a", &container.connection)
+        };
+        assert_eq!(lacks(), [""; 0]);
+        if ruleset().is_empty() {
+            return println!("SKIPPED {name}: no nft");
+        }
+        let (element, set) = ("tcp . 198.51.100.7 . 1070-1074", format!("ip diego {own}"));
+        let other = format!("ip diego logged-{}", container.ip());
+        for act in [
+            format!("delete element {set} {{ {element} }}"),
+            format!("add element {set} {{ udp . 198.51.100.7 . 1070-1074 }}"),
+            format!("flush set {set}"),
+            format!("flush chain {set}"),
+            format!("flush chain {other}"),
+            format!("add rule {set} accept"),
+            format!("delete element ip diego egress {{ {} }}", container.ip()),
+            "flush set ip diego sources".into(),
+        ] {
+            let status = std::process::Command::new("nft").args(act.split(' ')).status();
+            assert!(status.unwrap().success(), "{act}");
+            assert_ne!(lacks(), [""; 0], "{act}");
+            networker.open_firewall_again("a", &container.connection).unwrap();
+            assert_eq!(lacks(), [""; 0], "{act}");
+        }
+    });
+}
+
+#[test]
+fn a_place_whose_preparations_were_flushed_can_still_be_given() {
+    let name = "a_place_whose_preparations_were_flushed_can_still_be_given";
+    in_a_host_of_its_own(name, Config::default(), |networker, world| {
+        serve(world, any(80));
+        let namespace = new_namespace().unwrap();
+        let connection = networker.reserve(&[APP], &[]).unwrap();
+        networker.link(&connection, namespace.as_fd()).unwrap();
+        let closed = in_namespace(namespace.as_fd(), || call_within(SILENCE, (WORLD, 80))).unwrap();
+        closed.expect_err("it is nobody's yet");
+        assert!(networker.make_firewall_again(&[]).unwrap());
+        networker.open_firewall("a", &connection).unwrap();
+        call_from(&namespace, (WORLD, 80)).unwrap();
+    });
+}
+
+/// Whether the world hears a datagram of the container.
+fn heard(container: &OwnedFd, world: &OwnedFd, port: u16, expected: bool) {
+    let ear = in_namespace(world.as_fd(), || UdpSocket::bind((WORLD, port))).unwrap().unwrap();
+    ear.set_read_timeout(Some(if expected { TIMEOUT } else { SILENCE })).unwrap();
+    let sent = in_namespace(container.as_fd(), || {
+        UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?.send_to(b"hello", (WORLD, port))
+    });
+    sent.unwrap().unwrap();
+    assert_eq!(ear.recv_from(&mut [0; 16]).is_ok(), expected, "udp port {port}");
 }
 
 #[test]

@@ -11,6 +11,8 @@ pub use expression::{Base, Comparison, ConntrackKey, Expression, Field, MetaKey,
 pub use look::{Changes, Look};
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::netlink::message::{Message, NLM_F_APPEND, NLM_F_CREATE};
 use crate::netlink::{Protocol, Result, Socket};
@@ -26,6 +28,7 @@ const DELETE_CHAIN: u16 = 5;
 const NEW_RULE: u16 = 6;
 const DELETE_RULE: u16 = 8;
 const NEW_SET: u16 = 9;
+const DELETE_SET: u16 = 11;
 const NEW_ELEMENT: u16 = 12;
 const DELETE_ELEMENT: u16 = 14;
 
@@ -45,15 +48,30 @@ const SET_KEY_TYPE: u16 = 4;
 const SET_KEY_LENGTH: u16 = 5;
 const SET_DATA_TYPE: u16 = 6;
 const SET_DATA_LENGTH: u16 = 7;
+const SET_DESCRIPTION: u16 = 9;
 const SET_ID: u16 = 10;
+const SET_IS_ANONYMOUS: u32 = 1;
+const SET_IS_CONSTANT: u32 = 2;
+const SET_OF_INTERVALS: u32 = 4;
 const SET_IS_MAP: u32 = 8;
+const SET_IS_CONCATENATION: u32 = 0x80;
+const DESCRIPTION_PARTS: u16 = 2;
+const PART_BYTES: u16 = 1;
 const ELEMENTS_SET: u16 = 2;
 const ELEMENTS_LIST: u16 = 3;
 const ELEMENT_KEY: u16 = 1;
 const ELEMENT_DATA: u16 = 2;
+const ELEMENT_KEY_END: u16 = 10;
 const LIST_ITEM: u16 = 1;
 const DATA_VALUE: u16 = 1;
 const ACCEPT: u32 = 1;
+/// What fits into one message, whose parts count their bytes in 16 bits; the longest keys are of 64 bytes.
+const ELEMENTS_A_MESSAGE: usize = 256;
+/// What the kernel keeps of each part of a key.
+const PART_ALIGNMENT: u32 = 4;
+
+/// Sets of rules have names for no one but the kernel, which wants them to differ.
+static ANONYMOUS_SETS: AtomicU64 = AtomicU64::new(0);
 
 /// Where a chain is hooked into the kernel's path of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +93,7 @@ pub enum ChainKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DataType {
     Ipv4Address,
+    TransportProtocol,
     Port,
     LinkName,
 }
@@ -83,17 +102,17 @@ impl DataType {
     fn number(self) -> u32 {
         match self {
             DataType::Ipv4Address => 7,
+            DataType::TransportProtocol => 12,
             DataType::Port => 13,
             DataType::LinkName => 41,
         }
     }
 
-    /// Each part of a concatenation fills whole 32-bit registers.
-    fn bytes(self, alone: bool) -> u32 {
+    fn bytes(self) -> u32 {
         match self {
             DataType::Ipv4Address => 4,
-            DataType::Port if alone => 2,
-            DataType::Port => 4,
+            DataType::TransportProtocol => 1,
+            DataType::Port => 2,
             DataType::LinkName => libc::IFNAMSIZ as u32,
         }
     }
@@ -117,7 +136,47 @@ pub enum Value {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Element {
     pub key: Vec<u8>,
+    /// The last of its keys, in sets of ranges.
+    pub key_end: Option<Vec<u8>>,
     pub value: Value,
+}
+
+impl Element {
+    pub fn new(key: Vec<u8>, value: Value) -> Self {
+        Self { key, key_end: None, value }
+    }
+
+    /// Of a set of ranges; these are numbers that are kept in network byte order.
+    pub fn of_ranges(parts: &[DataType], ranges: &[RangeInclusive<u128>]) -> Self {
+        let key = |end: fn(&RangeInclusive<u128>) -> &u128| {
+            let mut bytes = Vec::new();
+            for (part, range) in parts.iter().zip(ranges) {
+                let value = end(range).to_be_bytes();
+                bytes.extend_from_slice(&value[value.len() - part.bytes() as usize..]);
+                bytes.resize(bytes.len().next_multiple_of(PART_ALIGNMENT as usize), 0);
+            }
+            bytes
+        };
+        Self {
+            key: key(RangeInclusive::start),
+            key_end: Some(key(RangeInclusive::end)),
+            value: Value::Nothing,
+        }
+    }
+
+    fn encode(&self, item: &mut Message) {
+        item.nested(ELEMENT_KEY, |key| _ = key.attribute(DATA_VALUE, &self.key));
+        if let Some(end) = &self.key_end {
+            item.nested(ELEMENT_KEY_END, |key| _ = key.attribute(DATA_VALUE, end));
+        }
+        match &self.value {
+            Value::Nothing => {}
+            Value::Bytes(bytes) => {
+                item.nested(ELEMENT_DATA, |data| _ = data.attribute(DATA_VALUE, bytes));
+            }
+            Value::Verdict(verdict) => _ = item.nested(ELEMENT_DATA, |data| verdict.encode(data)),
+        }
+    }
 }
 
 /// Changes to one table of the `ip` family.
@@ -214,35 +273,70 @@ impl Transaction {
         })
     }
 
-    pub fn add_element(&mut self, set: &str, element: &Element) -> &mut Self {
-        self.element(NEW_ELEMENT, NLM_F_CREATE, set, element)
+    /// Its keys are of several parts, each of a range, and no two keys may have anything in common.
+    pub fn add_set_of_ranges(&mut self, name: &str, key: &[DataType]) -> &mut Self {
+        self.set_of_ranges(name, key, SET_OF_INTERVALS | SET_IS_CONCATENATION)
     }
 
-    pub fn delete_element(&mut self, set: &str, element: &Element) -> &mut Self {
-        self.element(DELETE_ELEMENT, 0, set, element)
+    /// One of those for a rule of this transaction alone, with which it goes. Tells its name.
+    pub fn add_set_of_a_rule(&mut self, key: &[DataType], elements: &[Element]) -> String {
+        let name = format!("__set{}", ANONYMOUS_SETS.fetch_add(1, Ordering::Relaxed));
+        let flags = SET_OF_INTERVALS | SET_IS_CONCATENATION | SET_IS_ANONYMOUS | SET_IS_CONSTANT;
+        self.set_of_ranges(&name, key, flags).add_elements(&name, elements);
+        name
     }
 
-    fn element(&mut self, kind: u16, flags: u16, set: &str, element: &Element) -> &mut Self {
-        self.change(kind, flags, |message| {
-            message.text(ELEMENTS_SET, set).nested(ELEMENTS_LIST, |list| {
-                list.nested(LIST_ITEM, |item| {
-                    item.nested(ELEMENT_KEY, |key| {
-                        key.attribute(DATA_VALUE, &element.key);
-                    });
-                    match &element.value {
-                        Value::Nothing => {}
-                        Value::Bytes(bytes) => {
-                            item.nested(ELEMENT_DATA, |data| {
-                                data.attribute(DATA_VALUE, bytes);
-                            });
-                        }
-                        Value::Verdict(verdict) => {
-                            item.nested(ELEMENT_DATA, |data| verdict.encode(data));
-                        }
+    fn set_of_ranges(&mut self, name: &str, key: &[DataType], flags: u32) -> &mut Self {
+        self.sets += 1;
+        let id = self.sets;
+        self.change(NEW_SET, NLM_F_CREATE, |message| {
+            let (key_type, key_bytes) = concatenation(key);
+            message.text(SET_NAME, name).network_u32(SET_FLAGS, flags);
+            message.network_u32(SET_KEY_TYPE, key_type).network_u32(SET_KEY_LENGTH, key_bytes);
+            message.nested(SET_DESCRIPTION, |description| {
+                description.nested(DESCRIPTION_PARTS, |parts| {
+                    for part in key {
+                        parts.nested(LIST_ITEM, |item| _ = item.network_u32(PART_BYTES, part.bytes()));
                     }
                 });
             });
+            message.network_u32(SET_ID, id);
         })
+    }
+
+    pub fn delete_set(&mut self, name: &str) -> &mut Self {
+        self.change(DELETE_SET, 0, |message| {
+            message.text(SET_NAME, name);
+        })
+    }
+
+    /// Deletes every element of the set.
+    pub fn flush_set(&mut self, name: &str) -> &mut Self {
+        self.change(DELETE_ELEMENT, 0, |message| {
+            message.text(ELEMENTS_SET, name);
+        })
+    }
+
+    pub fn add_elements(&mut self, set: &str, elements: &[Element]) -> &mut Self {
+        self.elements(NEW_ELEMENT, NLM_F_CREATE, set, elements)
+    }
+
+    pub fn delete_elements(&mut self, set: &str, elements: &[Element]) -> &mut Self {
+        self.elements(DELETE_ELEMENT, 0, set, elements)
+    }
+
+    /// In few messages: for each the kernel looks for the set, by its name, among all of the table.
+    fn elements(&mut self, kind: u16, flags: u16, set: &str, elements: &[Element]) -> &mut Self {
+        for elements in elements.chunks(ELEMENTS_A_MESSAGE) {
+            self.change(kind, flags, |message| {
+                message.text(ELEMENTS_SET, set).nested(ELEMENTS_LIST, |list| {
+                    for element in elements {
+                        list.nested(LIST_ITEM, |item| element.encode(item));
+                    }
+                });
+            });
+        }
+        self
     }
 
     fn change(&mut self, kind: u16, flags: u16, fill: impl FnOnce(&mut Message)) -> &mut Self {
@@ -271,11 +365,14 @@ fn generation(family: u8, resource: u16) -> [u8; 4] {
     [family, 0, resource[0], resource[1]]
 }
 
-/// The type number and the length in bytes of the parts together.
+/// The type number and the length in bytes of the parts together. Each part of several fills whole 32-bit registers.
 fn concatenation(parts: &[DataType]) -> (u32, u32) {
     const BITS_A_TYPE: u32 = 6;
-    let alone = parts.len() == 1;
-    parts.iter().fold((0, 0), |(number, bytes), part| {
-        (number << BITS_A_TYPE | part.number(), bytes + part.bytes(alone))
-    })
+    let bytes = |part: &DataType| match parts {
+        [alone] => alone.bytes(),
+        _ => part.bytes().next_multiple_of(PART_ALIGNMENT),
+    };
+    parts
+        .iter()
+        .fold((0, 0), |(number, all), part| (number << BITS_A_TYPE | part.number(), all + bytes(part)))
 }

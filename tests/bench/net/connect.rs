@@ -65,19 +65,16 @@ fn ports() -> [NetIn; 1] {
     [NetIn { host_port: 0, container_port: 8080 }]
 }
 
-/// The last of them lets the benchmark's packets through.
+/// Each about another address and another port: none says what a second does. The last lets the benchmark's packets through.
 fn egress() -> Vec<NetOutRule> {
     let rule = |number| {
-        let networks = match number == EGRESS_RULES {
-            true => Vec::new(),
-            false => {
-                let address = Some(Ipv4Addr::new(198, 51, 100, number as u8).into());
-                vec![IpRange { start: address, end: address }]
-            }
-        };
+        let last = number == EGRESS_RULES;
+        let address = Some(Ipv4Addr::new(198, 51, 100, number as u8).into());
+        let networks = vec![IpRange { start: address, end: address }];
+        let ports = PortRange { start: 1000 + number, end: 1000 + number };
         NetOutRule {
-            networks,
-            ports: vec![PortRange { start: 1, end: 65_535 }],
+            networks: if last { Vec::new() } else { networks },
+            ports: vec![if last { PortRange { start: FIRST_PORT, end: u16::MAX } } else { ports }],
             protocol: 2,
             ..NetOutRule::default()
         }
@@ -165,32 +162,54 @@ fn among_many(networker: &Networker, report: &mut Report) -> Result<()> {
     let Place { namespace, mut connection } = place(networker)?;
     connect(networker, "first", &mut connection)?;
     let alone = packets(&namespace)?;
-    let (mut first, mut last, mut kept) = (Times::default(), Times::default(), Vec::new());
+    let (mut places, mut connects, mut kept) = (Ends::default(), Ends::default(), Vec::new());
     for number in 0..MANY {
-        let mut connection = networker.reserve_addresses()?;
         let began = Instant::now();
-        connect(networker, &format!("m{number}"), &mut connection)?;
-        match number {
-            _ if number < COMPARED => first.add(began.elapsed()),
-            _ if number >= MANY - COMPARED => last.add(began.elapsed()),
-            _ => {}
-        }
-        kept.push(connection);
+        let mut place = place(networker)?;
+        places.add(number, began.elapsed());
+        let began = Instant::now();
+        connect(networker, &format!("m{number}"), &mut place.connection)?;
+        connects.add(number, began.elapsed());
+        kept.push(place);
     }
     let among = packets(&namespace)?;
-    kept.push(connection);
-    drop(namespace);
-    kept.into_iter().for_each(|connection| networker.disconnect(connection));
+    kept.push(Place { namespace, connection });
+    for Place { namespace, connection } in kept {
+        drop(namespace);
+        networker.disconnect(connection);
+    }
     networker.settle();
-    report.times("connect, the first of many", &first);
-    report.times(&format!("connect, the {MANY}th"), &last);
+    places.report(report, "a place made ahead");
+    connects.report(report, "connect");
     report.note(&format!(
         "a packet of a new flow: {:.2} us alone, {:.2} us among {MANY}; of a known one {:.2} and {:.2} us",
         alone.new, among.new, alone.known, among.known
     ));
-    report.figure("net_rules_1000th_vs_1st", last.median_ms() / first.median_ms(), "ratio");
+    report.figure("net_rules_1000th_vs_1st", connects.last.median_ms() / connects.first.median_ms(), "ratio");
     report.figure("net_packet_cost_1000_vs_1", among.new / alone.new, "ratio");
     Ok(())
+}
+
+/// Of what is done for many, one after the other.
+#[derive(Default)]
+struct Ends {
+    first: Times,
+    last: Times,
+}
+
+impl Ends {
+    fn add(&mut self, number: usize, time: Duration) {
+        if number < COMPARED {
+            self.first.add(time);
+        } else if number >= MANY - COMPARED {
+            self.last.add(time);
+        }
+    }
+
+    fn report(&self, report: &mut Report, act: &str) {
+        report.times(&format!("{act}, the first of many"), &self.first);
+        report.times(&format!("{act}, the {MANY}th"), &self.last);
+    }
 }
 
 /// Microseconds each, the least of several rounds: other work on the machine only adds.

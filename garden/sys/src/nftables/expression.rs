@@ -31,6 +31,8 @@ pub enum Verdict {
     Accept,
     Drop,
     Jump(String),
+    /// Without coming back.
+    Goto(String),
 }
 
 impl Verdict {
@@ -38,10 +40,12 @@ impl Verdict {
         const DROP: u32 = 0;
         const ACCEPT: u32 = 1;
         const JUMP: u32 = -3i32 as u32;
+        const GOTO: u32 = -4i32 as u32;
         data.nested(DATA_VERDICT, |verdict| match self {
             Verdict::Accept => _ = verdict.network_u32(VERDICT_CODE, ACCEPT),
             Verdict::Drop => _ = verdict.network_u32(VERDICT_CODE, DROP),
             Verdict::Jump(chain) => _ = verdict.network_u32(VERDICT_CODE, JUMP).text(VERDICT_CHAIN, chain),
+            Verdict::Goto(chain) => _ = verdict.network_u32(VERDICT_CODE, GOTO).text(VERDICT_CHAIN, chain),
         });
     }
 }
@@ -143,6 +147,10 @@ pub enum Expression {
     Log {
         prefix: String,
     },
+    /// The rule goes on for so many packets a second and no more. A second's worth may come at once.
+    Limit {
+        packets_per_second: u32,
+    },
     /// With this ICMP "destination unreachable" code.
     Reject {
         code: u8,
@@ -180,6 +188,7 @@ impl Expression {
             Expression::DestinationNat { .. } => "nat",
             Expression::Masquerade => "masq",
             Expression::Log { .. } => "log",
+            Expression::Limit { .. } => "limit",
             Expression::Reject { .. } => "reject",
             Expression::Verdict(_) => "immediate",
         }
@@ -227,6 +236,11 @@ impl Expression {
             }
             Expression::Masquerade => {}
             Expression::Log { prefix } => _ = data.text(2, prefix),
+            Expression::Limit { packets_per_second } => {
+                const SECOND: u64 = 1;
+                data.attribute(1, &u64::from(*packets_per_second).to_be_bytes());
+                data.attribute(2, &SECOND.to_be_bytes()).network_u32(3, *packets_per_second);
+            }
             Expression::Reject { code } => {
                 const ICMP_UNREACHABLE: u32 = 0;
                 data.network_u32(1, ICMP_UNREACHABLE).attribute(2, &[*code]);

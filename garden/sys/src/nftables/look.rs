@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::{
-    CHAIN_NAME, DELETE_TABLE, ELEMENT_KEY, ELEMENTS_LIST, ELEMENTS_SET, LIST_ITEM, RULE_CHAIN, SUBSYSTEM,
-    TABLE, generation,
+    CHAIN_NAME, DELETE_TABLE, ELEMENT_KEY, ELEMENT_KEY_END, ELEMENTS_LIST, ELEMENTS_SET, LIST_ITEM,
+    RULE_CHAIN, SUBSYSTEM, TABLE, generation,
 };
 use crate::netlink::message::{Attributes, Message, NLM_F_ACK, NLM_F_DUMP, text};
 use crate::netlink::{Protocol, Result, Socket};
@@ -63,6 +63,7 @@ impl<'a> Look<'a> {
         Ok(chains)
     }
 
+    /// Those of ranges with their ends behind them.
     pub fn keys(&self, set: &str) -> Result<Vec<Vec<u8>>> {
         let mut message = self.ask(GET_ELEMENTS, NLM_F_DUMP);
         message.text(TABLE, self.table).text(ELEMENTS_SET, set);
@@ -71,9 +72,11 @@ impl<'a> Look<'a> {
             let lists = attributes(payload).filter(|(kind, _)| *kind == ELEMENTS_LIST);
             let items =
                 lists.flat_map(|(_, list)| Attributes::new(list)).filter(|(kind, _)| *kind == LIST_ITEM);
-            let of_items = items.flat_map(|(_, item)| Attributes::new(item));
-            let values = of_items.filter(|(kind, _)| *kind == ELEMENT_KEY);
-            keys.extend(values.filter_map(|(_, key)| Some(Attributes::new(key).next()?.1.to_vec())));
+            keys.extend(items.map(|(_, item)| {
+                let ends =
+                    Attributes::new(item).filter(|(kind, _)| [ELEMENT_KEY, ELEMENT_KEY_END].contains(kind));
+                ends.filter_map(|(_, key)| Some(Attributes::new(key).next()?.1)).flatten().copied().collect()
+            }));
         })?;
         Ok(keys)
     }
