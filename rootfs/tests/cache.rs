@@ -1,74 +1,23 @@
-//! The private registry cache before a fake registry and a real one, with an ordinary client.
+//! The private registry cache before a fake registry.
 
 mod common;
+#[path = "common/cache.rs"]
+mod serving;
 
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use common::{FakeRegistry, Login, Mood, Tar, USER, image};
 use diego_base::serve::Listen;
-use rootfs::registry::cache::{self, ResolveLine, ResolveRequest, Resolved};
-use rootfs::registry::{Policy, Retry};
+use rootfs::registry::cache::{self, ResolveLine};
 use rootfs::{Config, ImageRef, Store};
 use serde_json::json;
+use serving::{Cache, NOBODY, client};
 use tokio_util::sync::CancellationToken;
-
-struct Cache {
-    address: std::net::SocketAddr,
-    shutdown: CancellationToken,
-    server: tokio::task::JoinHandle<Result<(), cache::Error>>,
-}
-
-impl Cache {
-    fn start(directory: &Path, tag_age_max: Duration) -> Cache {
-        let (listen, address) = Listen::loopback().unwrap();
-        let retry = Retry { first_wait: Duration::from_millis(5), ..Retry::default() };
-        let upstream = Policy { retry, stall_max: Duration::from_millis(500), ..Policy::default() };
-        let config =
-            cache::Config { upstream, tag_age_max, ..cache::Config::new(listen, directory.to_path_buf()) };
-        let shutdown = CancellationToken::new();
-        let server = tokio::spawn(cache::run(config, shutdown.clone()));
-        Cache { address, shutdown, server }
-    }
-
-    async fn stop(self) {
-        self.shutdown.cancel();
-        self.server.await.unwrap().unwrap();
-    }
-
-    async fn get(&self, path: &str) -> (u16, reqwest::header::HeaderMap, Vec<u8>) {
-        let answer = client().get(format!("http://{}{path}", self.address)).send().await.unwrap();
-        let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
-        (status, headers, answer.bytes().await.map_or_else(|_| b"broken off".to_vec(), |b| b.to_vec()))
-    }
-
-    async fn resolve(&self, image: &str, user: (&str, &str)) -> (Vec<ResolveLine>, Result<Resolved, String>) {
-        let request =
-            ResolveRequest { image: image.into(), username: user.0.into(), password: user.1.into() };
-        let url = format!("http://{}/v1/resolve", self.address);
-        let text = client().post(url).json(&request).send().await.unwrap().text().await.unwrap();
-        let mut lines: Vec<ResolveLine> =
-            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        let last = match lines.pop() {
-            Some(ResolveLine::Resolved(resolved)) => Ok(resolved),
-            Some(ResolveLine::Error { error }) => Err(error),
-            other => panic!("{other:?}"),
-        };
-        (lines, last)
-    }
-}
-
-fn client() -> reqwest::Client {
-    diego_base::http::client(&Default::default()).unwrap()
-}
 
 fn built() -> common::BuiltImage {
     let layers = [Tar::default().file("a", &"a".repeat(5000)).bytes(), Tar::default().file("b", "b").bytes()];
     image(&layers, json!({"Entrypoint": ["/a"], "Env": ["X=y"], "User": "me"}))
 }
-
-const NOBODY: (&str, &str) = ("", "");
 
 #[tokio::test]
 async fn a_pinned_image_needs_its_registry_no_more() {
@@ -254,164 +203,5 @@ async fn the_room_is_taken_from_what_can_be_had_again() {
     assert_eq!(cache.get("/v2/ours/manifests/v1").await.0, 404);
     let left = opened.evict(all(0)).unwrap();
     assert!(left.bytes >= bytes(&pushed), "{left:?}");
-    cache.stop().await;
-}
-
-/// Debian's registry, on a port of its own.
-struct DockerRegistry {
-    child: Child,
-    address: String,
-}
-
-impl DockerRegistry {
-    async fn start(directory: &Path) -> Option<DockerRegistry> {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        drop(listener);
-        std::fs::create_dir_all(directory).unwrap();
-        let config = directory.join("config.yml");
-        let text = format!(
-            "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {address}\n",
-            directory.join("data").display()
-        );
-        std::fs::write(&config, text).unwrap();
-        let child = Command::new("docker-registry")
-            .arg("serve")
-            .arg(&config)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .ok()?;
-        let registry = DockerRegistry { child, address };
-        for _ in 0..1000 {
-            if client().get(format!("http://{}/v2/", registry.address)).send().await.is_ok() {
-                return Some(registry);
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("docker-registry does not answer");
-    }
-}
-
-impl Drop for DockerRegistry {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Runs skopeo with a trust policy of its own; `None`: it is not installed.
-async fn skopeo(scratch: &Path, arguments: &[&str]) -> Option<()> {
-    let policy = scratch.join("policy.json");
-    std::fs::write(&policy, r#"{"default": [{"type": "insecureAcceptAnything"}]}"#).unwrap();
-    let mut command = tokio::process::Command::new("skopeo");
-    command.arg("--policy").arg(policy).args(arguments).env("HOME", scratch).env("TMPDIR", scratch);
-    let output = match command.output().await {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
-        output => output.unwrap(),
-    };
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Some(())
-}
-
-/// With its registry behind the cache, which is told by `?ns=` whose image is meant.
-async fn containerd_pulls(scratch: &Path, registry: &str, mirror: &str, image: &common::BuiltImage) {
-    let path = |name: &str| scratch.join("containerd").join(name).display().to_string();
-    if !common::is_root() {
-        return println!("SKIPPED containerd pulls through the mirror: needs root");
-    }
-    std::fs::create_dir_all(path("")).unwrap();
-    let config = format!(
-        "version = 2\nroot = {:?}\nstate = {:?}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = {:?}\n",
-        path("root"),
-        path("state"),
-        path("socket")
-    );
-    std::fs::write(path("config.toml"), config).unwrap();
-    let mut command = tokio::process::Command::new("containerd");
-    command.args(["--config", &path("config.toml")]).stdout(Stdio::null()).stderr(Stdio::null());
-    let Ok(mut daemon) = command.kill_on_drop(true).spawn() else {
-        return println!("SKIPPED containerd pulls through the mirror: containerd is not installed");
-    };
-    let ctr = async |arguments: &[&str]| {
-        let mut command = tokio::process::Command::new("ctr");
-        command.args(["--address", &path("socket")]).args(arguments).output().await.unwrap()
-    };
-    for round in 0.. {
-        if ctr(&["version"]).await.status.success() {
-            break;
-        }
-        assert!(round < 600, "containerd does not answer");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    let hosts = format!(
-        "server = \"http://{registry}\"\n[host.\"http://{mirror}\"]\n  capabilities = [\"pull\", \"resolve\"]\n"
-    );
-    std::fs::create_dir_all(path(&format!("hosts/{registry}"))).unwrap();
-    std::fs::write(path(&format!("hosts/{registry}/hosts.toml")), hosts).unwrap();
-    // Not there: so it is the mirror that has it.
-    let name = format!("{registry}/team/app:v1");
-    let fetched = ctr(&["content", "fetch", "--hosts-dir", &path("hosts"), &name]).await;
-    assert!(fetched.status.success(), "{}", String::from_utf8_lossy(&fetched.stderr));
-    let content = ctr(&["content", "get", &image.digest.to_string()]).await;
-    assert_eq!(content.stdout, image.manifest);
-    daemon.start_kill().unwrap();
-    daemon.wait().await.unwrap();
-}
-
-#[tokio::test]
-async fn ordinary_clients_push_pull_and_mirror() {
-    let scratch = tempfile::tempdir().unwrap();
-    let path = |name: &str| scratch.path().join(name);
-    let Some(registry) = DockerRegistry::start(&path("registry")).await else {
-        println!("SKIPPED ordinary_clients_push_pull_and_mirror: docker-registry is not installed");
-        return;
-    };
-    let image = built();
-    image.write_layout(&path("layout"), "v1");
-    let cache = Cache::start(&path("cache"), Duration::from_secs(30));
-    let layout = format!("oci:{}:v1", path("layout").display());
-    let encoded = registry.address.replace(':', "_");
-    let upstream = format!("docker://{}/team/app:v1", registry.address);
-    let pushed = skopeo(scratch.path(), &["copy", "--dest-tls-verify=false", &layout, &upstream]).await;
-    if pushed.is_none() {
-        println!("SKIPPED ordinary_clients_push_pull_and_mirror: skopeo is not installed");
-        return cache.stop().await;
-    }
-    // Pulled through the cache, then pushed into it and pulled back.
-    let through = format!("docker://{}/{encoded}/team/app:v1", cache.address);
-    let out = format!("oci:{}:v1", path("out").display());
-    skopeo(scratch.path(), &["copy", "--src-tls-verify=false", &through, &out]).await.unwrap();
-    let ours = format!("docker://{}/mine/app:v2", cache.address);
-    skopeo(scratch.path(), &["copy", "--dest-tls-verify=false", &layout, &ours]).await.unwrap();
-    let back = format!("oci:{}:v1", path("back").display());
-    skopeo(scratch.path(), &["copy", "--src-tls-verify=false", &ours, &back]).await.unwrap();
-    for copy in ["out", "back"] {
-        let blob = path(copy).join("blobs/sha256").join(image.digest.hex());
-        assert_eq!(std::fs::read(blob).unwrap(), image.manifest, "{copy}");
-    }
-    let (_, resolved) = cache.resolve(&ours, NOBODY).await;
-    assert_eq!(resolved.unwrap().image, format!("docker://{}/mine/app@{}", cache.address, image.digest));
-    let denied = client().post(format!("http://{}/v2/{encoded}/team/app/blobs/uploads/", cache.address));
-    assert_eq!(denied.send().await.unwrap().status().as_u16(), 403);
-    if common::is_root() {
-        let store = Store::open(&path("store"), Config::default()).unwrap();
-        for uri in [&upstream, &through, &ours] {
-            let pulled = store.pull(&uri.parse::<ImageRef>().unwrap(), None, &|_| {}).await.unwrap();
-            assert_eq!(pulled.digest, image.digest);
-        }
-    }
-    // Clients that are told of the cache as a mirror find images under the registry's own name, here after it is gone.
-    let address = registry.address.clone();
-    drop(registry);
-    let conf = format!(
-        "[[registry]]\nlocation = \"{0}\"\ninsecure = true\n[[registry.mirror]]\nlocation = \"{1}/{encoded}\"\ninsecure = true\n",
-        address, cache.address
-    );
-    std::fs::write(path("registries.conf"), conf).unwrap();
-    let mirrored = format!("oci:{}:v1", path("mirrored").display());
-    let conf = path("registries.conf").display().to_string();
-    skopeo(scratch.path(), &["--registries-conf", &conf, "copy", &upstream, &mirrored]).await.unwrap();
-    containerd_pulls(scratch.path(), &address, &cache.address.to_string(), &image).await;
     cache.stop().await;
 }

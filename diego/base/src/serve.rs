@@ -1,13 +1,13 @@
 //! Serving HTTP: one accept loop for TCP and unix sockets, plain and TLS, that drains when told to stop.
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
@@ -110,6 +110,10 @@ async fn bind_unix(path: &Path) -> std::io::Result<UnixListener> {
     }
 }
 
+/// From where a request came: an extension of it. `None` over a unix socket, which its file's mode guards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer(pub Option<IpAddr>);
+
 /// Serves until `shutdown`, then lets open requests finish for [`DRAIN_TIME`].
 pub async fn serve(listener: Listener, router: Router, tls: Option<ServerTls>, shutdown: CancellationToken) {
     let server = Arc::new(Server { router, tls, shutdown });
@@ -119,7 +123,7 @@ pub async fn serve(listener: Listener, router: Router, tls: Option<ServerTls>, s
         let connection: Pin<Box<dyn Future<Output = ()> + Send>> = tokio::select! {
             () = server.shutdown.cancelled() => break,
             accepted = accept(&listener) => match accepted {
-                Ok(stream) => Box::pin(server.clone().connection(stream)),
+                Ok((stream, peer)) => Box::pin(server.clone().connection(stream, peer)),
                 Err(error) => {
                     // Out of descriptors, mostly: waiting is all that helps, and connections end meanwhile.
                     tracing::warn!(%error, "cannot accept a connection");
@@ -144,14 +148,15 @@ pub async fn serve(listener: Listener, router: Router, tls: Option<ServerTls>, s
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-async fn accept(listener: &Listener) -> std::io::Result<Box<dyn Stream>> {
+async fn accept(listener: &Listener) -> std::io::Result<(Box<dyn Stream>, Peer)> {
     match listener {
         Listener::Tcp(listener) => {
-            let (stream, _) = listener.accept().await?;
+            let (stream, address) = listener.accept().await?;
             stream.set_nodelay(true)?;
-            Ok(Box::new(stream))
+            // A socket of both kinds shows version 4 as a part of version 6.
+            Ok((Box::new(stream), Peer(Some(address.ip().to_canonical()))))
         }
-        Listener::Unix(listener, _) => Ok(Box::new(listener.accept().await?.0)),
+        Listener::Unix(listener, _) => Ok((Box::new(listener.accept().await?.0), Peer(None))),
     }
 }
 
@@ -162,18 +167,20 @@ struct Server {
 }
 
 impl Server {
-    async fn connection(self: Arc<Self>, stream: Box<dyn Stream>) {
-        let Some(tls) = &self.tls else { return self.requests(stream).await };
+    async fn connection(self: Arc<Self>, stream: Box<dyn Stream>, peer: Peer) {
+        let Some(tls) = &self.tls else { return self.requests(stream, peer).await };
         let acceptor = tokio_rustls::TlsAcceptor::from(tls.0.clone());
         match tokio::time::timeout(DRAIN_TIME, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => self.requests(Box::new(stream)).await,
+            Ok(Ok(stream)) => self.requests(Box::new(stream), peer).await,
             Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
             Err(_) => tracing::debug!("TLS handshake took too long"),
         }
     }
 
-    async fn requests(&self, stream: Box<dyn Stream>) {
-        let service = TowerToHyperService::new(self.router.clone());
+    async fn requests(&self, stream: Box<dyn Stream>, peer: Peer) {
+        // As the fallback of another one, so that what is added for each connection is added once, not to each route.
+        let router = Router::new().fallback_service(self.router.clone()).layer(Extension(peer));
+        let service = TowerToHyperService::new(router);
         let builder = auto::Builder::new(TokioExecutor::new());
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection);
@@ -212,6 +219,20 @@ mod tests {
         shutdown.cancel();
         server.await.unwrap();
         assert!(client.get(&url).send().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_request_tells_from_where_it_came() {
+        let (listen, address) = Listen::loopback().unwrap();
+        let listener = Listener::bind(listen).await.unwrap();
+        let told = get(async |Extension(Peer(peer)): Extension<Peer>| format!("{peer:?}"));
+        let shutdown = CancellationToken::new();
+        let stop = shutdown.clone().drop_guard();
+        tokio::spawn(serve(listener, Router::new().route("/", told), None, shutdown));
+        let client = crate::http::client(&Default::default()).unwrap();
+        let answer = client.get(format!("http://{address}/")).send().await.unwrap();
+        assert_eq!(answer.text().await.unwrap(), "Some(127.0.0.1)");
+        drop(stop);
     }
 
     #[tokio::test]

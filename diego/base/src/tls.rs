@@ -33,7 +33,7 @@ pub fn install_provider() {
 }
 
 /// A server's side of TLS, ready to accept.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct ServerTls(pub(crate) Arc<ServerConfig>);
 
 impl ServerTls {

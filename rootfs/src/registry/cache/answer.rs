@@ -28,6 +28,12 @@ impl Refusal {
         Refusal { status, code, message: message.to_string(), header: None }
     }
 
+    /// That says what to show instead.
+    pub fn challenge(message: String, challenge: String) -> Refusal {
+        let header = Some((WWW_AUTHENTICATE, challenge));
+        Refusal { header, ..Refusal::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", message) }
+    }
+
     pub fn disk(error: &std::io::Error) -> Refusal {
         tracing::error!(%error, "the registry cache cannot use its disk");
         if error.kind() == std::io::ErrorKind::StorageFull {

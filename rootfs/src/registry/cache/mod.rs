@@ -4,7 +4,7 @@
 //! pulled through: blobs while they are being stored, manifests by digest from here, tags from their registry, or as
 //! they last were when that is gone. `POST /v1/resolve` pins an image to its digest and brings all of it here, so that
 //! every later instance runs exactly that, whatever becomes of the registry. Credentials are used and forgotten; what
-//! they let in is later known by its digest only.
+//! they let in is later known by its digest only. Filling the cache is for [`Writers`], reading from it for everybody.
 //!
 //! Old images are given up when a new one needs the room, and when whoever keeps the account of the disk says so: see
 //! [`evict`].
@@ -17,18 +17,21 @@ mod pull_through;
 mod resolve;
 mod route;
 mod upload;
+mod writers;
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, Query as UrlQuery, State};
+use axum::extract::{Path, Query as UrlQuery, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode};
-use axum::routing::{any, post};
-use base64::Engine as _;
-use diego_base::serve::{Listen, Listener};
+use axum::middleware::Next;
+use axum::routing::{any, get, post};
+use axum::{Extension, Router};
+use diego_base::serve::{Listen, Listener, Peer};
+use diego_base::tls::ServerTls;
 use rootfs_ledger::Ledger;
 use serde::Deserialize;
 use serde_json::json;
@@ -39,17 +42,23 @@ use catalog::Catalog;
 use download::Downloads;
 use route::Route;
 use upload::Uploads;
+use writers::{Gate, TOKEN_LIFE, TOKEN_PATH, Verdict};
 
-use super::{Client, Credentials, Policy};
+use super::{Client, Policy};
 use crate::blobs::Blobs;
 
 pub use evict::{CacheUsage, Evict, Evicted};
 pub use resolve::{ResolveLine, ResolveRequest, Resolved};
+pub use writers::{InvalidAccounts, Network, Writers};
 
 #[derive(Debug)]
 pub struct Config {
     pub listen: Listen,
+    /// `None`: in plain text.
+    pub tls: Option<ServerTls>,
     pub directory: PathBuf,
+    /// Who may push, delete, and have images pinned; without more it is who is on this machine.
+    pub writers: Writers,
     /// How other registries are reached.
     pub upstream: Policy,
     /// `host:port` under which others reach this cache, for the images it resolves; `None`: as they asked.
@@ -66,7 +75,9 @@ impl Config {
     pub fn new(listen: Listen, directory: PathBuf) -> Config {
         Config {
             listen,
+            tls: None,
             directory,
+            writers: Writers::default(),
             upstream: Policy::default(),
             advertised: None,
             tag_age_max: Duration::from_secs(30),
@@ -98,9 +109,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
 pub async fn serve(listen: Listen, cache: Arc<Cache>, shutdown: CancellationToken) -> Result<(), Error> {
     let listener = Listener::bind(listen).await?;
     if let Some(address) = listener.tcp_address() {
-        tracing::info!(%address, "registry-cache.started");
+        let writers = cache.gate.writers.to_string();
+        tracing::info!(%address, writers, "registry-cache.started");
     }
-    diego_base::serve::serve(listener, router(cache), None, shutdown).await;
+    let tls = cache.tls.clone();
+    diego_base::serve::serve(listener, router(cache), tls, shutdown).await;
     Ok(())
 }
 
@@ -111,6 +124,8 @@ pub struct Cache {
     downloads: Arc<Downloads>,
     uploads: Uploads,
     client: Client,
+    tls: Option<ServerTls>,
+    gate: Gate,
     advertised: Option<String>,
     tag_age_max: Duration,
     keep_pinned: Duration,
@@ -135,6 +150,8 @@ impl Cache {
             downloads: Arc::default(),
             uploads: Uploads::default(),
             client: Client::new(config.upstream.clone())?,
+            tls: config.tls.clone(),
+            gate: Gate::new(config.writers.clone()),
             advertised: config.advertised.clone(),
             tag_age_max: config.tag_age_max,
             keep_pinned: config.keep_pinned,
@@ -148,9 +165,11 @@ impl Cache {
 pub fn router(cache: Arc<Cache>) -> Router {
     Router::new()
         .route("/v1/resolve", post(resolve::resolve))
-        .route("/v2", any(|| async { ping() }))
-        .route("/v2/", any(|| async { ping() }))
         .route("/v2/{*path}", any(distribution))
+        .layer(axum::middleware::from_fn_with_state(cache.clone(), only_writers_write))
+        .route("/v2", any(ping))
+        .route("/v2/", any(ping))
+        .route(TOKEN_PATH, get(token))
         .with_state(cache)
 }
 
@@ -161,6 +180,83 @@ struct Query {
     mount: Option<String>,
     /// The registry a mirror's client means.
     ns: Option<String>,
+}
+
+type From = Option<Extension<Peer>>;
+
+/// Everything but reading fills the cache, or empties it.
+async fn only_writers_write(
+    State(cache): State<Arc<Cache>>,
+    peer: From,
+    request: Request,
+    next: Next,
+) -> Answer {
+    let (peer, headers, now) = (address(peer), request.headers(), Instant::now());
+    if matches!(*request.method(), Method::GET | Method::HEAD) {
+        return match cache.gate.lets_read(peer, headers, now) {
+            true => next.run(request).await,
+            false => cache.ask_for_token(headers).answer(),
+        };
+    }
+    match cache.gate.judge(peer, headers, now) {
+        Verdict::May => next.run(request).await,
+        Verdict::MayWithAccount => cache.ask_for_token(headers).answer(),
+        Verdict::Never => {
+            let writers = &cache.gate.writers;
+            tracing::info!(?peer, method = %request.method(), "registry-cache.write-refused");
+            let message = format!("only {writers} may push here, delete, or have images pinned");
+            Refusal::new(StatusCode::FORBIDDEN, "DENIED", message).answer()
+        }
+    }
+}
+
+/// Where nobody says from where a request comes, it comes from nowhere that was named.
+fn address(peer: From) -> Option<IpAddr> {
+    peer.map_or(Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), |Extension(Peer(address))| address)
+}
+
+impl Cache {
+    fn ask_for_token(&self, headers: &HeaderMap) -> Refusal {
+        let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+        // Somebody before us may have ended the client's TLS.
+        let https = self.tls.is_some() || text("x-forwarded-proto") == Some("https");
+        let scheme = if https { "https" } else { "http" };
+        let host = text("host").unwrap_or_default();
+        let message = format!("only {} may push here, delete, or have images pinned", self.gate.writers);
+        Refusal::challenge(
+            message,
+            format!("Bearer realm=\"{scheme}://{host}{TOKEN_PATH}\",service=\"{host}\""),
+        )
+    }
+}
+
+/// `GET /v2/`: clients show what they have to who asks for it here.
+async fn ping(State(cache): State<Arc<Cache>>, peer: From, headers: HeaderMap) -> Answer {
+    match cache.gate.welcomes(address(peer), &headers, Instant::now()) {
+        true => json_answer(&json!({})),
+        false => cache.ask_for_token(&headers).answer(),
+    }
+}
+
+/// `GET /v1/token`.
+async fn token(
+    State(cache): State<Arc<Cache>>,
+    UrlQuery(query): UrlQuery<Vec<(String, String)>>,
+    headers: HeaderMap,
+) -> Answer {
+    // Some clients give many scopes in one, with spaces between them.
+    let scopes = query.iter().filter(|(name, _)| name == "scope").flat_map(|(_, scope)| scope.split(' '));
+    match cache.gate.token(&headers, &scopes.collect::<Vec<_>>(), Instant::now()) {
+        // Both names: clients look for one or the other.
+        Some(token) => {
+            let expires_in = TOKEN_LIFE.as_secs();
+            json_answer(&json!({"token": token, "access_token": token, "expires_in": expires_in}))
+        }
+        None => {
+            let message = format!("only {} may push here or delete", cache.gate.writers);
+            Refusal::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", message).answer()
+        }
+    }
 }
 
 async fn distribution(
@@ -187,9 +283,9 @@ async fn dispatch(
 ) -> Result<Answer, Refusal> {
     let route = Route::parse(path)?.within(query.ns.as_deref());
     let reads = matches!(*method, Method::GET | Method::HEAD);
-    let credentials = credentials(headers);
+    let credentials = cache.gate.credentials_for_others(headers);
     match route {
-        Route::Ping => Ok(ping()),
+        Route::Ping => Ok(json_answer(&json!({}))),
         Route::Tags { name } if reads => Ok(tags(cache, &name).await),
         Route::Manifest { name, selector } if reads => {
             pull_through::manifest(cache, method, &name, &selector, credentials).await
@@ -212,10 +308,6 @@ async fn dispatch(
     }
 }
 
-fn ping() -> Answer {
-    json_answer(&json!({}))
-}
-
 async fn tags(cache: &Cache, name: &str) -> Answer {
     json_answer(&json!({"name": name, "tags": cache.catalog.tags(name).await}))
 }
@@ -223,16 +315,6 @@ async fn tags(cache: &Cache, name: &str) -> Answer {
 fn json_answer(value: &serde_json::Value) -> Answer {
     let body = answer(StatusCode::OK, Body::from(value.to_string()));
     answer::with(body, &[("content-type", "application/json".into())])
-}
-
-/// What a client sent for the registry behind us.
-fn credentials(headers: &HeaderMap) -> Option<Credentials> {
-    let value = headers.get("authorization")?.to_str().ok()?;
-    let encoded = value.strip_prefix("Basic ").or_else(|| value.strip_prefix("basic "))?;
-    let pair = base64::engine::general_purpose::STANDARD.decode(encoded.trim()).ok()?;
-    let pair = String::from_utf8(pair).ok()?;
-    let (username, password) = pair.split_once(':')?;
-    Credentials::given(username, password)
 }
 
 fn now_ms() -> u64 {
