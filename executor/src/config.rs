@@ -41,6 +41,8 @@ pub struct Config {
     /// A file or directory of the host, mounted read-only at `/etc/cf-assets/healthcheck`.
     pub healthcheck_assets: Option<PathBuf>,
     pub instance_identity: Option<InstanceIdentity>,
+    /// How often it is asked whether a certificate is to be replaced.
+    pub clock_look_period: Duration,
     /// Needs an instance identity to show.
     pub container_proxy: Option<ContainerProxy>,
     /// CPU shares of a container of weight 100.
@@ -81,6 +83,7 @@ impl Config {
             trusted_system_certificates: None,
             healthcheck_assets: None,
             instance_identity: None,
+            clock_look_period: Duration::from_secs(60),
             container_proxy: None,
             cpu_shares_max: 1024,
             set_cpu_weight: false,

@@ -8,28 +8,23 @@
 //! Others send [`Command`]s. While the work goes on, stopping it is cancelling its token; the work is always awaited,
 //! never dropped. A completed container stays, with its files, until a delete has destroyed it in garden.
 
-use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::creation::{self, Held, Order};
 use super::store::{failure, stopped_before_running};
-use crate::credentials;
 use crate::edge::Edge;
 use crate::logs::{LogStream, Out};
 use crate::recipe::{Settings, recipe};
 use crate::steps::{self, Ready, Stage, StepError, network_environment};
-use crate::{Container, Error, InstanceIdentity, RunInfo, RunRequest, RunResult, Shared, UpdateRequest};
+use crate::{Container, Error, RunInfo, RunRequest, RunResult, Shared, UpdateRequest};
 
 /// Commands an owner may be behind before those who send them wait.
 const COMMANDS_MAX: usize = 16;
-/// Between two renewals of a certificate, and after one that failed.
-const RENEWAL_PERIOD_MIN: Duration = Duration::from_secs(60);
 /// For what a container's processes have left on its connections when they end.
 const EDGE_CLOSE_TIME: Duration = Duration::from_secs(2);
 const PROPERTY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -165,14 +160,14 @@ impl Owner<'_> {
     }
 }
 
-struct Work {
-    shared: Arc<Shared>,
-    guid: String,
-    run_info: Arc<RunInfo>,
+pub(super) struct Work {
+    pub(super) shared: Arc<Shared>,
+    pub(super) guid: String,
+    pub(super) run_info: Arc<RunInfo>,
     logs: LogStream,
     stop: CancellationToken,
     /// Others reach it by other names now.
-    routes_changed: Notify,
+    pub(super) routes_changed: Notify,
 }
 
 impl Work {
@@ -210,10 +205,13 @@ impl Work {
         let (stage, mut readiness) = self.stage(container);
         let ready = Ready::default();
         let mut performing = pin!(steps::perform(&recipe.step, &stage, &self.stop, &ready));
+        // A container may take longer to become healthy than its certificate is good.
+        let mut renewing = pin!(self.renew_credentials(container, edge));
         let run = || self.shared.store.run(&self.guid, !recipe.has_readiness);
         tokio::select! {
             biased;
             () = ready.wait() => run(),
+            never = &mut renewing => match never {},
             result = &mut performing => {
                 if ready.is_set() {
                     run();
@@ -221,75 +219,14 @@ impl Work {
                 return result;
             }
         }
-        let mut renewing = pin!(self.renew_credentials(container, edge));
         loop {
             tokio::select! {
                 biased;
                 Some(routable) = readiness.recv() => self.shared.store.set_routable(&self.guid, routable),
                 result = &mut performing => return result,
-                () = &mut renewing => {}
+                never = &mut renewing => match never {},
             }
         }
-    }
-
-    /// Never ends; may be dropped.
-    async fn renew_credentials(&self, container: &Container, edge: Option<&Edge>) {
-        let config = &self.shared.config;
-        let Some(authority) = &config.instance_identity else { return std::future::pending().await };
-        let reserve = credentials::reserve(authority.validity);
-        let period = (authority.validity - reserve).max(RENEWAL_PERIOD_MIN);
-        let ip = container.internal_ip.or(container.external_ip);
-        let mut due = Instant::now() + period;
-        loop {
-            let is_due = tokio::select! {
-                () = tokio::time::sleep_until(due) => true,
-                () = self.routes_changed.notified() => false,
-            };
-            let renewed = match is_due {
-                true => self
-                    .renew_identity(authority, ip, edge, reserve)
-                    .and_then(|()| self.renew_container_to_container(authority, edge, reserve)),
-                false => self.renew_container_to_container(authority, edge, reserve),
-            };
-            if let Err(error) = &renewed {
-                tracing::error!(guid = self.guid, error, "executor.cannot-renew-credentials");
-                due = due.min(Instant::now() + RENEWAL_PERIOD_MIN);
-            }
-            if is_due {
-                due = Instant::now() + if renewed.is_ok() { period } else { RENEWAL_PERIOD_MIN };
-            }
-        }
-    }
-
-    fn renew_identity(
-        &self,
-        authority: &InstanceIdentity,
-        ip: Option<IpAddr>,
-        edge: Option<&Edge>,
-        last: Duration,
-    ) -> Result<(), String> {
-        let config = &self.shared.config;
-        let issued = credentials::identity(config, authority, &self.guid, &self.run_info, ip)
-            .and_then(|issued| credentials::write(config, &self.guid, &issued).map(|()| issued))
-            .map_err(|error| steps::report(&error))?;
-        edge.map_or(Ok(()), |edge| edge.show_routers(&issued, last)).map_err(|error| steps::report(&error))
-    }
-
-    fn renew_container_to_container(
-        &self,
-        authority: &InstanceIdentity,
-        edge: Option<&Edge>,
-        last: Duration,
-    ) -> Result<(), String> {
-        let Some(edge) = edge else { return Ok(()) };
-        let config = &self.shared.config;
-        // As they are now: they may have changed since the container was started.
-        let now = self.shared.store.get(&self.guid).and_then(|container| container.run_info);
-        let routes = now.map(|run_info| run_info.internal_routes.clone()).unwrap_or_default();
-        let issued =
-            credentials::container_to_container(config, authority, &self.guid, &self.run_info, &routes)
-                .map_err(|error| steps::report(&error))?;
-        edge.show_containers(&issued, last).map_err(|error| steps::report(&error))
     }
 
     fn stage(&self, container: &Container) -> (Stage, mpsc::Receiver<bool>) {

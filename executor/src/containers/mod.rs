@@ -5,6 +5,7 @@ mod egress;
 mod files;
 pub(crate) mod life;
 pub(crate) mod reaper;
+mod renewal;
 pub(crate) mod store;
 
 use crate::LogConfig;

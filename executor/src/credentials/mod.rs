@@ -31,10 +31,28 @@ pub(crate) enum CredentialsError {
     Issue { guid: String, source: x509::IssueError },
 }
 
+/// Certificates that are not good yet are refused: one that was issued more than this after now is replaced.
+const CLOCK_SET_BACK_MAX: Duration = Duration::from_secs(60);
+
 /// How long before its end a certificate is replaced.
-pub(crate) fn reserve(validity: Duration) -> Duration {
+fn reserve(validity: Duration) -> Duration {
     const HOUR: Duration = Duration::from_secs(3600);
     if validity > 4 * HOUR { HOUR / 2 } else { validity / 8 }
+}
+
+/// For how long one is good that was issued then.
+pub(crate) fn left(issued_ns: i64, now_ns: i64, validity: Duration) -> Duration {
+    let age_ns = now_ns.saturating_sub(issued_ns);
+    match u64::try_from(age_ns) {
+        Ok(age_ns) => validity.saturating_sub(Duration::from_nanos(age_ns)),
+        Err(_) if age_ns.unsigned_abs() > CLOCK_SET_BACK_MAX.as_nanos() as u64 => Duration::ZERO,
+        Err(_) => validity,
+    }
+}
+
+/// When to replace it.
+pub(crate) fn renewal_in(issued_ns: i64, now_ns: i64, validity: Duration) -> Duration {
+    left(issued_ns, now_ns, validity).saturating_sub(reserve(validity))
 }
 
 pub(crate) fn dir(config: &Config, guid: &str) -> PathBuf {
@@ -118,6 +136,28 @@ fn replace(path: &Path, content: &str) -> Result<(), CredentialsError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_that_was_set_replaces_a_certificate_at_once() {
+        const MINUTE_NS: i64 = 60_000_000_000;
+        let validity = Duration::from_secs(24 * 3600);
+        let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+        let table = [
+            (0, minutes(24 * 60), minutes(24 * 60 - 30)),
+            (60, minutes(23 * 60), minutes(22 * 60 + 30)),
+            (24 * 60 - 30, minutes(30), minutes(0)),
+            (24 * 60, minutes(0), minutes(0)),
+            (1_000_000, minutes(0), minutes(0)),
+            // Set back a little, and so far that nobody would take it.
+            (-1, minutes(24 * 60), minutes(24 * 60 - 30)),
+            (-2, minutes(0), minutes(0)),
+        ];
+        for (age, is_left, is_due_in) in table {
+            let (issued, now) = (MINUTE_NS, MINUTE_NS + age * MINUTE_NS);
+            assert_eq!(left(issued, now, validity), is_left, "{age} minutes old");
+            assert_eq!(renewal_in(issued, now, validity), is_due_in, "{age} minutes old");
+        }
+    }
 
     #[test]
     fn a_certificate_is_replaced_well_before_its_end() {

@@ -120,6 +120,7 @@ struct State {
     wakers: Vec<watch::Sender<bool>>,
     calls: Vec<String>,
     address: Option<IpAddr>,
+    network: Option<NetworkNamespace>,
     next_port: u32,
     next_process: u32,
 }
@@ -175,6 +176,11 @@ impl MemoryGarden {
     /// The address of every container from now on; 127.0.0.1 otherwise.
     pub fn set_container_ip(&self, address: IpAddr) {
         self.lock().address = Some(address);
+    }
+
+    /// Told of every container from now on; nothing otherwise.
+    pub fn set_network_namespace(&self, at: NetworkNamespace) {
+        self.lock().network = Some(at);
     }
 
     pub fn put_file(&self, handle: &str, path: &str, content: &[u8]) {
@@ -334,7 +340,9 @@ impl Garden for MemoryGarden {
             return Err(Error::Other(format!("Handle '{handle}' already in use")));
         }
         let ports = spec.net_in.iter().map(|wanted| state.port(*wanted)).collect();
-        let seen = Seen { properties: spec.properties.clone(), spec, ..Seen::default() };
+        let mut properties = spec.properties.clone();
+        properties.extend(state.network.map(|at| (NETWORK_NAMESPACE_PROPERTY.to_string(), at.to_string())));
+        let seen = Seen { properties, spec, ..Seen::default() };
         state.containers.insert(handle.clone(), Kept { seen, ports, ..Kept::default() });
         Ok(handle)
     }

@@ -34,6 +34,13 @@ fn with_tls_before_containers() -> Processes {
     processes
 }
 
+/// A cell that is reached by TLS and in no other way.
+fn with_nothing_but_tls() -> Processes {
+    let mut processes = with_tls_before_containers();
+    processes.rep_flags.push("--without-unproxied-port-mappings".into());
+    processes
+}
+
 fn new_authority() -> (CertificateParams, KeyPair) {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -157,4 +164,28 @@ fn a_router_is_served_and_others_are_not(processes: &Processes, instance: &Value
     for line in ["ALPN protocol: h2", "Verification: OK", &subject] {
         assert!(met.contains(line), "{line} in {met}");
     }
+}
+
+#[test]
+fn an_instance_whose_own_ports_are_closed_is_reached_by_tls_and_not_otherwise() {
+    let name = "an_instance_whose_own_ports_are_closed_is_reached_by_tls_and_not_otherwise";
+    in_six_processes(name, with_nothing_but_tls, |processes, web| {
+        assert_eq!(web["ports"][0]["host_port"].as_u64().unwrap_or(0), 0, "{web}");
+        processes.until("it is reached by TLS", |processes| {
+            let answer = processes.curl(web, Some("router"), "/", &["--http1.1"]);
+            (answer.stdout == "hello\n").then_some(())
+        });
+        // Nothing else of the host leads to it.
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--max-time", "10", "--unix-socket"]).arg(processes.path("garden.sock"));
+        let guid = web["instance_guid"].as_str().unwrap();
+        let info = Answer::of(curl.arg(format!("http://garden/containers/{guid}/info"))).worked().stdout;
+        let info: Value = serde_json::from_str(&info).unwrap();
+        let tls = &web["ports"][0]["host_tls_proxy_port"];
+        assert_eq!(info["MappedPorts"], json!([{ "HostPort": tls, "ContainerPort": 61001 }]), "{info}");
+        processes.cfdot(&["delete-desired-lrp", "web"]).worked();
+        processes.until("the instance is gone", |processes| {
+            processes.listed(&["actual-lrps"]).is_empty().then_some(())
+        });
+    });
 }

@@ -311,7 +311,10 @@ fn in_six_processes(test: &str, processes: fn() -> Processes, story: impl FnOnce
     processes.cfdot(&["set-domain", "stories", "--ttl", "1h"]).worked();
     processes.cfdot(&["create-desired-lrp", &spec]).worked();
     let instance = processes.running_instance();
-    answers(&mut processes, &instance);
+    // Where its own port is closed, the story knows how else.
+    if instance["ports"][0]["host_port"].as_u64() > Some(0) {
+        answers(&mut processes, &instance);
+    }
     story(&mut processes, &instance);
     for name in NAMES {
         assert_eq!(processes.stop(name), Some(0), "{name}\n{}", processes.ends_of_logs());
