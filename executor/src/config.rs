@@ -105,6 +105,7 @@ pub struct WorkLimits {
     pub reads: usize,
     pub downloads: usize,
     pub uploads: usize,
+    /// Of monitor actions, which are processes; checks that the cell makes itself are limited for each container.
     pub checks: usize,
 }
 

@@ -26,6 +26,8 @@ pub enum StartError {
     Directory { path: std::path::PathBuf, source: std::io::Error },
     #[error(transparent)]
     Disk(#[from] rootfs_ledger::Error),
+    #[error("cannot enter containers' networks: {0}")]
+    Networks(String),
     #[error("TLS before containers needs an instance identity to show")]
     NoIdentity,
     #[error("cannot serve TLS before containers: {0}")]

@@ -14,6 +14,7 @@ mod error;
 mod events;
 pub mod logs;
 mod metrics;
+mod namespace;
 mod recipe;
 mod steps;
 
@@ -35,6 +36,7 @@ pub use events::{EVENTS_BEHIND_MAX, Events, Heard};
 use garden_client::{Garden, Reader};
 use logs::Logs;
 use metrics::Streams;
+use namespace::Errands;
 use rootfs_ledger::Ledger;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -52,6 +54,7 @@ pub(crate) struct Shared {
     store: Store,
     cache: Cache,
     ledger: Ledger,
+    errands: Errands,
     edges: Option<Edges>,
     streams: Streams,
     creates: Semaphore,
@@ -77,7 +80,8 @@ impl Executor {
             config.http.clone(),
             ledger.clone(),
         )?;
-        let edges = edges(&config)?;
+        let errands = Errands::start().map_err(|error| StartError::Networks(steps::report(&error)))?;
+        let edges = edges(&config, &errands)?;
         let hub = Hub::new();
         Ok(Executor(Arc::new(Shared {
             store: Store::new(config.total, hub.clone()),
@@ -86,6 +90,7 @@ impl Executor {
             logs,
             cache,
             ledger,
+            errands,
             edges,
             streams: Streams::default(),
             creates: Semaphore::new(work.creates.max(1)),
@@ -223,12 +228,13 @@ fn ledger(config: &Config) -> Result<Ledger, StartError> {
     ledger.map_err(StartError::Disk)
 }
 
-fn edges(config: &Config) -> Result<Option<Edges>, StartError> {
+fn edges(config: &Config, errands: &Errands) -> Result<Option<Edges>, StartError> {
     let Some(proxy) = &config.container_proxy else { return Ok(None) };
     if config.instance_identity.is_none() {
         return Err(StartError::NoIdentity);
     }
-    Edges::new(proxy).map(Some).map_err(|error| StartError::ContainerProxy(steps::report(&error)))
+    let edges = Edges::new(proxy, errands.clone());
+    edges.map(Some).map_err(|error| StartError::ContainerProxy(steps::report(&error)))
 }
 
 /// Emptied: what it holds belongs to containers, and none lives before its executor does.

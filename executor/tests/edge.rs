@@ -4,11 +4,9 @@
 mod world;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -17,15 +15,14 @@ use std::time::{Duration, Instant};
 use bbs_models::{Check, CheckDefinition};
 use diego_base::clock::{Clock, ManualClock, SystemClock};
 use executor::*;
-use garden_client::NetworkNamespace;
 use garden_client::memory::Script;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use world::network::Network;
 use world::*;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -53,20 +50,11 @@ fn on_disk(state: &Path) -> CertificateDer<'static> {
     chain[0].clone()
 }
 
-/// The one that goes with the time of a paused test.
-struct TestClock(tokio::time::Instant);
-
-impl Clock for TestClock {
-    fn now_ns(&self) -> i64 {
-        i64::try_from(self.0.elapsed().as_nanos()).unwrap()
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_container_that_takes_days_to_become_healthy_has_a_certificate_that_is_good_all_the_time() {
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let world = world_with(|config| {
-        config.clock = Arc::new(TestClock(tokio::time::Instant::now()));
+        config.clock = Arc::new(PausedClock::start());
         config.instance_identity = Some(identity());
         config.unhealthy_monitoring_interval = HOUR;
     });
@@ -90,52 +78,6 @@ async fn a_container_that_takes_days_to_become_healthy_has_a_certificate_that_is
     assert_eq!(seen.len(), 5, "one for each day less half an hour");
     assert_eq!(world.executor.get("a").unwrap().state, State::Created);
     world.executor.delete("a").await.unwrap();
-}
-
-/// A process in a network of its own, as a container's first one is.
-struct Network(Child);
-
-impl Network {
-    /// `None`, with a line that says why, where there can be none.
-    fn start(test: &str) -> Option<Network> {
-        if !rustix::process::geteuid().is_root() || !Path::new("/bin/busybox").exists() {
-            println!("SKIPPED {test}: needs root and /bin/busybox");
-            return None;
-        }
-        let script = "/bin/busybox ip link set lo up && echo ready && exec /bin/busybox sleep 600";
-        let mut child = Command::new("/bin/busybox")
-            .args(["unshare", "-n", "/bin/busybox", "sh", "-c", script])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n");
-        Some(Network(child))
-    }
-
-    fn at(&self) -> NetworkNamespace {
-        let pid = self.0.id() as i32;
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-        let started = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(19).unwrap().parse().unwrap();
-        NetworkNamespace { pid, started }
-    }
-
-    /// On a thread that is there, and stays there until it ends.
-    fn inside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> thread::JoinHandle<T> {
-        let namespace = fs::File::open(format!("/proc/{}/ns/net", self.0.id())).unwrap();
-        thread::spawn(move || {
-            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
-            work()
-        })
-    }
-}
-
-impl Drop for Network {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// Says again what it is told, to everybody; ends with the test.

@@ -1,14 +1,15 @@
 //! One declarative check: a connection or a request to a port of the container, again and again.
 
-use std::net::{IpAddr, SocketAddr};
+use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use rand::Rng;
-use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::http;
+use super::vantage::Way;
 use crate::steps::{Ready, Result, Stage, StepError, go_duration};
 
 /// The first pause between two startup checks; it doubles up to the interval.
@@ -97,51 +98,61 @@ async fn keep_up(probe: &Probe, stage: &Stage, interval: Duration, name: &str) -
     }
 }
 
-/// One check, when its turn has come.
+/// One check, when its turn has come. What this cell needs to begin it is not counted against the container.
 async fn once(probe: &Probe, stage: &Stage) -> std::result::Result<(), String> {
     let Some(ip) = stage.internal_ip else { return Err("failure to find suitable interface".to_string()) };
-    let _permit = stage.shared.checks.acquire().await.map_err(|_| "checks have been stopped".to_string())?;
-    probe_once(probe, ip).await
-}
-
-pub(crate) async fn probe_once(probe: &Probe, ip: IpAddr) -> std::result::Result<(), String> {
+    let _permit =
+        stage.vantage.at_once.acquire().await.map_err(|_| "checks have been stopped".to_string())?;
+    let way = Way::prepare(stage, ip).await;
     match probe {
-        Probe::Tcp { port, timeout } => tcp(SocketAddr::new(ip, *port), *timeout).await,
-        Probe::Http { port, path, timeout } => {
-            let at = format!("failed to make HTTP request to '{path}' on port {port}");
-            let started = Instant::now();
-            match tokio::time::timeout(*timeout, http::status(ip, *port, path)).await {
-                Ok(Ok(200)) => Ok(()),
-                Ok(Ok(status)) => {
-                    let took = started.elapsed().as_millis();
-                    Err(format!("{at}: received status code {status} in {took}ms"))
-                }
-                Ok(Err(_)) => Err(format!("{at}: connection refused")),
-                Err(_) => Err(format!("{at}: timed out after {:.2} seconds", timeout.as_secs_f64())),
-            }
-        }
+        Probe::Tcp { port, timeout } => tcp(SocketAddr::new(ip, *port), *timeout, way).await,
+        Probe::Http { port, path, timeout } => http(SocketAddr::new(ip, *port), path, *timeout, way).await,
     }
 }
 
-async fn tcp(address: SocketAddr, timeout: Duration) -> std::result::Result<(), String> {
-    match tokio::time::timeout(timeout, TcpStream::connect(address)).await {
+async fn http(
+    to: SocketAddr,
+    path: &str,
+    timeout: Duration,
+    way: Way<'_>,
+) -> std::result::Result<(), String> {
+    let at = format!("failed to make HTTP request to '{path}' on port {}", to.port());
+    let started = Instant::now();
+    match timeout_at(started + timeout, http::get(to, path, way)).await {
+        Ok(Ok(answer)) => {
+            let (status, took) = (answer.status(), started.elapsed().as_millis());
+            // An application that never comes to the end of its answer has answered.
+            let _ = timeout_at(started + timeout, answer.drain()).await;
+            if status == 200 {
+                Ok(())
+            } else {
+                Err(format!("{at}: received status code {status} in {took}ms"))
+            }
+        }
+        Ok(Err(_)) => Err(format!("{at}: connection refused")),
+        Err(_) => Err(format!("{at}: timed out after {:.2} seconds", timeout.as_secs_f64())),
+    }
+}
+
+async fn tcp(to: SocketAddr, timeout: Duration, mut way: Way<'_>) -> std::result::Result<(), String> {
+    match tokio::time::timeout(timeout, way.connect(to)).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => {
             let cause = cause(&error);
-            Err(format!("failed to make TCP connection to {address}: dial tcp {address}: connect: {cause}"))
+            Err(format!("failed to make TCP connection to {to}: dial tcp {to}: connect: {cause}"))
         }
         Err(_) => Err(format!(
-            "failed to make TCP connection to {address}: timed out after {:.2} seconds",
+            "failed to make TCP connection to {to}: timed out after {:.2} seconds",
             timeout.as_secs_f64()
         )),
     }
 }
 
-fn cause(error: &std::io::Error) -> String {
+fn cause(error: &io::Error) -> String {
     match error.kind() {
-        std::io::ErrorKind::ConnectionRefused => "connection refused".to_string(),
-        std::io::ErrorKind::HostUnreachable => "no route to host".to_string(),
-        std::io::ErrorKind::NetworkUnreachable => "network is unreachable".to_string(),
+        io::ErrorKind::ConnectionRefused => "connection refused".to_string(),
+        io::ErrorKind::HostUnreachable => "no route to host".to_string(),
+        io::ErrorKind::NetworkUnreachable => "network is unreachable".to_string(),
         _ => error.to_string(),
     }
 }

@@ -244,6 +244,7 @@ impl Work {
             logs: self.logs.clone(),
             environment: Arc::new(environment),
             internal_ip: container.internal_ip,
+            vantage: Arc::default(),
             readiness,
             capture: None,
         };

@@ -12,9 +12,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::faces::Face;
-use super::namespace::{self, Errands, Namespace};
 use super::relay::{Activity, Client, Relay};
 use super::session::Session;
+use crate::namespace::{self, Errands, Namespace};
 
 /// Slow clients are let go.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
@@ -120,7 +120,7 @@ async fn serve(house: &House, client: TcpStream, app_port: u16, face: &Face) -> 
 }
 
 async fn connect(house: &House, port: u16) -> Result<TcpStream, Error> {
-    let socket = TcpSocket::from_std_stream(house.errands.stream(&house.namespace).await?);
+    let socket = TcpSocket::from_std_stream(house.errands.stream(&house.namespace, house.app).await?);
     let connected = timeout(CONNECT_TIME, socket.connect(SocketAddr::new(house.app, port))).await;
     connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(Error::App)
 }

@@ -10,7 +10,6 @@
 mod buffer;
 mod faces;
 mod listener;
-mod namespace;
 pub(crate) mod ports;
 mod relay;
 mod session;
@@ -30,9 +29,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::ContainerProxy;
 use crate::credentials::Issued;
+use crate::namespace::{self, Errands, Namespace};
 use faces::{Face, Manners};
 use listener::House;
-use namespace::{Errands, Namespace};
 use ports::Front;
 
 /// A connection has a descriptor for each end; the rest of this process needs some, too.
@@ -67,13 +66,12 @@ pub(crate) struct Shown<'a> {
 }
 
 impl Edges {
-    /// Containers' networks are those beside the calling thread's.
-    pub fn new(proxy: &ContainerProxy) -> Result<Edges, Error> {
+    pub fn new(proxy: &ContainerProxy, errands: Errands) -> Result<Edges, Error> {
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let most = (descriptors / DESCRIPTORS_PER_CONNECTION).min(Semaphore::MAX_PERMITS as u64);
         Ok(Edges {
             manners: Manners::of(proxy)?,
-            errands: Errands::start()?,
+            errands,
             connections_of_one: proxy.connections_max.max(1),
             places_of_all: Arc::new(Semaphore::new(most.max(1) as usize)),
             may_go_without: proxy.unproxied_port_mappings,

@@ -376,7 +376,8 @@ async fn a_container_is_served_where_it_is_and_its_connections_are_drained() {
         return;
     };
     let (authority, others) = (authority(), authority());
-    let edges = Edges::new(&ContainerProxy { connections_max: 2, ..ContainerProxy::default() }).unwrap();
+    let proxy = ContainerProxy { connections_max: 2, ..ContainerProxy::default() };
+    let edges = Edges::new(&proxy, Errands::start().unwrap()).unwrap();
     let fronts = [Front { app_port: 8080, port: 61001 }, Front { app_port: 8080, port: 61443 }];
     let (first, other) = (authority.issue(NAME), others.issue(NAME));
     let shown = Shown { to_routers: &first, to_containers: &other };
@@ -387,7 +388,7 @@ async fn a_container_is_served_where_it_is_and_its_connections_are_drained() {
 
     let inside = Arc::new(Namespace::open(container.at()).unwrap());
     let connect = async |port: u16, authority: &Authority| {
-        let socket = edges.errands.stream(&inside).await.unwrap();
+        let socket = edges.errands.stream(&inside, app_ip).await.unwrap();
         let socket = tokio::net::TcpSocket::from_std_stream(socket);
         let stream = socket.connect(([127, 0, 0, 1], port).into()).await?;
         tls(stream, authority.client(None, &[&rustls::version::TLS13])).await

@@ -36,7 +36,7 @@ pub(crate) use voice::{Capture, Voice};
 
 pub(crate) use self::environment::network as network_environment;
 pub(crate) use self::run::Run;
-use crate::checks::{Check, Monitor, Readiness, Repeat};
+use crate::checks::{Check, Monitor, Readiness, Repeat, Vantage};
 use crate::logs::LogStream;
 use crate::{Shared, checks};
 
@@ -106,6 +106,7 @@ pub(crate) struct Stage {
     /// `CF_INSTANCE_…`, added to each process's own.
     pub environment: Arc<Vec<String>>,
     pub internal_ip: Option<IpAddr>,
+    pub vantage: Arc<Vantage>,
     /// Where readiness checks say how they found it.
     pub readiness: mpsc::Sender<bool>,
     /// Where output goes instead of the logs.

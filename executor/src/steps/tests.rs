@@ -35,6 +35,7 @@ impl Scene {
             shared,
             environment: Arc::new(vec!["CF_INSTANCE_IP=1.2.3.4".into()]),
             internal_ip: Some([127, 0, 0, 1].into()),
+            vantage: Arc::default(),
             readiness: mpsc::channel(1).0,
             capture: None,
         };

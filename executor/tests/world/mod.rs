@@ -2,11 +2,14 @@
 
 #![allow(dead_code)]
 
+pub mod network;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bbs_models::{Action, DownloadAction, RunAction};
+use diego_base::clock::Clock;
 use executor::logs::Logs;
 use executor::*;
 use garden_client::memory::MemoryGarden;
@@ -38,6 +41,21 @@ pub fn executor_in(state: PathBuf, change: impl FnOnce(&mut Config)) -> (Executo
     change(&mut config);
     let garden = MemoryGarden::new();
     (Executor::new(config, Arc::new(garden.clone()), Logs::default()).unwrap(), garden)
+}
+
+/// The one that goes with the time of a paused test.
+pub struct PausedClock(tokio::time::Instant);
+
+impl PausedClock {
+    pub fn start() -> PausedClock {
+        PausedClock(tokio::time::Instant::now())
+    }
+}
+
+impl Clock for PausedClock {
+    fn now_ns(&self) -> i64 {
+        i64::try_from(self.0.elapsed().as_nanos()).unwrap()
+    }
 }
 
 impl World {

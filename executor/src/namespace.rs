@@ -4,7 +4,7 @@
 //! home. A socket belongs for good to the network it was made in.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -90,7 +90,7 @@ struct Errand {
 #[derive(Debug, Clone, Copy)]
 enum Make {
     Listener(u16),
-    Stream,
+    Stream(AddressFamily),
 }
 
 impl Errands {
@@ -105,12 +105,12 @@ impl Errands {
                 let _ = errand.reply.send(made);
                 if let Err(error) = enter(&home) {
                     // Nothing made from here on would be where it is thought to be.
-                    tracing::error!(%error, "executor.edge.cannot-come-back-from-a-container");
+                    tracing::error!(%error, "executor.cannot-come-back-from-a-container");
                     return;
                 }
             }
         };
-        std::thread::Builder::new().name("edge-errands".into()).spawn(go).map_err(Error::Start)?;
+        std::thread::Builder::new().name("errands".into()).spawn(go).map_err(Error::Start)?;
         Ok(Errands(sender))
     }
 
@@ -123,9 +123,10 @@ impl Errands {
         made.map(Into::into).map_err(|source| Error::Listen { port, source })
     }
 
-    /// Not connected to anything.
-    pub async fn stream(&self, namespace: &Arc<Namespace>) -> Result<std::net::TcpStream, Error> {
-        self.go(namespace, Make::Stream).await.map(Into::into).map_err(Error::Socket)
+    /// For an address of this kind, not connected to anything.
+    pub async fn stream(&self, namespace: &Arc<Namespace>, to: IpAddr) -> Result<std::net::TcpStream, Error> {
+        let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        self.go(namespace, Make::Stream(family)).await.map(Into::into).map_err(Error::Socket)
     }
 
     async fn go(&self, namespace: &Arc<Namespace>, make: Make) -> io::Result<OwnedFd> {
@@ -143,7 +144,11 @@ fn enter(namespace: &OwnedFd) -> io::Result<()> {
 
 fn make(what: Make) -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
+    let family = match what {
+        Make::Listener(_) => AddressFamily::INET,
+        Make::Stream(family) => family,
+    };
+    let socket = socket_with(family, SocketType::STREAM, flags, None)?;
     if let Make::Listener(port) = what {
         // Connections of an earlier listener may not be over yet.
         sockopt::set_socket_reuseaddr(&socket, true)?;
