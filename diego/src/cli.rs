@@ -141,7 +141,7 @@ fn established_name(arguments: &[OsString]) -> Option<&'static str> {
     ESTABLISHED_NAMES.iter().map(|(established, _)| *established).find(|established| name == *established)
 }
 
-/// `bbs --flag` is `diego bbs --flag`; what `gdn` is told in a file is added.
+/// `bbs --flag` is `diego bbs --flag`; what a component is told in a file of its deployment is added.
 fn arguments(mut arguments: Vec<OsString>) -> anyhow::Result<Vec<OsString>> {
     if let Some(name) = established_name(&arguments)
         && let Some((_, subcommand)) = ESTABLISHED_NAMES.iter().find(|(established, _)| *established == name)
@@ -149,9 +149,14 @@ fn arguments(mut arguments: Vec<OsString>) -> anyhow::Result<Vec<OsString>> {
         arguments[0] = "diego".into();
         arguments.insert(1, (*subcommand).into());
     }
-    if arguments.get(1).is_some_and(|subcommand| subcommand == GDN) {
-        let told = arguments.split_off(2);
-        arguments.extend(components::gdn::expand(&told)?);
+    let Some(subcommand) = arguments.get(1).and_then(|subcommand| subcommand.to_str()).map(str::to_owned)
+    else {
+        return Ok(arguments);
+    };
+    let told = arguments.split_off(2);
+    match &*subcommand {
+        GDN => arguments.extend(components::gdn::expand(&told)?),
+        _ => arguments.extend(components::deployed::expand(&subcommand, told)?),
     }
     Ok(arguments)
 }

@@ -26,11 +26,20 @@ pub struct Edge {
     #[arg(long, requires = "instance_identity_ca_file")]
     container_proxy: bool,
     /// Let in only clients that show a certificate of an authority of --container-proxy-trusted-ca-file.
-    #[arg(long, requires = "container_proxy", requires = "container_proxy_trusted_ca_files")]
+    #[arg(long, requires = "container_proxy", requires = "trusted")]
     container_proxy_require_client_certificates: bool,
     /// Authorities, in PEM. May be given many times.
-    #[arg(long = "container-proxy-trusted-ca-file", requires = "container_proxy")]
+    #[arg(long = "container-proxy-trusted-ca-file", requires = "container_proxy", group = "trusted")]
     container_proxy_trusted_ca_files: Vec<PathBuf>,
+    /// Authorities, being PEM themselves. May be given many times.
+    #[arg(
+        long = "container-proxy-trusted-ca",
+        value_name = "PEM",
+        requires = "container_proxy",
+        group = "trusted",
+        hide = true
+    )]
+    container_proxy_trusted_cas: Vec<String>,
     /// A name that clients' certificates must be for; of several, one. May be given many times.
     #[arg(
         long = "container-proxy-verify-subject-alt-name",
@@ -67,7 +76,8 @@ impl Edge {
     }
 
     fn container_proxy(&self) -> Result<ContainerProxy> {
-        let authorities = self.container_proxy_trusted_ca_files.iter().map(|path| read(path));
+        let in_files = self.container_proxy_trusted_ca_files.iter().map(|path| read(path));
+        let authorities = in_files.chain(self.container_proxy_trusted_cas.iter().cloned().map(Ok));
         Ok(ContainerProxy {
             require_client_certificates: self.container_proxy_require_client_certificates,
             trusted_ca_certificates_pem: authorities.collect::<Result<_>>()?,

@@ -5,6 +5,7 @@
 
 mod auctioneer;
 mod bbs;
+pub mod deployed;
 mod edge;
 mod file_server;
 mod flags;
@@ -16,6 +17,7 @@ mod registry_cache;
 mod rep;
 mod route_emitter;
 mod ssh_proxy;
+mod tuning;
 
 pub use flags::Registries;
 

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use bbs_models::PreferredAddress;
 use clap::Args;
 use diego_base::http::ClientConfig;
 use diego_base::serve::Listen;
+use diego_base::tls::Files;
 use executor::logs::Logs;
 use executor::{CellResources, Executor};
 use garden_client::{Address, Capacity, Garden, HttpGarden};
@@ -18,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::edge::Edge;
 use super::flags::{self, Bbs, Log, Tls, stack};
 use super::forward::{self, Forward};
+use super::tuning::Tuning;
 
 /// Between two attempts to reach a garden that is not up yet.
 const GARDEN_RETRY: Duration = Duration::from_millis(200);
@@ -39,6 +42,9 @@ pub struct Flags {
     /// The URL at which the platform reaches --listen, if that does not say it.
     #[arg(long)]
     rep_url: Option<String>,
+    /// Tell routers that they had better use the containers' own addresses.
+    #[arg(long)]
+    advertise_preference_for_instance_address: bool,
     /// Garden's unix socket, or its HOST:PORT.
     #[arg(long, default_value = "/run/diego/garden.sock", value_parser = garden_address)]
     garden: Address,
@@ -59,7 +65,50 @@ pub struct Flags {
     #[command(flatten)]
     tls: Tls,
     #[command(flatten)]
+    peers: Peers,
+    #[command(flatten)]
+    tuning: Tuning,
+    #[command(flatten)]
     pub log: Log,
+}
+
+/// Whoever is to be met with another certificate than the rest.
+#[derive(Args)]
+#[command(next_help_heading = "TLS")]
+struct Peers {
+    /// Shown to Locket; otherwise --cert-file is.
+    #[arg(long, requires = "locket_key_file")]
+    locket_cert_file: Option<PathBuf>,
+    #[arg(long, requires = "locket_cert_file")]
+    locket_key_file: Option<PathBuf>,
+    /// Authorities, in PEM, one of which must have signed Locket's certificate.
+    #[arg(long, requires = "locket_cert_file")]
+    locket_ca_cert_file: Option<PathBuf>,
+    /// Shown to where downloads come from and uploads go to; otherwise --cert-file is.
+    #[arg(long, requires = "downloads_key_file")]
+    downloads_cert_file: Option<PathBuf>,
+    #[arg(long, requires = "downloads_cert_file")]
+    downloads_key_file: Option<PathBuf>,
+    /// Authorities, in PEM, one of which must have signed their certificates.
+    #[arg(long, requires = "downloads_cert_file")]
+    downloads_ca_cert_file: Option<PathBuf>,
+}
+
+impl Peers {
+    fn locket(&self, usual: &ClientConfig) -> ClientConfig {
+        with_files(usual, [&self.locket_cert_file, &self.locket_key_file, &self.locket_ca_cert_file])
+    }
+
+    /// However long they take.
+    fn downloads(&self, usual: &ClientConfig) -> ClientConfig {
+        let files = [&self.downloads_cert_file, &self.downloads_key_file, &self.downloads_ca_cert_file];
+        ClientConfig { timeout: None, ..with_files(usual, files) }
+    }
+}
+
+fn with_files(usual: &ClientConfig, [cert, key, ca]: [&Option<PathBuf>; 3]) -> ClientConfig {
+    let files = cert.clone().zip(key.clone()).map(|(cert, key)| Files { cert, key, ca: ca.clone() });
+    ClientConfig { tls: files.or_else(|| usual.tls.clone()), ..usual.clone() }
 }
 
 /// What the cell can run, and how much of it.
@@ -99,7 +148,7 @@ fn garden_address(text: &str) -> Result<Address, String> {
 
 pub async fn run(flags: Flags, shutdown: CancellationToken) -> Result<()> {
     let client = flags.tls.client();
-    let presences = flags::locket(&flags.locket, &client)?;
+    let presences = flags::locket(&flags.locket, &flags.peers.locket(&client))?;
     let mut config = rep::Config::new(
         flags.identity(),
         Listen::Tcp(flags.listen),
@@ -111,6 +160,10 @@ pub async fn run(flags: Flags, shutdown: CancellationToken) -> Result<()> {
     if flags.offer.two_layer {
         config.layering_mode = LayeringMode::TwoLayer;
     }
+    if flags.advertise_preference_for_instance_address {
+        config.preferred_address = PreferredAddress::Instance;
+    }
+    flags.tuning.apply_to_rep(&mut config);
     let garden = HttpGarden::new(flags.garden.clone());
     let capacity = tokio::select! {
         capacity = until_garden_answers(&garden) => capacity,
@@ -154,11 +207,12 @@ fn executor(
 ) -> Result<Executor> {
     let state_dir = &flags.state_dir;
     std::fs::create_dir_all(state_dir).with_context(|| format!("cannot make {}", state_dir.display()))?;
-    let downloads = ClientConfig { timeout: None, ..client };
-    let http = diego_base::http::client(&downloads).context("cannot make a client for downloads")?;
+    let http = diego_base::http::client(&flags.peers.downloads(&client))
+        .context("cannot make a client for downloads")?;
     let total = flags.offer.resources(capacity);
     let mut config = executor::Config::new(&flags.cell_id, total, state_dir.to_owned(), http);
     config.disk_follows_garden = flags.offer.disk_mb.is_none();
+    flags.tuning.apply_to_executor(&mut config);
     flags.edge.apply(&mut config)?;
     Ok(Executor::new(config, Arc::new(garden), logs)?)
 }

@@ -1,6 +1,9 @@
 //! Each component as a process of its own, started under its established name, and all of them together a Diego that is
 //! spoken to through `cfdot`.
 
+// For what deployments render.
+#![recursion_limit = "256"]
+
 mod edge;
 mod forward;
 
@@ -44,6 +47,8 @@ struct Processes {
     tls: bool,
     /// What only some cells are told.
     rep_flags: Vec<String>,
+    /// The cell is told in a file, as deployments do it.
+    rep_in_file: bool,
 }
 
 impl Processes {
@@ -62,7 +67,14 @@ impl Processes {
         let held = ["locket", "bbs", "auctioneer", "rep", "rep-admin", "file-server", "forwarder"]
             .map(|name| (name, TcpListener::bind("127.0.0.1:0").unwrap()));
         let addresses = held.iter().map(|(name, socket)| (*name, socket.local_addr().unwrap())).collect();
-        Processes { dir, addresses, running: BTreeMap::new(), tls: false, rep_flags: Vec::new() }
+        Processes {
+            dir,
+            addresses,
+            running: BTreeMap::new(),
+            tls: false,
+            rep_flags: Vec::new(),
+            rep_in_file: false,
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -85,7 +97,8 @@ impl Processes {
         let log = self.path(&format!("{name}.log"));
         let log = std::fs::File::options().create(true).append(true).open(log).unwrap();
         let mut command = Command::new(self.path(name));
-        if self.tls && !["gdn", "file-server"].contains(&name) {
+        let told_in_file = name == "rep" && self.rep_in_file;
+        if self.tls && !told_in_file && !["gdn", "file-server"].contains(&name) {
             command.args(
                 ["cert", "key", "ca-cert"].map(|what| self.flag(&format!("{what}-file"), self.path(what))),
             );
@@ -112,7 +125,33 @@ impl Processes {
         self.start("bbs", &flags);
     }
 
+    /// In the form in which deployments render it, with keys that mean nothing here.
+    fn rep_file(&self, stack: &Path) -> Value {
+        let path = |name: &str| self.path(name).display().to_string();
+        json!({
+            "cell_id": "cell-1", "zone": "z1", "cell_index": 0, "session_name": "rep", "log_level": "info",
+            "listen_addr": self.addresses["rep-admin"], "listen_addr_securable": self.addresses["rep"],
+            "bbs_address": self.url("bbs"), "locket_address": self.addresses["locket"],
+            "ca_cert_file": path("ca-cert"), "cert_file": path("cert"), "key_file": path("key"),
+            "locket_ca_cert_file": path("ca-cert"), "locket_client_cert_file": path("cert"),
+            "locket_client_key_file": path("key"), "path_to_tls_cert": path("cert"),
+            "path_to_tls_key": path("key"), "path_to_tls_ca_cert": path("ca-cert"),
+            "garden_network": "unix", "garden_addr": path("garden.sock"), "cache_path": path("rep-cache"),
+            "temp_dir": path("rep-work"), "preloaded_root_fs": [format!("busybox:{}", stack.display())],
+            "supported_providers": ["docker"], "placement_tags": [], "optional_placement_tags": null,
+            "memory_mb": "auto", "disk_mb": "1024", "container_owner_name": "rep", "set_cpu_weight": true,
+            "evacuation_timeout": "10m0s", "polling_interval": "30s", "layering_mode": "single-layer",
+            "garden_healthcheck_process_path": "/bin/sh", "lock_ttl": "15s", "post_setup_hook": "",
+            "enable_container_proxy": false, "enable_unproxied_port_mappings": true, "proxy_enable_http2": true,
+            "loggregator": { "loggregator_api_port": 3458, "loggregator_ca_path": "" },
+        })
+    }
+
     fn start_rep(&mut self, stack: &Path) {
+        if self.rep_in_file {
+            std::fs::write(self.path("rep.json"), self.rep_file(stack).to_string()).unwrap();
+            return self.start("rep", &["-config".into(), self.path("rep.json").display().to_string()]);
+        }
         let mut flags = vec![
             "--cell-id=cell-1".into(),
             self.address("listen", "rep"),
@@ -361,6 +400,24 @@ fn processes_with_certificates_believe_no_others() {
         processes.until("the instance is gone", |processes| {
             processes.listed(&["actual-lrps"]).is_empty().then_some(())
         });
+    });
+}
+
+fn over_tls_by_file() -> Processes {
+    let mut processes = Processes::over_tls();
+    processes.rep_in_file = true;
+    processes
+}
+
+#[test]
+fn a_cell_is_started_as_deployments_start_it() {
+    in_six_processes("a_cell_is_started_as_deployments_start_it", over_tls_by_file, |processes, _| {
+        let cell = &processes.listed(&["cell", "cell-1"])[0];
+        assert_eq!((&cell["zone"], &cell["capacity"]["disk_mb"]), (&json!("z1"), &json!(1024)), "{cell}");
+        let log = std::fs::read_to_string(processes.path("rep.log")).unwrap();
+        assert!(!log.contains("without effect"), "{log}");
+        assert!(log.contains(r#""message":"rep.started""#), "{log}");
+        a_task_runs(processes);
     });
 }
 

@@ -1,0 +1,342 @@
+//! A rep's file, with what it says for the executor in it.
+
+use super::{Each, Flag, If, Nothing, Settings, Special, Table};
+
+pub const TABLE: Table = &[
+    ("advertise_domain", Special),
+    ("advertise_preference_for_instance_address", If("advertise-preference-for-instance-address")),
+    // The disk's own figures are asked for, and what others take of it is seen.
+    ("auto_disk_capacity_overhead_mb", Nothing),
+    ("bbs_address", Flag("bbs-url")),
+    ("bbs_client_session_cache_size", Nothing),
+    ("bbs_max_idle_conns_per_host", Nothing),
+    ("ca_cert_file", Flag("ca-cert-file")),
+    ("cache_path", Flag("cache-path")),
+    ("cell_id", Flag("cell-id")),
+    ("cell_index", Nothing),
+    ("cert_file", Flag("cert-file")),
+    ("communication_timeout", Nothing),
+    ("container_inode_limit", Flag("container-inode-limit")),
+    ("container_max_cpu_shares", Flag("container-max-cpu-shares")),
+    ("container_metrics_report_interval", Flag("container-metrics-report-interval")),
+    ("container_owner_name", Flag("container-owner-name")),
+    // No proxy runs inside containers that would have to be found, told and restarted.
+    ("container_proxy_ads_addresses", Nothing),
+    ("container_proxy_config_path", Nothing),
+    ("container_proxy_path", Nothing),
+    ("container_proxy_require_and_verify_client_certs", Special),
+    ("container_proxy_trusted_ca_certs", Special),
+    ("container_proxy_verify_subject_alt_name", Special),
+    ("container_reap_interval", Flag("container-reap-interval")),
+    ("create_work_pool_size", Flag("create-work-pool-size")),
+    ("debug_address", Nothing),
+    ("declarative_healthcheck_default_timeout", Flag("declarative-healthcheck-default-timeout")),
+    ("declarative_healthcheck_path", Nothing),
+    ("delete_work_pool_size", Flag("delete-work-pool-size")),
+    ("disk_mb", Special),
+    ("enable_container_proxy", If("container-proxy")),
+    ("enable_container_proxy_healthcheck", Nothing),
+    ("enable_healthcheck_metrics", Nothing),
+    ("enable_unproxied_port_mappings", Special),
+    ("envoy_config_refresh_delay", Nothing),
+    ("envoy_config_reload_duration", Nothing),
+    ("envoy_drain_timeout", Nothing),
+    ("evacuation_polling_interval", Flag("evacuation-polling-interval")),
+    ("evacuation_timeout", Flag("evacuation-timeout")),
+    ("export_network_env_vars", Nothing),
+    ("garden_addr", Special),
+    // Garden is asked whether it answers; no container is made for that.
+    ("garden_healthcheck_command_retry_pause", Nothing),
+    ("garden_healthcheck_emission_interval", Nothing),
+    ("garden_healthcheck_interval", Nothing),
+    ("garden_healthcheck_process_args", Nothing),
+    ("garden_healthcheck_process_dir", Nothing),
+    ("garden_healthcheck_process_env", Nothing),
+    ("garden_healthcheck_process_path", Nothing),
+    ("garden_healthcheck_process_user", Nothing),
+    ("garden_healthcheck_timeout", Nothing),
+    ("garden_network", Special),
+    ("graceful_shutdown_interval", Flag("graceful-shutdown-interval")),
+    ("healthcheck_container_owner_name", Nothing),
+    ("healthcheck_work_pool_size", Flag("healthcheck-work-pool-size")),
+    ("healthy_monitoring_interval", Flag("healthy-monitoring-interval")),
+    ("instance_identity_ca_path", Flag("instance-identity-ca-file")),
+    ("instance_identity_cred_dir", Nothing),
+    ("instance_identity_private_key_path", Flag("instance-identity-key-file")),
+    ("instance_identity_validity_period", Special),
+    ("key_file", Flag("key-file")),
+    ("layering_mode", Special),
+    ("listen_addr", Flag("admin-listen")),
+    ("listen_addr_securable", Flag("listen")),
+    ("lock_retry_interval", Nothing),
+    ("lock_ttl", Nothing),
+    ("locket_address", Flag("locket")),
+    ("locket_ca_cert_file", Flag("locket-ca-cert-file")),
+    ("locket_client_cert_file", Flag("locket-cert-file")),
+    ("locket_client_keepalive_time", Nothing),
+    ("locket_client_keepalive_timeout", Nothing),
+    ("locket_client_key_file", Flag("locket-key-file")),
+    ("log_level", Flag("log-level")),
+    ("loggregator", Special),
+    ("max_cache_size_in_bytes", Flag("max-cache-size-in-bytes")),
+    ("max_concurrent_downloads", Flag("max-concurrent-downloads")),
+    ("max_data_string_length", Nothing),
+    ("max_log_lines_per_second", Flag("max-log-lines-per-second")),
+    ("memory_mb", Special),
+    ("metrics_work_pool_size", Nothing),
+    ("optional_placement_tags", Each("optional-placement-tag")),
+    ("path_to_ca_certs_for_downloads", Special),
+    ("path_to_tls_ca_cert", Special),
+    ("path_to_tls_cert", Flag("downloads-cert-file")),
+    ("path_to_tls_key", Flag("downloads-key-file")),
+    ("placement_tags", Each("placement-tag")),
+    ("polling_interval", Flag("polling-interval")),
+    ("post_setup_hook", Special),
+    ("post_setup_user", Flag("post-setup-user")),
+    ("preloaded_root_fs", Special),
+    ("proxy_enable_http2", Special),
+    ("proxy_healthcheck_interval", Nothing),
+    // TLS before containers takes nothing of their memory.
+    ("proxy_memory_allocation_mb", Nothing),
+    ("read_work_pool_size", Flag("read-work-pool-size")),
+    ("redact_patterns", Nothing),
+    ("redact_secrets", Nothing),
+    ("report_interval", Nothing),
+    ("reserved_expiration_time", Flag("reserved-expiration-time")),
+    ("session_name", Nothing),
+    ("set_cpu_weight", If("set-cpu-weight")),
+    // Checks are made by the cell itself, in no root filesystem.
+    ("sidecar_root_fs", Nothing),
+    ("sidecar_root_fs_path", Nothing),
+    ("supported_providers", Each("rootfs-provider")),
+    ("temp_dir", Flag("temp-dir")),
+    ("time_format", Nothing),
+    ("trusted_system_certificates_path", Flag("trusted-system-certificates")),
+    ("unhealthy_monitoring_interval", Flag("unhealthy-monitoring-interval")),
+    ("use_node_port_for_pod_service", Nothing),
+    ("use_schedulable_disk_size", Nothing),
+    ("zone", Flag("zone")),
+];
+
+type Flags = Result<Vec<String>, (&'static str, String)>;
+
+pub fn specials(settings: &Settings) -> Flags {
+    let parts = [url, garden, capacity, stacks, layering, identity, proxy, downloads, hook, loggregator];
+    let mut flags = Vec::new();
+    for part in parts {
+        flags.extend(part(settings)?);
+    }
+    Ok(flags)
+}
+
+/// Where the platform finds the cell: by its name, in the domain of cells.
+fn url(settings: &Settings) -> Flags {
+    let (Some(domain), Some(cell), Some(listen)) = (
+        settings.text("advertise_domain")?,
+        settings.text("cell_id")?,
+        settings.text("listen_addr_securable")?,
+    ) else {
+        return Ok(vec![]);
+    };
+    let port = listen.rsplit_once(':').map(|(_, port)| port);
+    let port = port.ok_or(("listen_addr_securable", format!("{listen} has no port")))?;
+    let scheme = if settings.text("cert_file")?.is_some() { "https" } else { "http" };
+    Ok(vec![format!("--rep-url={scheme}://{}.{domain}:{port}", cell.replace('_', "-"))])
+}
+
+fn garden(settings: &Settings) -> Flags {
+    let network = settings.text("garden_network")?;
+    if let Some(network) = network.filter(|network| !matches!(&**network, "tcp" | "unix")) {
+        return Err(("garden_network", format!("{network} is neither tcp nor unix")));
+    }
+    Ok(settings.text("garden_addr")?.map(|address| format!("--garden={address}")).into_iter().collect())
+}
+
+/// `auto` is what garden has.
+fn capacity(settings: &Settings) -> Flags {
+    let of = |key, flag| {
+        let told = settings.text(key)?.filter(|told| told != "auto");
+        Ok(told.map(|megabytes| format!("--{flag}={megabytes}")))
+    };
+    Ok(of("memory_mb", "memory-mb")?.into_iter().chain(of("disk_mb", "disk-mb")?).collect())
+}
+
+fn stacks(settings: &Settings) -> Flags {
+    const KEY: &str = "preloaded_root_fs";
+    let flag = |stack: &String| match stack.split_once(':') {
+        Some((name, path)) if !name.is_empty() && !path.is_empty() => Ok(format!("--stack={name}={path}")),
+        _ => Err((KEY, format!("{stack} is not of the form stack-name:path"))),
+    };
+    settings.list(KEY)?.iter().map(flag).collect()
+}
+
+fn layering(settings: &Settings) -> Flags {
+    match settings.text("layering_mode")?.as_deref() {
+        None | Some("single-layer") => Ok(vec![]),
+        Some("two-layer") => Ok(vec!["--two-layer".into()]),
+        Some(other) => Err(("layering_mode", format!("{other} is neither single-layer nor two-layer"))),
+    }
+}
+
+/// Without an authority a validity says nothing.
+fn identity(settings: &Settings) -> Flags {
+    const KEY: &str = "instance_identity_validity_period";
+    let Some(validity) = settings.text(KEY)? else { return Ok(vec![]) };
+    let hours =
+        crate::duration::parse(&validity).map_err(|why| (KEY, format!("{validity}: {why}")))?.as_secs()
+            / 3600;
+    if hours == 0 {
+        return Err((KEY, format!("{validity} is less than an hour")));
+    }
+    Ok(vec![format!("--instance-identity-validity-hours={hours}")])
+}
+
+fn proxy(settings: &Settings) -> Flags {
+    if !settings.is("enable_container_proxy")? {
+        return Ok(vec![]);
+    }
+    let mut flags = Vec::new();
+    let authorities = settings.list("container_proxy_trusted_ca_certs")?;
+    flags.extend(authorities.iter().map(|pem| format!("--container-proxy-trusted-ca={pem}")));
+    if settings.is("container_proxy_require_and_verify_client_certs")? {
+        flags.push("--container-proxy-require-client-certificates".into());
+        let names = settings.list("container_proxy_verify_subject_alt_name")?;
+        flags.extend(names.iter().map(|name| format!("--container-proxy-verify-subject-alt-name={name}")));
+    }
+    if !settings.is("proxy_enable_http2")? {
+        flags.push("--container-proxy-without-http2".into());
+    }
+    if !settings.is("enable_unproxied_port_mappings")? {
+        flags.push("--without-unproxied-port-mappings".into());
+    }
+    Ok(flags)
+}
+
+/// The wider of the two files of authorities.
+fn downloads(settings: &Settings) -> Flags {
+    let wide = settings.text("path_to_ca_certs_for_downloads")?;
+    let authorities = match wide {
+        Some(wide) => Some(wide),
+        None => settings.text("path_to_tls_ca_cert")?,
+    };
+    Ok(authorities.map(|path| format!("--downloads-ca-cert-file={path}")).into_iter().collect())
+}
+
+/// One line, as a shell would split it.
+fn hook(settings: &Settings) -> Flags {
+    const KEY: &str = "post_setup_hook";
+    let Some(line) = settings.text(KEY)? else { return Ok(vec![]) };
+    let words = shlex::split(&line).ok_or((KEY, format!("{line} has an open quote")))?;
+    Ok(words.iter().map(|word| format!("--post-setup-hook={word}")).collect())
+}
+
+fn loggregator(settings: &Settings) -> Flags {
+    let told = settings.within("loggregator")?;
+    let (Some(ca), Some(port)) = (told.text("loggregator_ca_path")?, told.text("loggregator_api_port")?)
+    else {
+        return Ok(vec![]);
+    };
+    let host = told.text("loggregator_api_host")?.unwrap_or_else(|| "127.0.0.1".into());
+    let mut flags = vec![format!("--loggregator={host}:{port}"), format!("--loggregator-ca-cert-file={ca}")];
+    for (key, flag) in [
+        ("loggregator_cert_path", "loggregator-cert-file"),
+        ("loggregator_key_path", "loggregator-key-file"),
+        ("loggregator_job_origin", "loggregator-origin"),
+        ("loggregator_source_id", "loggregator-source-id"),
+        ("loggregator_instance_id", "loggregator-instance-id"),
+        ("loggregator_batch_max_size", "loggregator-batch-max-size"),
+    ] {
+        flags.extend(told.text(key)?.map(|text| format!("--{flag}={text}")));
+    }
+    let excluded = told.list("loggregator_app_metric_exclusion_filter")?;
+    flags.extend(excluded.iter().map(|name| format!("--app-metric-exclusion={name}")));
+    Ok(flags)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn flags(json: serde_json::Value) -> Flags {
+        let serde_json::Value::Object(map) = json else { panic!() };
+        specials(&Settings(map))
+    }
+
+    #[test]
+    fn keys_that_are_written_in_another_form() {
+        let rows = [
+            (
+                json!({"advertise_domain": "cell.internal", "cell_id": "a_b", "listen_addr_securable": "0.0.0.0:1801",
+                    "cert_file": "/c"}),
+                vec!["--rep-url=https://a-b.cell.internal:1801"],
+            ),
+            (
+                json!({"garden_network": "tcp", "garden_addr": "127.0.0.1:7777"}),
+                vec!["--garden=127.0.0.1:7777"],
+            ),
+            (json!({"memory_mb": "auto", "disk_mb": "2048"}), vec!["--disk-mb=2048"]),
+            (json!({"preloaded_root_fs": ["cflinuxfs4:/r/a.tar"]}), vec!["--stack=cflinuxfs4=/r/a.tar"]),
+            (json!({"layering_mode": "two-layer"}), vec!["--two-layer"]),
+            (
+                json!({"instance_identity_validity_period": "36h"}),
+                vec!["--instance-identity-validity-hours=36"],
+            ),
+            (json!({"enable_container_proxy": false, "proxy_enable_http2": false}), vec![]),
+            (
+                json!({"enable_container_proxy": true, "container_proxy_trusted_ca_certs": ["PEM"],
+                    "container_proxy_require_and_verify_client_certs": true, "proxy_enable_http2": true,
+                    "container_proxy_verify_subject_alt_name": ["gorouter.internal"]}),
+                vec![
+                    "--container-proxy-trusted-ca=PEM",
+                    "--container-proxy-require-client-certificates",
+                    "--container-proxy-verify-subject-alt-name=gorouter.internal",
+                    "--without-unproxied-port-mappings",
+                ],
+            ),
+            (
+                json!({"post_setup_hook": "sh -c 'rm -f /x'"}),
+                vec!["--post-setup-hook=sh", "--post-setup-hook=-c", "--post-setup-hook=rm -f /x"],
+            ),
+            (json!({"path_to_tls_ca_cert": "/a"}), vec!["--downloads-ca-cert-file=/a"]),
+            (json!({"loggregator": {"loggregator_api_port": 3458}}), vec![]),
+            (
+                json!({"loggregator": {"loggregator_api_port": 3458, "loggregator_ca_path": "/ca",
+                    "loggregator_job_origin": "rep", "loggregator_app_metric_exclusion_filter": ["cpu"]}}),
+                vec![
+                    "--loggregator=127.0.0.1:3458",
+                    "--loggregator-ca-cert-file=/ca",
+                    "--loggregator-origin=rep",
+                    "--app-metric-exclusion=cpu",
+                ],
+            ),
+        ];
+        for (json, expected) in rows {
+            assert_eq!(flags(json.clone()).unwrap(), expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn nonsense_is_named() {
+        let rows = [
+            (json!({"garden_network": "pipe"}), "garden_network"),
+            (json!({"preloaded_root_fs": ["x"]}), "preloaded_root_fs"),
+            (json!({"layering_mode": "x"}), "layering_mode"),
+            (json!({"instance_identity_validity_period": "30m"}), "instance_identity_validity_period"),
+            (json!({"post_setup_hook": "sh '"}), "post_setup_hook"),
+        ];
+        for (json, key) in rows {
+            assert_eq!(flags(json).unwrap_err().0, key);
+        }
+    }
+
+    #[test]
+    fn no_key_is_there_twice() {
+        let mut keys: Vec<_> = TABLE.iter().map(|(key, _)| *key).collect();
+        let count = keys.len();
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!(keys.len(), count);
+    }
+}
