@@ -175,7 +175,7 @@ async fn gardener(state: &StateDir, flags: &Flags, ledger: &Ledger, cluster: &Pa
     let mut config = garden::gardener::Config::new(state.dir("garden")?);
     config.containerizer.init = lifecycle::beside("garden-init")?;
     config.networker.external_ip = Some(flags.external_ip);
-    config.networker.deny_networks = vec![LINK_LOCAL];
+    config.networker.deny_networks = vec![LINK_LOCAL.into()];
     config.max_containers = flags.max_containers;
     config.destroy_containers_on_start = true;
     config.rootfs.quota.image_bytes = flags.disk_mb.map(|mebibytes| mebibytes << 20);

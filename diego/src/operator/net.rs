@@ -1,7 +1,7 @@
 //! `diego net`: which networks the containers of this cell have, what holds for one of them, and why a packet of its would
 //! pass or not. Reads what garden keeps on disk, and looks whether the kernel agrees: garden need not answer.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -19,7 +19,8 @@ use super::output::{self, Row, print};
 pub struct Flags {
     /// Garden's handle of a container; otherwise all are listed.
     handle: Option<String>,
-    /// Tell whether the container could send this, and why: tcp://192.0.2.1:443, udp://192.0.2.1:53, icmp://192.0.2.1
+    /// Tell whether the container could send this, and why: tcp://192.0.2.1:443, udp://[2001:db8::1]:53, icmp://192.0.2.1,
+    /// icmpv6://2001:db8::1
     #[arg(long, requires = "handle", value_name = "PACKET")]
     to: Option<Packet>,
     /// Where garden keeps its records; otherwise `garden` in the state directory.
@@ -31,6 +32,8 @@ pub struct Flags {
 struct Container {
     handle: String,
     address: Ipv4Addr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address_v6: Option<Ipv6Addr>,
     link: String,
     /// Host port and container port.
     ports: Vec<(u32, u32)>,
@@ -46,13 +49,17 @@ impl Row for Container {
     fn cells(&self) -> Vec<String> {
         vec![
             self.handle.clone(),
-            self.address.to_string(),
+            with_v6(self.address, self.address_v6),
             self.link.clone(),
             ports(&self.ports),
             self.egress_rules.to_string(),
             kernel(&self.lacks),
         ]
     }
+}
+
+fn with_v6(address: Ipv4Addr, v6: Option<Ipv6Addr>) -> String {
+    v6.map_or_else(|| address.to_string(), |v6| format!("{address}, {v6}"))
 }
 
 fn ports(ports: &[(u32, u32)]) -> String {
@@ -129,6 +136,7 @@ fn containers(known: &Known, connections: &[(&str, &Connection)]) -> anyhow::Res
         Container {
             handle: (*handle).into(),
             address: connection.container_ip,
+            address_v6: connection.container_ipv6(),
             link: connection.host_link.clone(),
             ports: ports.collect(),
             egress_rules: connection.net_out.len(),
@@ -142,7 +150,9 @@ fn describe(known: &Known, container: &Container, connection: &Connection) -> an
     let policy = &known.published.policy;
     let line = |name: &str, value: String| print(&format!("{name:<16}{value}"));
     line("container", container.handle.clone())?;
-    line("address", format!("{} by {} of the host", connection.container_ip, connection.host_ip))?;
+    let inside = with_v6(connection.container_ip, connection.container_ipv6());
+    let outside = with_v6(connection.host_ip, connection.v6.map(|ends| ends.host_ip));
+    line("address", format!("{inside} by {outside} of the host"))?;
     line("link", container.link.clone())?;
     line("ports", ports(&container.ports))?;
     line("kernel", kernel(&container.lacks))?;
@@ -163,9 +173,13 @@ fn describe(known: &Known, container: &Container, connection: &Connection) -> an
         rule(format!("to {network}: refused (deny-network)"))?;
     }
     rule("to a mapped port of a container: passes".into())?;
-    rule(format!("to {}, other containers: refused", policy.pool))?;
+    let pools = match policy.pool_v6 {
+        Some(v6) => format!("{} and {v6}", policy.pool),
+        None => policy.pool.to_string(),
+    };
+    rule(format!("to {pools}, other containers: refused"))?;
     if policy.host_answers_dns && !policy.allow_host_access {
-        rule(format!("DNS to this host by its addresses in {}: passes", policy.pool))?;
+        rule(format!("DNS to this host by its addresses in {pools}: passes"))?;
     }
     let host = if policy.allow_host_access { "passes" } else { "refused, but for answers" };
     rule(format!("to this host: {host} (allow-host-access)"))?;

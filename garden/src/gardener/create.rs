@@ -74,6 +74,10 @@ impl Gardener {
 
     /// Takes the handle.
     fn enter(&self, spec: &ContainerSpec) -> Result<Arc<Entry>> {
+        if self.plugin().is_none() {
+            let checked = self.0.networker.check_wanted(&spec.network);
+            checked.map_err(|error| Error::Other(error.to_string()))?;
+        }
         let mut recorded = spec.clone();
         recorded.image.password = String::new();
         let mut record = Record::new(recorded, self.0.clock.now_ns());

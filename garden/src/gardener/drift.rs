@@ -88,13 +88,9 @@ impl Gardener {
         if lacks.is_empty() {
             return Ok(None);
         }
-        networker.open_firewall_again(held.handle, &held.connection)?;
+        networker.repair(held.handle, &held.connection)?;
         let drifted = format!("container '{}' had no {}", held.handle, lacks.join(", no "));
-        tracing::warn!(
-            handle = held.handle,
-            drifted,
-            "the network of a container had drifted: opened the firewall again"
-        );
+        tracing::warn!(handle = held.handle, drifted, "the network of a container had drifted: repaired it");
         Ok(Some(drifted))
     }
 

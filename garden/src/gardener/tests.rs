@@ -26,6 +26,7 @@ pub(super) mod oci;
 mod peas;
 mod plugins;
 mod throttling;
+mod v6;
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 static WORLDS: AtomicUsize = AtomicUsize::new(0);

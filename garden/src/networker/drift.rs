@@ -2,33 +2,35 @@
 //! with them, or delete a link by hand: this finds out what is missing, and says so. What puts it right is in the parent.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::PoisonError;
 
 use garden_sys::netlink::route::Route;
-use garden_sys::nftables::Look;
+use garden_sys::nftables::{Family, Look};
 
 use super::plan::Connection;
-use super::{Error, Networker, Result, make_table, rules};
+use super::{Error, Networker, Result, host, host_side_addresses, make_table, rules};
 
 /// What is there now.
 pub struct Seen {
     /// With the number of their rules.
-    chains: BTreeMap<String, usize>,
-    elements: BTreeMap<String, BTreeSet<Vec<u8>>>,
-    links: BTreeSet<String>,
+    chains: BTreeMap<(Family, String), usize>,
+    elements: BTreeMap<(Family, String), BTreeSet<Vec<u8>>>,
+    /// With their addresses.
+    links: BTreeMap<String, BTreeSet<IpAddr>>,
 }
 
 impl Seen {
     /// What a container should have and has not.
     pub fn lacks(&self, table: &str, handle: &str, connection: &Connection) -> Vec<String> {
-        let mut lacks = Vec::new();
-        if !self.links.contains(&connection.host_link) {
-            lacks.push(format!("link {}", connection.host_link));
-        }
-        let jump = (rules::EGRESS, rules::jump(connection));
-        for (set, element) in rules::elements(connection).into_iter().chain([jump]) {
-            if !self.elements.get(set).is_some_and(|keys| keys.contains(&element.key)) {
-                lacks.push(format!("element of '{set}'"));
+        let mut lacks = self.lacks_of_link(connection);
+        for (family, address) in rules::addresses(connection) {
+            let jump = (rules::EGRESS, rules::jump(connection, address));
+            for (set, element) in rules::elements(connection, address).into_iter().chain([jump]) {
+                let keys = self.elements.get(&(family, set.to_owned()));
+                if !keys.is_some_and(|keys| keys.contains(&element.key)) {
+                    lacks.push(format!("{}element of '{set}'", told(family)));
+                }
             }
         }
         // Of a record that somebody has changed.
@@ -36,43 +38,72 @@ impl Seen {
         for (chain, rules) in attached.rules() {
             match self.chains.get(chain) {
                 Some(there) if there == rules => {}
-                there => lacks.push(format!("egress rules ({} of {rules})", there.unwrap_or(&0))),
+                there => {
+                    let there = there.unwrap_or(&0);
+                    lacks.push(format!("{}egress rules ({there} of {rules})", told(chain.0)));
+                }
             }
         }
-        let opened = rules::allowed(connection).unwrap_or_default();
-        let there = self.elements.get(rules::own(connection).as_str());
-        if there != Some(&opened) {
-            lacks.push("egress rules as they were asked for".into());
+        for allowed in rules::allowed(connection).unwrap_or_default() {
+            let there = self.elements.get(&(allowed.family, rules::own(connection)));
+            if there != Some(&allowed.keys()) {
+                lacks.push(format!("{}egress rules as they were asked for", told(allowed.family)));
+            }
         }
         lacks
     }
+
+    fn lacks_of_link(&self, connection: &Connection) -> Vec<String> {
+        let Some(addresses) = self.links.get(&connection.host_link) else {
+            return vec![format!("link {}", connection.host_link)];
+        };
+        let wanted = host_side_addresses(connection).into_iter().map(|(address, _)| address);
+        let missing = wanted.filter(|address| !addresses.contains(address));
+        missing.map(|address| format!("address {address} of its link")).collect()
+    }
+}
+
+fn told(family: Family) -> &'static str {
+    if family == Family::Ipv4 { "" } else { "IPv6 " }
 }
 
 /// `None`: the table is not there, or not as it was made.
 pub fn look(table: &str, policy: &rules::Policy) -> Result<Option<Seen>> {
     let see = || {
-        let look = Look::open(table)?;
-        if !look.exists()? {
-            return Ok(None);
+        let (mut chains, mut elements) = (BTreeMap::new(), BTreeMap::new());
+        for family in policy.families() {
+            let look = Look::open(table, family)?;
+            if !look.exists()? {
+                return Ok(None);
+            }
+            let of_family = look.chains()?;
+            let own = of_family.keys().map(String::as_str).filter(|chain| rules::is_own(chain));
+            for set in own.chain([rules::PORTS, rules::SOURCES, rules::EGRESS]) {
+                elements.insert((family, set.to_owned()), look.keys(set)?.into_iter().collect());
+            }
+            chains.extend(of_family.into_iter().map(|(chain, rules)| ((family, chain), rules)));
         }
-        let chains = look.chains()?;
         let base = rules::base(table, policy);
         if base.rules().iter().any(|(chain, rules)| chains.get(chain) != Some(rules)) {
             return Ok(None);
         }
-        let mut elements = BTreeMap::new();
-        let own = chains.keys().map(String::as_str).filter(|chain| rules::is_own(chain));
-        for set in own.chain([rules::PORTS, rules::SOURCES, rules::EGRESS]) {
-            elements.insert(set.to_owned(), look.keys(set)?.into_iter().collect());
-        }
-        let links = Route::open()?.links()?.into_iter().map(|link| link.name).collect();
-        Ok(Some(Seen { chains, elements, links }))
+        Ok(Some(Seen { chains, elements, links: links()? }))
     };
     match see() {
         // It went while it was looked at.
         Err(error) if is_missing(&error) => Ok(None),
         seen => seen.map_err(Error::netlink("look at the firewall")),
     }
+}
+
+fn links() -> garden_sys::netlink::Result<BTreeMap<String, BTreeSet<IpAddr>>> {
+    let host = Route::open()?;
+    let mut addresses = BTreeMap::<u32, BTreeSet<IpAddr>>::new();
+    for (link, address) in host.addresses()? {
+        addresses.entry(link).or_default().insert(address);
+    }
+    let links = host.links()?.into_iter();
+    Ok(links.map(|link| (link.name, addresses.remove(&link.index).unwrap_or_default())).collect())
 }
 
 impl Networker {
@@ -83,6 +114,37 @@ impl Networker {
     /// What a container should have in the kernel and has not, in words.
     pub fn lacks(&self, seen: &Seen, handle: &str, connection: &Connection) -> Vec<String> {
         seen.lacks(&self.config.table, handle, connection)
+    }
+
+    /// What can be put right of the network of a container that lives: all but its link.
+    pub fn repair(&self, handle: &str, connection: &Connection) -> Result<()> {
+        self.give_addresses_again(connection)?;
+        self.open_firewall_again(handle, connection)
+    }
+
+    /// A link that is set down, or told to have no IPv6, forgets its addresses of that family.
+    fn give_addresses_again(&self, connection: &Connection) -> Result<()> {
+        let failed = "give a link its addresses again";
+        let host = Route::open().map_err(Error::netlink(failed))?;
+        let Some(link) = host.find(&connection.host_link).map_err(Error::netlink(failed))? else {
+            return Ok(());
+        };
+        host::unless_gone(host::configure_link(&connection.host_link, connection.v6.is_some()))?;
+        let again = || -> garden_sys::netlink::Result<()> {
+            host.bring_up(link.index)?;
+            for (address, prefix_bits) in host_side_addresses(connection) {
+                match host.add_address(link.index, address, prefix_bits) {
+                    Err(error) if error.errno() == Some(rustix::io::Errno::EXIST.raw_os_error()) => {}
+                    added => added?,
+                }
+            }
+            Ok(())
+        };
+        match again() {
+            // It went meanwhile.
+            Err(error) if error.errno() == Some(rustix::io::Errno::NODEV.raw_os_error()) => Ok(()),
+            given => given.map_err(Error::netlink(failed)),
+        }
     }
 
     /// The whole firewall again, with what these containers have, in one step. Not once it was removed

@@ -12,7 +12,7 @@ use std::ops::RangeInclusive;
 
 use garden_client::{IpRange, NetOutRule, PortRange};
 use garden_sys::nftables::{
-    Comparison, DataType, Element, Expression, Field, MetaKey, Register, Transaction, Verdict,
+    Comparison, DataType, Element, Expression, Family, Field, MetaKey, Register, Transaction, Verdict,
 };
 
 use super::rules::transport_number;
@@ -45,20 +45,22 @@ const ICMP_CODE: usize = 4;
 const PARTS: usize = 5;
 
 /// Of the first parts, as they are in sets.
-const KEY: [DataType; 3] = [DataType::TransportProtocol, DataType::Ipv4Address, DataType::Port];
-
-fn bytes(part: usize) -> u32 {
-    [1, 4, 2, 1, 1][part]
+fn key(family: Family) -> [DataType; 3] {
+    [DataType::TransportProtocol, family.address(), DataType::Port]
 }
 
-fn everything(part: usize) -> Range {
-    0..=(1 << (8 * bytes(part))) - 1
+fn bytes(family: Family, part: usize) -> u32 {
+    [1, family.address_bytes(), 2, 1, 1][part]
 }
 
-fn load(part: usize, to: Register) -> Expression {
+fn everything(family: Family, part: usize) -> Range {
+    0..=u128::MAX >> (u128::BITS - u8::BITS * bytes(family, part))
+}
+
+fn load(family: Family, part: usize, to: Register) -> Expression {
     let field = match part {
         PROTOCOL => return Expression::Meta { key: MetaKey::TransportProtocol, to },
-        ADDRESS => Field::IPV4_DESTINATION,
+        ADDRESS => Field::destination(family),
         PORT => Field::DESTINATION_PORT,
         ICMP_TYPE => Field::ICMP_TYPE,
         _ => Field::ICMP_CODE,
@@ -71,8 +73,8 @@ fn load(part: usize, to: Register) -> Expression {
 struct Region([Range; PARTS]);
 
 impl Region {
-    fn all() -> Self {
-        Self(std::array::from_fn(everything))
+    fn all(family: Family) -> Self {
+        Self(std::array::from_fn(|part| everything(family, part)))
     }
 
     fn with(&self, part: usize, range: Range) -> Self {
@@ -90,27 +92,27 @@ impl Region {
     }
 
     /// Whether a set's key says all of it.
-    fn fits_key(&self) -> bool {
-        [ICMP_TYPE, ICMP_CODE].iter().all(|part| self.0[*part] == everything(*part))
+    fn fits_key(&self, family: Family) -> bool {
+        [ICMP_TYPE, ICMP_CODE].iter().all(|part| self.0[*part] == everything(family, *part))
     }
 
     /// By comparisons of what is not all there is.
-    fn conditions(&self) -> Vec<Expression> {
+    fn conditions(&self, family: Family) -> Vec<Expression> {
         let mut conditions = Vec::new();
         for (part, range) in self.0.iter().enumerate() {
             let mut compare = |comparison, value: &u128| {
-                let value = &value.to_be_bytes()[size_of::<u128>() - bytes(part) as usize..];
-                conditions.push(load(part, Register::FIRST));
+                let value = &value.to_be_bytes()[size_of::<u128>() - bytes(family, part) as usize..];
+                conditions.push(load(family, part, Register::FIRST));
                 conditions.push(Expression::compare(Register::FIRST, comparison, value));
             };
             if range.start() == range.end() {
                 compare(Comparison::Equal, range.start());
                 continue;
             }
-            if range.start() != everything(part).start() {
+            if range.start() != everything(family, part).start() {
                 compare(Comparison::AtLeast, range.start());
             }
-            if range.end() != everything(part).end() {
+            if range.end() != everything(family, part).end() {
                 compare(Comparison::AtMost, range.end());
             }
         }
@@ -127,72 +129,77 @@ struct Layer {
 
 /// In an order in which the first that has a packet says about it what the first rule does that allows it.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Egress(Vec<Layer>);
+pub struct Egress {
+    family: Family,
+    layers: Vec<Layer>,
+}
 
 impl Egress {
-    pub fn new(rules: &[NetOutRule]) -> Result<Self, InvalidRule> {
+    /// What is about the other family, like a range of its addresses, allows nothing here.
+    pub fn new(family: Family, rules: &[NetOutRule]) -> Result<Self, InvalidRule> {
         let mut layers = vec![Layer { log: false, regions: Vec::new() }];
         for rule in rules {
-            for region in regions(rule)? {
+            for region in regions(family, rule)? {
                 lay(&mut layers, region, rule.log);
             }
         }
-        Ok(Self(layers))
+        Ok(Self { family, layers })
     }
 
     /// What the container's own set has.
     pub fn elements(&self) -> Vec<Element> {
-        let first = self.0.first().into_iter().flat_map(|layer| &layer.regions);
-        first.filter(|region| region.fits_key()).map(element).collect()
+        let first = self.layers.first().into_iter().flat_map(|layer| &layer.regions);
+        first.filter(|region| region.fits_key(self.family)).map(|region| self.element(region)).collect()
+    }
+
+    fn element(&self, region: &Region) -> Element {
+        let key = key(self.family);
+        Element::of_ranges(&key, &region.0[..key.len()])
     }
 
     pub fn logs(&self) -> bool {
-        self.0.iter().any(|layer| layer.log)
+        self.layers.iter().any(|layer| layer.log)
     }
 
     /// Rules for all else, behind that of the container's own set. Packets to be logged go to the chain `logged`.
     pub fn add_rest(&self, change: &mut Transaction, chain: &str, logged: &str) {
-        for (place, layer) in self.0.iter().enumerate() {
+        for (place, layer) in self.layers.iter().enumerate() {
             let verdict = if layer.log { Verdict::Goto(logged.into()) } else { Verdict::Accept };
             let (mut in_set, mut compared): (Vec<_>, Vec<_>) =
-                layer.regions.iter().partition(|region| region.fits_key());
+                layer.regions.iter().partition(|region| region.fits_key(self.family));
             if place == 0 {
                 in_set.clear();
             } else if in_set.len() <= COMPARED_MAX {
                 compared.append(&mut in_set);
             }
             for region in compared {
-                change.add_rule(chain, &then(region.conditions(), verdict.clone()));
+                change.add_rule(chain, &then(region.conditions(self.family), verdict.clone()));
             }
             if !in_set.is_empty() {
-                let elements: Vec<_> = in_set.into_iter().map(element).collect();
-                let set = change.add_set_of_a_rule(&KEY, &elements);
-                change.add_rule(chain, &then(in_set_named(set), verdict));
+                let elements: Vec<_> = in_set.into_iter().map(|region| self.element(region)).collect();
+                let set = change.add_set_of_a_rule(&key(self.family), &elements);
+                change.add_rule(chain, &then(in_set_named(self.family, set), verdict));
             }
         }
     }
 }
 
 /// A set for [`Egress::elements`], without any.
-pub fn add_set(change: &mut Transaction, name: &str) {
-    change.add_set_of_ranges(name, &KEY);
+pub fn add_set(change: &mut Transaction, family: Family, name: &str) {
+    change.add_set_of_ranges(name, &key(family));
 }
 
 /// What is in the container's own set is let through.
-pub fn rule_of_set(name: &str) -> Vec<Expression> {
-    then(in_set_named(name.into()), Verdict::Accept)
+pub fn rule_of_set(family: Family, name: &str) -> Vec<Expression> {
+    then(in_set_named(family, name.into()), Verdict::Accept)
 }
 
-fn element(region: &Region) -> Element {
-    Element::of_ranges(&KEY, &region.0[..KEY.len()])
-}
-
-fn in_set_named(set: String) -> Vec<Expression> {
+fn in_set_named(family: Family, set: String) -> Vec<Expression> {
     let mut register = Register::FIRST;
     let mut rule = Vec::new();
-    for part in 0..KEY.len() {
-        rule.push(load(part, register));
-        register.0 += bytes(part).div_ceil(REGISTER_BYTES);
+    for part in 0..key(family).len() {
+        rule.push(load(family, part, register));
+        register.0 += bytes(family, part).div_ceil(REGISTER_BYTES);
     }
     rule.push(Expression::Contains { set, key: Register::FIRST, inverted: false });
     rule
@@ -223,29 +230,29 @@ fn lay(layers: &mut Vec<Layer>, region: Region, log: bool) {
     }
 }
 
-fn regions(rule: &NetOutRule) -> Result<Vec<Region>, InvalidRule> {
-    let protocol = protocol(rule)?;
+fn regions(family: Family, rule: &NetOutRule) -> Result<Vec<Region>, InvalidRule> {
+    let protocol = protocol(family, rule)?;
     let networks = if rule.networks.is_empty() {
-        vec![everything(ADDRESS)]
+        vec![everything(family, ADDRESS)]
     } else {
-        rule.networks.iter().filter_map(|range| addresses(range).transpose()).collect::<Result<_, _>>()?
+        let of_family = |range| addresses(family, range).transpose();
+        rule.networks.iter().filter_map(of_family).collect::<Result<_, _>>()?
     };
     let ports = if rule.ports.is_empty() {
-        vec![everything(PORT)]
+        vec![everything(family, PORT)]
     } else {
         rule.ports.iter().map(ports).collect::<Result<_, _>>()?
     };
-    // The table is of IPv4 alone: rules of ICMPv6 allow nothing that could leave.
     let Some(protocol) = protocol else { return Ok(Vec::new()) };
     let with =
         |network: &Range, ports: &Range| protocol.with(ADDRESS, network.clone()).with(PORT, ports.clone());
     Ok(networks.iter().flat_map(|network| ports.iter().map(|ports| with(network, ports))).collect())
 }
 
-/// `None`: none that there is in IPv4.
-fn protocol(rule: &NetOutRule) -> Result<Option<Region>, InvalidRule> {
+/// `None`: none that there is in this family.
+fn protocol(family: Family, rule: &NetOutRule) -> Result<Option<Region>, InvalidRule> {
     let (name, number) = match rule.protocol {
-        0 => ("ALL", everything(PROTOCOL)),
+        0 => ("ALL", everything(family, PROTOCOL)),
         1 => ("TCP", only(transport_number::TCP)),
         2 => ("UDP", only(transport_number::UDP)),
         3 => ("ICMP", only(transport_number::ICMP)),
@@ -255,11 +262,11 @@ fn protocol(rule: &NetOutRule) -> Result<Option<Region>, InvalidRule> {
     if !rule.ports.is_empty() && !matches!(rule.protocol, 1 | 2) {
         return Err(InvalidRule::Ports(name));
     }
-    if rule.protocol == 4 {
+    if let (3, Family::Ipv6) | (4, Family::Ipv4) = (rule.protocol, family) {
         return Ok(None);
     }
-    let mut region = Region::all().with(PROTOCOL, number);
-    if let (3, Some(icmp)) = (rule.protocol, &rule.icmps) {
+    let mut region = Region::all(family).with(PROTOCOL, number);
+    if let (3 | 4, Some(icmp)) = (rule.protocol, &rule.icmps) {
         const ANY: u8 = 255;
         for (part, value) in [(ICMP_TYPE, Some(icmp.kind)), (ICMP_CODE, icmp.code)] {
             if let Some(value) = value.filter(|value| *value != ANY) {
@@ -275,19 +282,23 @@ fn only(value: impl Into<u128>) -> Range {
     value..=value
 }
 
-/// `None` for a range that is not of IPv4, which allows nothing here.
-fn addresses(range: &IpRange) -> Result<Option<Range>, InvalidRule> {
+/// `None` for a range that is not of this family.
+fn addresses(family: Family, range: &IpRange) -> Result<Option<Range>, InvalidRule> {
     let (Some(start), Some(end)) = (range.start.or(range.end), range.end.or(range.start)) else {
-        return Ok(Some(everything(ADDRESS)));
+        return Ok(Some(everything(family, ADDRESS)));
     };
     let (start, end) = (start.to_canonical(), end.to_canonical());
-    match (start, end) {
-        (IpAddr::V4(first), IpAddr::V4(last)) if first <= last => {
-            Ok(Some(first.to_bits().into()..=last.to_bits().into()))
+    let (range, of) = match (start, end) {
+        (IpAddr::V4(first), IpAddr::V4(last)) => {
+            (first.to_bits().into()..=last.to_bits().into(), Family::Ipv4)
         }
-        (IpAddr::V6(first), IpAddr::V6(last)) if first <= last => Ok(None),
-        _ => Err(InvalidRule::Network(start, end)),
+        (IpAddr::V6(first), IpAddr::V6(last)) => (first.to_bits()..=last.to_bits(), Family::Ipv6),
+        _ => return Err(InvalidRule::Network(start, end)),
+    };
+    if range.is_empty() {
+        return Err(InvalidRule::Network(start, end));
     }
+    Ok((of == family).then_some(range))
 }
 
 fn ports(range: &PortRange) -> Result<Range, InvalidRule> {
@@ -307,13 +318,13 @@ mod tests {
     }
 
     fn egress(json: &str) -> Result<Egress, InvalidRule> {
-        Egress::new(&rules(json))
+        Egress::new(Family::Ipv4, &rules(json))
     }
 
     /// How many regions each layer has; those that log marked.
     fn layers(json: &str) -> String {
         let shown = |layer: &Layer| format!("{}{}", layer.regions.len(), if layer.log { "!" } else { "" });
-        egress(json).unwrap().0.iter().map(shown).collect::<Vec<_>>().join(" ")
+        egress(json).unwrap().layers.iter().map(shown).collect::<Vec<_>>().join(" ")
     }
 
     #[test]
@@ -391,7 +402,10 @@ mod tests {
             let mut change = Transaction::new("t");
             let egress = egress(json).unwrap();
             egress.add_rest(&mut change, "c", "l");
-            (egress.elements().len(), change.rules().get("c").copied().unwrap_or_default())
+            (
+                egress.elements().len(),
+                change.rules().get(&(Family::Ipv4, "c".into())).copied().unwrap_or_default(),
+            )
         };
         let rule = |number: u16| {
             let (port, start) = (1000 + number, format!("10.0.{number}.0"));

@@ -2,32 +2,35 @@
 //! a packet. Pure; a test holds it to what the kernel does.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use garden_client::{IpRange, NetOutRule, PortRange};
 
-use super::plan::{Connection, Network};
+use super::plan::Connection;
 use super::rules::{DNS_PORT, Policy};
 
 /// What would be sent, new and unasked: answers always pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packet {
     pub protocol: Protocol,
-    pub to: Ipv4Addr,
+    pub to: IpAddr,
     /// Of TCP and UDP.
     pub port: u16,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
+    /// Of the address's family.
     Icmp,
     Tcp,
     Udp,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a packet such as tcp://192.0.2.1:443, udp://192.0.2.1:53 or icmp://192.0.2.1")]
+#[error(
+    "{0:?} is not a packet such as tcp://192.0.2.1:443, udp://[2001:db8::1]:53, icmp://192.0.2.1 or icmpv6://2001:db8::1"
+)]
 pub struct InvalidPacket(String);
 
 impl FromStr for Packet {
@@ -39,13 +42,15 @@ impl FromStr for Packet {
             let protocol = match protocol {
                 "tcp" => Protocol::Tcp,
                 "udp" => Protocol::Udp,
-                "icmp" => {
-                    return Some(Packet { protocol: Protocol::Icmp, to: address.parse().ok()?, port: 0 });
+                "icmp" | "icmpv6" => {
+                    let to: IpAddr = address.parse().ok()?;
+                    let packet = Packet { protocol: Protocol::Icmp, to, port: 0 };
+                    return (to.is_ipv6() == (protocol == "icmpv6")).then_some(packet);
                 }
                 _ => return None,
             };
-            let (to, port) = address.rsplit_once(':')?;
-            Some(Packet { protocol, to: to.parse().ok()?, port: port.parse().ok()? })
+            let address: SocketAddr = address.parse().ok()?;
+            Some(Packet { protocol, to: address.ip().to_canonical(), port: address.port() })
         };
         parse().ok_or_else(|| InvalidPacket(text.to_owned()))
     }
@@ -74,7 +79,7 @@ fn refused(why: impl Into<String>) -> Verdict {
 /// What else is known of the host.
 pub struct Host<'a> {
     /// Of all its links, those to containers too.
-    pub addresses: &'a [Ipv4Addr],
+    pub addresses: &'a [IpAddr],
     /// All of its containers, each with its handle.
     pub containers: &'a [(&'a str, &'a Connection)],
 }
@@ -84,8 +89,14 @@ pub fn sent(policy: &Policy, host: &Host<'_>, from: &Connection, packet: Packet)
     if packet.to.is_loopback() {
         return passes("it stays in the container, whose loopback is its own");
     }
-    if packet.to == from.container_ip {
+    let Some(own) = address(from, packet) else {
+        return refused("the container has no IPv6");
+    };
+    if packet.to == own {
         return passes("it stays in the container, whose address that is");
+    }
+    if is_link_local(packet.to) {
+        return refused("by such an address neighbours find one another, and nothing else passes");
     }
     if !host.addresses.contains(&packet.to) {
         return forwarded(policy, host, from, packet);
@@ -94,14 +105,14 @@ pub fn sent(policy: &Policy, host: &Host<'_>, from: &Connection, packet: Packet)
         let ports = connection.mapped_ports.iter();
         ports.filter(|port| port.host_port == u32::from(packet.port)).map(|port| port.container_port).next()
     };
-    let found = host
-        .containers
-        .iter()
-        .find_map(|(handle, connection)| Some((handle, connection, mapped(connection)?)));
+    let found = host.containers.iter().find_map(|(handle, connection)| {
+        // One without IPv6 has no ports there.
+        Some((handle, address(connection, packet)?, mapped(connection)?))
+    });
     match found.filter(|_| packet.protocol == Protocol::Tcp) {
-        Some((handle, connection, port)) => {
+        Some((handle, address, port)) => {
             let to = format!("port {} is mapped to port {port} of container '{handle}'", packet.port);
-            let inner = Packet { to: connection.container_ip, port: port as u16, ..packet };
+            let inner = Packet { to: address, port: port as u16, ..packet };
             match decided(policy, from, inner) {
                 Some(verdict) => Verdict { why: format!("{to}; {}", verdict.why), ..verdict },
                 None => passes(to),
@@ -111,11 +122,28 @@ pub fn sent(policy: &Policy, host: &Host<'_>, from: &Connection, packet: Packet)
     }
 }
 
+/// Of the packet's family.
+fn address(connection: &Connection, packet: Packet) -> Option<IpAddr> {
+    match packet.to {
+        IpAddr::V4(_) => Some(connection.container_ip.into()),
+        IpAddr::V6(_) => connection.container_ipv6().map(IpAddr::V6),
+    }
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
+}
+
+fn in_pool(policy: &Policy, address: IpAddr) -> bool {
+    let pools = policy.families().filter_map(|family| policy.pool_of(family));
+    pools.into_iter().any(|pool| pool.contains(address))
+}
+
 fn to_the_host(policy: &Policy, packet: Packet) -> Verdict {
     if policy.allow_host_access {
         return passes("the host may be reached (allow-host-access)");
     }
-    if policy.host_answers_dns && contains(policy.pool, packet.to) && is_dns(packet) {
+    if policy.host_answers_dns && in_pool(policy, packet.to) && is_dns(packet) {
         return passes("the host answers DNS for its containers");
     }
     refused("the host may not be reached (allow-host-access is off)")
@@ -125,10 +153,10 @@ fn forwarded(policy: &Policy, host: &Host<'_>, from: &Connection, packet: Packet
     if let Some(verdict) = decided(policy, from, packet) {
         return verdict;
     }
-    if !contains(policy.pool, packet.to) {
+    if !in_pool(policy, packet.to) {
         return passes("no rule is about it, and what nothing denies may leave");
     }
-    let other = host.containers.iter().find(|(_, connection)| connection.container_ip == packet.to);
+    let other = host.containers.iter().find(|(_, connection)| address(connection, packet) == Some(packet.to));
     let other = other.map_or("of containers".into(), |(handle, _)| format!("of container '{handle}'"));
     refused(format!("{} is an address {other}, and containers do not reach one another", packet.to))
 }
@@ -145,7 +173,7 @@ fn decided(policy: &Policy, from: &Connection, packet: Packet) -> Option<Verdict
             Shown(&from.net_out[number])
         )));
     }
-    let denied = policy.deny_networks.iter().find(|network| contains(**network, packet.to))?;
+    let denied = policy.deny_networks.iter().find(|network| network.contains(packet.to))?;
     Some(refused(format!("the network {denied} is denied to all containers (deny-network)")))
 }
 
@@ -153,31 +181,33 @@ fn is_dns(packet: Packet) -> bool {
     packet.port == DNS_PORT && packet.protocol != Protocol::Icmp
 }
 
-fn contains(network: Network, address: Ipv4Addr) -> bool {
-    Network::new(address, network.prefix_bits) == network
-}
-
 /// A new call: of the messages of ICMP that which asks for an echo.
 const ECHO_REQUEST: u8 = 8;
+const ECHO_REQUEST_V6: u8 = 128;
 
 fn allows(rule: &NetOutRule, packet: Packet) -> bool {
     let protocol = match rule.protocol {
         0 => true,
         1 => packet.protocol == Protocol::Tcp,
         2 => packet.protocol == Protocol::Udp,
-        3 => {
+        3 | 4 => {
             let icmp = rule.icmps.unwrap_or(garden_client::IcmpControl { kind: u8::MAX, code: None });
             let code = icmp.code.is_none_or(|code| code == u8::MAX || code == 0);
-            packet.protocol == Protocol::Icmp && matches!(icmp.kind, u8::MAX | ECHO_REQUEST) && code
+            let echo = if packet.to.is_ipv4() { ECHO_REQUEST } else { ECHO_REQUEST_V6 };
+            let family = packet.to.is_ipv6() == (rule.protocol == 4);
+            let kind = icmp.kind == u8::MAX || icmp.kind == echo;
+            packet.protocol == Protocol::Icmp && family && kind && code
         }
         _ => false,
     };
     let network = |range: &IpRange| {
-        let v4 = |address: Option<IpAddr>| address.map(|address| address.to_canonical());
-        match (v4(range.start.or(range.end)), v4(range.end.or(range.start))) {
-            (Some(IpAddr::V4(start)), Some(IpAddr::V4(end))) => (start..=end).contains(&packet.to),
-            (None, None) => true,
-            _ => false,
+        let canonical = |address: Option<IpAddr>| address.map(|address| address.to_canonical());
+        match (canonical(range.start.or(range.end)), canonical(range.end.or(range.start))) {
+            // Of two families none is between them: addresses of one are all before the other's.
+            (Some(start), Some(end)) => {
+                start.is_ipv4() == end.is_ipv4() && (start..=end).contains(&packet.to)
+            }
+            _ => true,
         }
     };
     let port = |range: &PortRange| {
@@ -227,8 +257,12 @@ mod tests {
 
     #[test]
     fn packets_are_parsed_at_the_door() {
-        let packet = |protocol, port| Ok(Packet { protocol, to: Ipv4Addr::new(192, 0, 2, 1), port });
+        let packet = |protocol, port| Ok(Packet { protocol, to: [192, 0, 2, 1].into(), port });
+        let v6 = |protocol, port| Ok(Packet { protocol, to: "2001:db8::1".parse().unwrap(), port });
         for (text, expected) in [
+            ("tcp://[2001:db8::1]:443", v6(Protocol::Tcp, 443)),
+            ("[2001:db8::1]:443", v6(Protocol::Tcp, 443)),
+            ("icmpv6://2001:db8::1", v6(Protocol::Icmp, 0)),
             ("tcp://192.0.2.1:443", packet(Protocol::Tcp, 443)),
             ("192.0.2.1:443", packet(Protocol::Tcp, 443)),
             ("udp://192.0.2.1:53", packet(Protocol::Udp, 53)),
@@ -236,7 +270,16 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Packet>(), expected);
         }
-        for nonsense in ["", "tcp://192.0.2.1", "sctp://192.0.2.1:1", "tcp://192.0.2.1:70000", "icmp://x"] {
+        for nonsense in [
+            "",
+            "tcp://192.0.2.1",
+            "sctp://192.0.2.1:1",
+            "tcp://192.0.2.1:70000",
+            "icmp://x",
+            "icmp://::1",
+            "icmpv6://1.2.3.4",
+            "tcp://2001:db8::1:443",
+        ] {
             assert_eq!(nonsense.parse::<Packet>(), Err(InvalidPacket(nonsense.into())));
         }
     }

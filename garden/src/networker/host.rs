@@ -77,7 +77,8 @@ pub fn has_ipv6() -> bool {
     Path::new(ADDRESSES_V6).exists() && Path::new(FORWARD_V6).exists()
 }
 
-fn unless_gone(result: Result<()>) -> Result<()> {
+/// What is not there any more, or never was, needs no setting.
+pub fn unless_gone(result: Result<()>) -> Result<()> {
     match result {
         Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,

@@ -32,9 +32,9 @@ use departures::{Departures, Reservations};
 use garden_client::{BandwidthLimits, MappedPort, NetIn, NetOutRule, NetworkStat};
 use garden_sys::netlink::in_namespace;
 use garden_sys::netlink::route::{LINK_NAME_BYTES_MAX, Route, Veth};
-use garden_sys::nftables::Changes;
+use garden_sys::nftables::{Changes, Family, Look};
+pub use plan::{AnyNetwork, Connection, Network};
 use plan::{CONTAINER_LINK, MTU_V6_MIN, Pool, SUBNET_PREFIX_BITS, SUBNET_V6_PREFIX_BITS};
-pub use plan::{Connection, Network};
 pub use published::{Published, host_addresses};
 
 use crate::plugins::network::{self, Connected};
@@ -64,7 +64,8 @@ pub struct Config {
     pub link_prefix: String,
     /// `None`: that of the link of the host's default route.
     pub mtu: Option<u32>,
-    pub deny_networks: Vec<Network>,
+    /// Everything of IPv4 stands for everything, unless networks of IPv6 are named, too.
+    pub deny_networks: Vec<AnyNetwork>,
     pub allow_host_access: bool,
     pub dns_servers: Vec<IpAddr>,
     pub additional_dns_servers: Vec<IpAddr>,
@@ -139,6 +140,10 @@ pub enum Error {
     PortInUse(u32),
     #[error("port {0} does not exist")]
     NoSuchPort(u32),
+    #[error("the network {0} is asked for, and containers of this garden have no IPv6")]
+    NoPoolV6(String),
+    #[error("the network {0} is asked for, and containers are given their IPv6 networks from {1}")]
+    Chosen(String, Network<Ipv6Addr>),
     #[error(transparent)]
     InvalidRule(#[from] egress::InvalidRule),
     #[error("cannot {act}")]
@@ -182,6 +187,9 @@ impl Networker {
         // A host without one resolves nothing, and its containers neither.
         let host_resolv_conf = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
         if !config.idle {
+            if config.pool_v6.is_none() {
+                remove_table_of_ipv6(&config.table);
+            }
             make_table(&config.table, &policy(&config, &host_resolv_conf), kept)?;
             milestone::passed();
             host::forward_packets(config.pool_v6.is_some())?;
@@ -250,6 +258,19 @@ impl Networker {
             }
         }
         Ok(connection)
+    }
+
+    /// Whether a container can be had that asks for this network. One of IPv6 is refused rather than not given; who names one of
+    /// IPv4 has always been given another.
+    pub fn check_wanted(&self, network: &str) -> Result<()> {
+        let address = network.split('/').next().unwrap_or_default();
+        if address.parse::<Ipv6Addr>().is_err() {
+            return Ok(());
+        }
+        Err(match self.config.pool_v6 {
+            None => Error::NoPoolV6(network.into()),
+            Some(pool) => Error::Chosen(network.into(), pool),
+        })
     }
 
     /// The addresses of a container to come.
@@ -462,7 +483,7 @@ impl Networker {
         }
         let mut removed = self.removed.lock().unwrap_or_else(PoisonError::into_inner);
         *removed = true;
-        rules::removed(&self.config.table)
+        rules::removed(&self.config.table, self.policy().families())
             .commit("remove the firewall's table")
             .map_err(Error::netlink("remove the firewall"))
     }
@@ -503,10 +524,11 @@ fn policy(config: &Config, host_resolv_conf: &str) -> rules::Policy {
     let dns_servers = config.dns_servers.iter().chain(&config.additional_dns_servers);
     rules::Policy {
         pool: config.pool,
+        pool_v6: config.pool_v6,
         link_prefix: config.link_prefix.clone(),
-        deny_networks: config.deny_networks.clone(),
+        deny_networks: plan::denied(&config.deny_networks, config.pool_v6.is_some()),
         allow_host_access: config.allow_host_access,
-        dns_servers: dns_servers.filter_map(ipv4).collect(),
+        dns_servers: dns_servers.copied().collect(),
         host_answers_dns: resolv::asks_the_host(host_resolv_conf, &config.dns_servers),
     }
 }
@@ -525,6 +547,18 @@ fn make_table(table: &str, policy: &rules::Policy, kept: &[(&str, &Connection)])
         .map_err(|source| Error::Table { table: table.into(), source })
 }
 
+/// Of an earlier life that had IPv6. No container is left that it is about.
+fn remove_table_of_ipv6(table: &str) {
+    // A kernel that does not know such tables has none.
+    if !Look::open(table, Family::Ipv6).is_ok_and(|look| look.exists().unwrap_or(false)) {
+        return;
+    }
+    let removed = rules::removed(table, [Family::Ipv6]).commit("remove the firewall's table for IPv6");
+    if let Err(error) = removed {
+        tracing::error!(table, error = crate::chain(&error), "cannot remove what an earlier garden left");
+    }
+}
+
 /// Two gardens with the same names would take each other's networks for leftovers. An abstract socket belongs to a
 /// network namespace, as these names do, and goes with its process however that ends.
 fn claim(kind: &'static str, name: &str) -> Result<UnixListener> {
@@ -538,13 +572,6 @@ fn claim(kind: &'static str, name: &str) -> Result<UnixListener> {
 
 fn lock(pool: &Mutex<Pool>) -> MutexGuard<'_, Pool> {
     pool.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn ipv4(address: &IpAddr) -> Option<Ipv4Addr> {
-    match address {
-        IpAddr::V4(address) => Some(*address),
-        IpAddr::V6(_) => None,
-    }
 }
 
 /// Ports that some process of the host listens on are passed over: mapping one would take it away from that process.
@@ -564,12 +591,22 @@ fn next_free_port(pool: &mut Pool, v6: bool) -> Result<u32> {
 
 fn host_side(host: &Route, connection: &Connection) -> garden_sys::netlink::Result<()> {
     let index = host.index(&connection.host_link)?;
-    host.add_address(index, connection.host_ip, SUBNET_PREFIX_BITS)?;
-    let Some(ends) = connection.v6 else { return host.bring_up(index) };
-    host.without_own_addresses(index)?;
+    if connection.v6.is_some() {
+        host.without_own_addresses(index)?;
+    }
     host.bring_up(index)?;
-    host.add_address(index, HOST_LINK_LOCAL, LINK_LOCAL_PREFIX_BITS)?;
-    host.add_address(index, ends.host_ip, SUBNET_V6_PREFIX_BITS)
+    let mut addresses = host_side_addresses(connection).into_iter();
+    addresses.try_for_each(|(address, prefix_bits)| host.add_address(index, address, prefix_bits))
+}
+
+/// Of the host's side of the link, each with the bits of its prefix.
+fn host_side_addresses(connection: &Connection) -> Vec<(IpAddr, u8)> {
+    let mut addresses = vec![(connection.host_ip.into(), SUBNET_PREFIX_BITS)];
+    if let Some(ends) = connection.v6 {
+        addresses.push((HOST_LINK_LOCAL.into(), LINK_LOCAL_PREFIX_BITS));
+        addresses.push((ends.host_ip.into(), SUBNET_V6_PREFIX_BITS));
+    }
+    addresses
 }
 
 fn container_side(container: &Route, connection: &Connection) -> garden_sys::netlink::Result<()> {

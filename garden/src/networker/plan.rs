@@ -20,6 +20,7 @@ pub const SUBNET_V6_PREFIX_BITS: u8 = 126;
 const SUBNET_ADDRESSES: u32 = 1 << (32 - SUBNET_PREFIX_BITS);
 /// The name of the link inside every container.
 pub const CONTAINER_LINK: &str = "eth0";
+const NETWORK_EXAMPLES: &str = "a network such as 10.254.0.0/18 or fd00:d1e9::/112";
 /// A link that carries IPv6 carries packets of this many bytes.
 pub const MTU_V6_MIN: u32 = 1280;
 
@@ -34,7 +35,7 @@ pub trait Address: Copy + Ord + fmt::Display + FromStr + Into<IpAddr> {
 
 impl Address for Ipv4Addr {
     const BITS: u8 = 32;
-    const EXAMPLE: &'static str = "IPv4 network such as 10.254.0.0/18";
+    const EXAMPLE: &'static str = "an IPv4 network such as 10.254.0.0/18";
 
     fn to_number(self) -> u128 {
         self.to_bits().into()
@@ -47,7 +48,7 @@ impl Address for Ipv4Addr {
 
 impl Address for Ipv6Addr {
     const BITS: u8 = 128;
-    const EXAMPLE: &'static str = "IPv6 network such as fd00:d1e9::/112";
+    const EXAMPLE: &'static str = "an IPv6 network such as fd00:d1e9::/112";
 
     fn to_number(self) -> u128 {
         self.to_bits()
@@ -67,7 +68,7 @@ pub struct Network<A: Address = Ipv4Addr> {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not an {example}")]
+#[error("{text:?} is not {example}")]
 pub struct InvalidNetwork {
     text: String,
     example: &'static str,
@@ -81,6 +82,16 @@ impl Network {
             None => 0,
         };
         Self { address: Ipv4Addr::from_bits(address.to_bits() & mask), prefix_bits }
+    }
+}
+
+impl Network<Ipv6Addr> {
+    pub const fn new_v6(address: Ipv6Addr, prefix_bits: u8) -> Self {
+        let mask = match u128::MAX.checked_shl(128 - prefix_bits as u32) {
+            Some(mask) => mask,
+            None => 0,
+        };
+        Self { address: Ipv6Addr::from_bits(address.to_bits() & mask), prefix_bits }
     }
 }
 
@@ -140,6 +151,106 @@ impl<A: Address> fmt::Display for Network<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.address, self.prefix_bits)
     }
+}
+
+/// Of either family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum AnyNetwork {
+    V4(Network),
+    V6(Network<Ipv6Addr>),
+}
+
+impl AnyNetwork {
+    /// The one address.
+    pub fn single(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => Self::V4(Network::of(address, Ipv4Addr::BITS as u8)),
+            IpAddr::V6(address) => Self::V6(Network::of(address, Ipv6Addr::BITS as u8)),
+        }
+    }
+
+    pub fn contains(self, address: IpAddr) -> bool {
+        match (self, address) {
+            (Self::V4(network), IpAddr::V4(address)) => network.contains(address),
+            (Self::V6(network), IpAddr::V6(address)) => network.contains(address),
+            _ => false,
+        }
+    }
+
+    pub fn address(self) -> IpAddr {
+        match self {
+            Self::V4(network) => network.address.into(),
+            Self::V6(network) => network.address.into(),
+        }
+    }
+
+    pub fn prefix_bits(self) -> u8 {
+        match self {
+            Self::V4(network) => network.prefix_bits,
+            Self::V6(network) => network.prefix_bits,
+        }
+    }
+
+    pub fn is_ipv6(self) -> bool {
+        matches!(self, Self::V6(_))
+    }
+}
+
+impl From<Network> for AnyNetwork {
+    fn from(network: Network) -> Self {
+        Self::V4(network)
+    }
+}
+
+impl From<Network<Ipv6Addr>> for AnyNetwork {
+    fn from(network: Network<Ipv6Addr>) -> Self {
+        Self::V6(network)
+    }
+}
+
+impl FromStr for AnyNetwork {
+    type Err = InvalidNetwork;
+
+    fn from_str(text: &str) -> Result<Self, InvalidNetwork> {
+        let v6 = || text.parse().map(Self::V6);
+        let of_neither = |_| InvalidNetwork { text: text.to_owned(), example: NETWORK_EXAMPLES };
+        text.parse().map(Self::V4).or_else(|_| v6()).map_err(of_neither)
+    }
+}
+
+impl TryFrom<String> for AnyNetwork {
+    type Error = InvalidNetwork;
+
+    fn try_from(text: String) -> Result<Self, InvalidNetwork> {
+        text.parse()
+    }
+}
+
+impl From<AnyNetwork> for String {
+    fn from(network: AnyNetwork) -> Self {
+        network.to_string()
+    }
+}
+
+impl fmt::Display for AnyNetwork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::V4(network) => network.fmt(f),
+            Self::V6(network) => network.fmt(f),
+        }
+    }
+}
+
+/// What may not be reached, as the operator means it: who denies everything of the one family, and does not speak of the
+/// other, denies everything.
+pub fn denied(networks: &[AnyNetwork], v6: bool) -> Vec<AnyNetwork> {
+    let mut denied = networks.to_vec();
+    let everything = |network: &AnyNetwork| network.prefix_bits() == 0;
+    if v6 && !networks.iter().any(|network| network.is_ipv6()) && networks.iter().any(everything) {
+        denied.push(Network::of(Ipv6Addr::UNSPECIFIED, 0).into());
+    }
+    denied
 }
 
 /// Why a network cannot be cut up for containers.
@@ -336,6 +447,22 @@ mod tests {
         }
         let error = v6("10.0.0.0/8").unwrap_err().to_string();
         assert_eq!(error, "\"10.0.0.0/8\" is not an IPv6 network such as fd00:d1e9::/112");
+    }
+
+    #[test]
+    fn who_denies_everything_denies_ipv6_too() {
+        let check = |networks: &str, v6: bool, expected: &str| {
+            let networks: Vec<AnyNetwork> =
+                networks.split_whitespace().map(|text| text.parse().unwrap()).collect();
+            let denied: Vec<String> = denied(&networks, v6).iter().map(AnyNetwork::to_string).collect();
+            assert_eq!(denied.join(" "), expected);
+        };
+        check("10.0.0.0/8", true, "10.0.0.0/8");
+        check("10.0.0.0/8 0.0.0.0/0", true, "10.0.0.0/8 0.0.0.0/0 ::/0");
+        check("0.0.0.0/0", false, "0.0.0.0/0");
+        check("0.0.0.0/0 2001:db8::/32", true, "0.0.0.0/0 2001:db8::/32");
+        let error = "x/8".parse::<AnyNetwork>().unwrap_err().to_string();
+        assert_eq!(error, "\"x/8\" is not a network such as 10.254.0.0/18 or fd00:d1e9::/112");
     }
 
     #[test]

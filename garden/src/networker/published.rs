@@ -1,7 +1,7 @@
 //! What garden has decided for the networks of all containers, on disk for `diego net` to read.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::Path;
 
 use garden_sys::netlink::route::Route;
@@ -63,8 +63,8 @@ impl Published {
 }
 
 /// Of all links, in the network namespace of the calling thread.
-pub fn host_addresses() -> Result<Vec<Ipv4Addr>> {
+pub fn host_addresses() -> Result<Vec<IpAddr>> {
     let addresses = || Route::open()?.addresses();
     let addresses = addresses().map_err(Error::netlink("list the host's addresses"))?;
-    Ok(addresses.into_iter().filter_map(|(_, address)| super::ipv4(&address)).collect())
+    Ok(addresses.into_iter().map(|(_, address)| address).collect())
 }

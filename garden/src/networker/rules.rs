@@ -9,20 +9,24 @@
 //!              container; to a container: only answers and mapped ports
 //! input        from a container to this host: answers only, unless the operator allows more
 //! ```
+//!
+//! Where containers have IPv6 there is a second table of the same name for it, with the same chains over the other
+//! addresses; both change in one step. What is only there: neighbours may always find one another, and a mapped port
+//! does not answer on `::1`, whose answers no link but the loopback may bring.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use garden_client::MappedPort;
 use garden_sys::nftables::{
-    ChainKind, Comparison, ConntrackKey, DataType, Element, Expression, Field, Hook, MapData, MetaKey,
-    Register, Transaction, Value, Verdict,
+    ChainKind, Comparison, ConntrackKey, DataType, Element, Expression, Family, Field, Hook, MapData,
+    MetaKey, Register, Transaction, Value, Verdict,
 };
 
 use serde::{Deserialize, Serialize};
 
 use super::egress::{self, Egress, InvalidRule};
-use super::plan::{Connection, Network};
+use super::plan::{AnyNetwork, Connection, Network};
 
 pub const PORTS: &str = "ports";
 pub const SOURCES: &str = "sources";
@@ -30,6 +34,7 @@ pub const EGRESS: &str = "egress";
 const OWN_PREFIX: &str = "egress-";
 const FROM_CONTAINER: &str = "from_container";
 const LINK_NAME_BYTES: usize = 16;
+const REGISTER_BYTES: u32 = 4;
 pub const DNS_PORT: u16 = 53;
 /// What readers of these log lines know from iptables, whose prefixes end here.
 const LOG_PREFIX_BYTES_MAX: usize = 28;
@@ -41,105 +46,165 @@ const PRIORITY_DESTINATION_NAT: i32 = -100;
 const PRIORITY_FILTER: i32 = 0;
 const PRIORITY_SOURCE_NAT: i32 = 100;
 
+const LOOPBACK: Network = Network::new(Ipv4Addr::LOCALHOST, 8);
+const LINK_LOCAL_V6: Network<Ipv6Addr> = Network::new_v6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
+const LOOPBACK_V6: Network<Ipv6Addr> = Network::new_v6(Ipv6Addr::LOCALHOST, 128);
+/// Of ICMPv6: who has an address, and who says that it has. (What routers say is not among them.)
+const NEIGHBOUR_SOLICITATION: u8 = 135;
+const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+
 /// What the operator has decided for all containers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Policy {
     pub pool: Network,
+    #[serde(default)]
+    pub pool_v6: Option<Network<Ipv6Addr>>,
     pub link_prefix: String,
-    pub deny_networks: Vec<Network>,
+    pub deny_networks: Vec<AnyNetwork>,
     pub allow_host_access: bool,
     /// Reachable by every container on port 53, whatever else is denied.
-    pub dns_servers: Vec<Ipv4Addr>,
+    pub dns_servers: Vec<IpAddr>,
     /// The host's side of a container's link answers DNS.
     pub host_answers_dns: bool,
+}
+
+impl Policy {
+    /// Of a family that containers have.
+    pub fn pool_of(&self, family: Family) -> Option<AnyNetwork> {
+        match family {
+            Family::Ipv4 => Some(self.pool.into()),
+            Family::Ipv6 => self.pool_v6.map(AnyNetwork::V6),
+        }
+    }
+
+    pub fn families(&self) -> impl Iterator<Item = Family> {
+        Family::ALL.into_iter().filter(|family| self.pool_of(*family).is_some())
+    }
+}
+
+/// One family's table, as the policy wants it.
+struct Half<'a> {
+    policy: &'a Policy,
+    family: Family,
+    pool: AnyNetwork,
+    source: Field,
+    destination: Field,
 }
 
 /// Makes the table anew, whatever was there.
 pub fn base(table: &str, policy: &Policy) -> Transaction {
     let mut change = Transaction::new(table);
-    change.add_table().delete_table().add_table();
-    change.add_set(PORTS, &[DataType::Port], MapData::Values(&[DataType::Ipv4Address, DataType::Port]));
-    change.add_set(SOURCES, &[DataType::LinkName, DataType::Ipv4Address], MapData::Nothing);
-    change.add_set(EGRESS, &[DataType::Ipv4Address], MapData::Verdict);
-    guard(&mut change, policy);
-    address_translation(&mut change, policy);
-    forward(&mut change, policy);
-    input(&mut change, policy);
+    for family in policy.families() {
+        let Some(pool) = policy.pool_of(family) else { continue };
+        let (source, destination) = (Field::source(family), Field::destination(family));
+        let half = Half { policy, family, pool, source, destination };
+        change.turn_to(family).add_table().delete_table().add_table();
+        change.add_set(PORTS, &[DataType::Port], MapData::Values(&[family.address(), DataType::Port]));
+        change.add_set(SOURCES, &[DataType::LinkName, family.address()], MapData::Nothing);
+        change.add_set(EGRESS, &[family.address()], MapData::Verdict);
+        guard(&mut change, &half);
+        address_translation(&mut change, &half);
+        forward(&mut change, &half);
+        input(&mut change, &half);
+    }
     change
 }
 
-/// Whatever was there, nothing is.
-pub fn removed(table: &str) -> Transaction {
+/// Whatever was there of these families, nothing is.
+pub fn removed(table: &str, families: impl IntoIterator<Item = Family>) -> Transaction {
     let mut change = Transaction::new(table);
-    change.add_table().delete_table();
+    for family in families {
+        change.turn_to(family).add_table().delete_table();
+    }
     change
 }
 
-fn guard(change: &mut Transaction, policy: &Policy) {
+fn guard(change: &mut Transaction, half: &Half<'_>) {
     change.add_base_chain("guard", ChainKind::Filter, Hook::Prerouting, PRIORITY_RAW);
+    let from_our_links = || from_our_links(half.policy);
+    if half.family == Family::Ipv6 {
+        let link_local = within(half.source, LINK_LOCAL_V6.into());
+        let rule = [from_our_links(), link_local, of_neighbours()].concat();
+        change.add_rule("guard", &then(rule, accept()));
+    }
     let address = Register(4);
-    let mut spoofed = from_our_links(policy);
+    let mut spoofed = from_our_links();
     spoofed.extend([
         Expression::Meta { key: MetaKey::InputLinkName, to: Register::FIRST },
-        Expression::Payload { field: Field::IPV4_SOURCE, to: address },
+        Expression::Payload { field: half.source, to: address },
         Expression::Contains { set: SOURCES.into(), key: Register::FIRST, inverted: true },
         drop_it(),
     ]);
     change.add_rule("guard", &spoofed);
-    // Links of containers accept 127/8 so that mapped ports answer on 127.0.0.1; nothing else may come of it.
-    let mut to_loopback = from_our_links(policy);
-    to_loopback.extend(within(Field::IPV4_DESTINATION, Network::new(Ipv4Addr::LOCALHOST, 8)));
-    to_loopback.push(drop_it());
-    change.add_rule("guard", &to_loopback);
+    if half.family == Family::Ipv4 {
+        // Links of containers accept 127/8 so that mapped ports answer on 127.0.0.1; nothing else may come of it.
+        let to_loopback = [from_our_links(), within(half.destination, LOOPBACK.into())].concat();
+        change.add_rule("guard", &then(to_loopback, drop_it()));
+    }
 }
 
-fn address_translation(change: &mut Transaction, policy: &Policy) {
+fn address_translation(change: &mut Transaction, half: &Half<'_>) {
     change.add_base_chain("prerouting", ChainKind::Nat, Hook::Prerouting, PRIORITY_DESTINATION_NAT);
     change.add_base_chain("output", ChainKind::Nat, Hook::Output, PRIORITY_DESTINATION_NAT);
     change.add_base_chain("postrouting", ChainKind::Nat, Hook::Postrouting, PRIORITY_SOURCE_NAT);
-    let mut mapped = protocol(transport_number::TCP);
-    mapped.extend([
-        Expression::DestinationKind { to: Register::FIRST },
-        Expression::compare(Register::FIRST, Comparison::Equal, &Expression::KIND_LOCAL.to_ne_bytes()),
-        Expression::Payload { field: Field::DESTINATION_PORT, to: Register::FIRST },
-        Expression::Find { map: PORTS.into(), key: Register::FIRST, to: Register::FIRST },
-        Expression::DestinationNat { address: Register::FIRST, port: Register(1) },
-    ]);
+    let mapped = mapped_ports(half);
     change.add_rule("prerouting", &mapped).add_rule("output", &mapped);
 
-    let from_pool = within(Field::IPV4_SOURCE, policy.pool);
+    let from_pool = within(half.source, half.pool);
     let masquerade = |change: &mut Transaction, mut rule: Vec<Expression>, when: Vec<Expression>| {
         rule.extend(when);
         rule.push(Expression::Masquerade);
         change.add_rule("postrouting", &rule);
     };
-    let loopback = within(Field::IPV4_SOURCE, Network::new(Ipv4Addr::LOCALHOST, 8));
-    masquerade(change, loopback, link(MetaKey::OutputLinkName, Comparison::Equal, policy));
-    masquerade(change, from_pool.clone(), link(MetaKey::OutputLinkName, Comparison::NotEqual, policy));
+    if half.family == Family::Ipv4 {
+        let loopback = within(half.source, LOOPBACK.into());
+        masquerade(change, loopback, link(MetaKey::OutputLinkName, Comparison::Equal, half.policy));
+    }
+    masquerade(change, from_pool.clone(), link(MetaKey::OutputLinkName, Comparison::NotEqual, half.policy));
     // A container that calls its own mapped port would not take the answer from itself.
     masquerade(change, from_pool, destination_translated());
 }
 
-fn forward(change: &mut Transaction, policy: &Policy) {
+fn mapped_ports(half: &Half<'_>) -> Vec<Expression> {
+    let mut rule = protocol(transport_number::TCP);
+    if half.family == Family::Ipv6 {
+        // Their answers could not come back.
+        rule.extend(outside(half.destination, LOOPBACK_V6.into()));
+        rule.extend(outside(half.destination, LINK_LOCAL_V6.into()));
+    }
+    let port = Register(half.family.address_bytes() / REGISTER_BYTES);
+    rule.extend([
+        Expression::DestinationKind { to: Register::FIRST },
+        Expression::compare(Register::FIRST, Comparison::Equal, &Expression::KIND_LOCAL.to_ne_bytes()),
+        Expression::Payload { field: Field::DESTINATION_PORT, to: Register::FIRST },
+        Expression::Find { map: PORTS.into(), key: Register::FIRST, to: Register::FIRST },
+        Expression::DestinationNat { family: half.family, address: Register::FIRST, port },
+    ]);
+    rule
+}
+
+fn forward(change: &mut Transaction, half: &Half<'_>) {
+    let policy = half.policy;
     change.add_chain(FROM_CONTAINER);
     change.add_rule(FROM_CONTAINER, &then(established(), accept()));
-    for server in &policy.dns_servers {
+    for server in policy.dns_servers.iter().filter(|server| family_of(**server) == half.family) {
         for transport in [transport_number::UDP, transport_number::TCP] {
-            let mut rule = within(Field::IPV4_DESTINATION, Network::new(*server, 32));
+            let mut rule = within(half.destination, AnyNetwork::single(*server));
             rule.extend(protocol(transport));
             rule.extend(port(DNS_PORT));
             change.add_rule(FROM_CONTAINER, &then(rule, accept()));
         }
     }
-    let source = Expression::Payload { field: Field::IPV4_SOURCE, to: Register::FIRST };
+    let source = Expression::Payload { field: half.source, to: Register::FIRST };
     change
         .add_rule(FROM_CONTAINER, &[source, Expression::Decide { map: EGRESS.into(), key: Register::FIRST }]);
-    let prohibited = Expression::Reject { code: Expression::REJECT_ADMIN_PROHIBITED };
-    for network in &policy.deny_networks {
-        change.add_rule(FROM_CONTAINER, &then(within(Field::IPV4_DESTINATION, *network), prohibited.clone()));
+    let prohibited = Expression::Reject { code: half.prohibited(Expression::REJECT_ADMIN_PROHIBITED) };
+    let v6 = half.family == Family::Ipv6;
+    for network in policy.deny_networks.iter().filter(|network| network.is_ipv6() == v6) {
+        change.add_rule(FROM_CONTAINER, &then(within(half.destination, *network), prohibited.clone()));
     }
     change.add_rule(FROM_CONTAINER, &then(destination_translated(), accept()));
-    change.add_rule(FROM_CONTAINER, &then(within(Field::IPV4_DESTINATION, policy.pool), prohibited));
+    change.add_rule(FROM_CONTAINER, &then(within(half.destination, half.pool), prohibited));
     change.add_rule(FROM_CONTAINER, &[accept()]);
 
     change.add_base_chain("forward", ChainKind::Filter, Hook::Forward, PRIORITY_FILTER);
@@ -151,25 +216,35 @@ fn forward(change: &mut Transaction, policy: &Policy) {
     change.add_rule("forward", &then(to_our_links(), drop_it()));
 }
 
-fn input(change: &mut Transaction, policy: &Policy) {
+fn input(change: &mut Transaction, half: &Half<'_>) {
+    let policy = half.policy;
     change.add_base_chain("input", ChainKind::Filter, Hook::Input, PRIORITY_FILTER);
     if policy.allow_host_access {
         return;
+    }
+    if half.family == Family::Ipv6 {
+        change.add_rule("input", &then([from_our_links(policy), of_neighbours()].concat(), accept()));
     }
     change.add_rule("input", &then([from_our_links(policy), established()].concat(), accept()));
     if policy.host_answers_dns {
         for transport in [transport_number::UDP, transport_number::TCP] {
             let rule = [
                 from_our_links(policy),
-                within(Field::IPV4_DESTINATION, policy.pool),
+                within(half.destination, half.pool),
                 protocol(transport),
                 port(DNS_PORT),
             ];
             change.add_rule("input", &then(rule.concat(), accept()));
         }
     }
-    let prohibited = Expression::Reject { code: Expression::REJECT_HOST_PROHIBITED };
+    let prohibited = Expression::Reject { code: half.prohibited(Expression::REJECT_HOST_PROHIBITED) };
     change.add_rule("input", &then(from_our_links(policy), prohibited));
+}
+
+impl Half<'_> {
+    fn prohibited(&self, of_ipv4: u8) -> u8 {
+        if self.family == Family::Ipv4 { of_ipv4 } else { Expression::REJECT_PROHIBITED_V6 }
+    }
 }
 
 /// What can be there before a container is, of the place that waits for it: with the place's own rules nothing passes. The kernel
@@ -183,33 +258,38 @@ pub fn prepared(table: &str, connection: &Connection) -> Transaction {
 /// In the place of what it had.
 fn prepare(change: &mut Transaction, connection: &Connection) {
     let own = own(connection);
-    change.add_chain(&own).flush_chain(&own);
-    egress::add_set(change, &own);
-    change.flush_set(&own);
-    change.add_rule(&own, &egress::rule_of_set(&own));
-    change.add_elements(EGRESS, &[jump(connection)]);
+    for (family, address) in addresses(connection) {
+        change.turn_to(family).add_chain(&own).flush_chain(&own);
+        egress::add_set(change, family, &own);
+        change.flush_set(&own);
+        change.add_rule(&own, &egress::rule_of_set(family, &own));
+        change.add_elements(EGRESS, &[jump(connection, address)]);
+    }
 }
 
 /// What one container adds to what was prepared for it.
 pub fn opened(table: &str, handle: &str, connection: &Connection) -> Result<Transaction, InvalidRule> {
     let mut change = Transaction::new(table);
-    open(&mut change, handle, connection, &Egress::new(&connection.net_out)?);
+    open(&mut change, handle, connection, &allowed(connection)?);
     Ok(change)
 }
 
-fn open(change: &mut Transaction, handle: &str, connection: &Connection, egress: &Egress) {
+fn open(change: &mut Transaction, handle: &str, connection: &Connection, allowed: &[Allowed]) {
     let (own, logged) = (own(connection), logged_chain(connection));
-    if egress.logs() {
-        let prefix: String = handle.chars().take(LOG_PREFIX_BYTES_MAX).filter(char::is_ascii).collect();
-        let line = Expression::Log { prefix: prefix + " " };
-        let limit = Expression::Limit { packets_per_second: LOG_LINES_PER_SECOND_MAX };
-        change.add_chain(&logged).flush_chain(&logged);
-        change.add_rule(&logged, &[limit, line]).add_rule(&logged, &[accept()]);
-    }
-    change.add_elements(&own, &egress.elements());
-    egress.add_rest(change, &own, &logged);
-    for (set, element) in elements(connection) {
-        change.add_elements(set, &[element]);
+    for Allowed { family, address, egress } in allowed {
+        change.turn_to(*family);
+        if egress.logs() {
+            let prefix: String = handle.chars().take(LOG_PREFIX_BYTES_MAX).filter(char::is_ascii).collect();
+            let line = Expression::Log { prefix: prefix + " " };
+            let limit = Expression::Limit { packets_per_second: LOG_LINES_PER_SECOND_MAX };
+            change.add_chain(&logged).flush_chain(&logged);
+            change.add_rule(&logged, &[limit, line]).add_rule(&logged, &[accept()]);
+        }
+        change.add_elements(&own, &egress.elements());
+        egress.add_rest(change, &own, &logged);
+        for (set, element) in elements(connection, *address) {
+            change.add_elements(set, &[element]);
+        }
     }
 }
 
@@ -222,9 +302,9 @@ pub fn attached(table: &str, handle: &str, connection: &Connection) -> Result<Tr
 
 /// The same as a part of a larger change, which is as it was when this is refused.
 pub fn attach(change: &mut Transaction, handle: &str, connection: &Connection) -> Result<(), InvalidRule> {
-    let egress = Egress::new(&connection.net_out)?;
+    let allowed = allowed(connection)?;
     prepare(change, connection);
-    open(change, handle, connection, &egress);
+    open(change, handle, connection, &allowed);
     Ok(())
 }
 
@@ -233,32 +313,39 @@ pub fn detached(table: &str, connections: &[Connection]) -> Transaction {
     let mut change = Transaction::new(table);
     for connection in connections {
         let (own, logged) = (own(connection), logged_chain(connection));
-        change.add_chain(&own);
-        for (set, element) in elements(connection).into_iter().chain([(EGRESS, jump(connection))]) {
-            let element = [element];
-            change.add_elements(set, &element).delete_elements(set, &element);
+        for (family, address) in addresses(connection) {
+            change.turn_to(family).add_chain(&own);
+            let jump = (EGRESS, jump(connection, address));
+            for (set, element) in elements(connection, address).into_iter().chain([jump]) {
+                let element = [element];
+                change.add_elements(set, &element).delete_elements(set, &element);
+            }
+            change.flush_chain(&own).delete_chain(&own);
+            egress::add_set(&mut change, family, &own);
+            change.delete_set(&own);
+            change.add_chain(&logged).flush_chain(&logged).delete_chain(&logged);
         }
-        change.flush_chain(&own).delete_chain(&own);
-        egress::add_set(&mut change, &own);
-        change.delete_set(&own);
-        change.add_chain(&logged).flush_chain(&logged).delete_chain(&logged);
     }
     change
 }
 
 pub fn port_mapped(table: &str, connection: &Connection, port: MappedPort) -> Transaction {
     let mut change = Transaction::new(table);
-    change.add_elements(PORTS, &[port_element(connection, port)]);
+    for (family, address) in addresses(connection) {
+        change.turn_to(family).add_elements(PORTS, &[port_element(address, port)]);
+    }
     change
 }
 
 pub fn port_unmapped(table: &str, connection: &Connection, port: MappedPort) -> Transaction {
     let mut change = Transaction::new(table);
-    change.delete_elements(PORTS, &[port_element(connection, port)]);
+    for (family, address) in addresses(connection) {
+        change.turn_to(family).delete_elements(PORTS, &[port_element(address, port)]);
+    }
     change
 }
 
-/// The name of the chain with its egress rules, and of the set that is most of them.
+/// The name of the chain with its egress rules, and of the set that is most of them; in both tables.
 pub fn own(connection: &Connection) -> String {
     format!("{OWN_PREFIX}{}", connection.container_ip)
 }
@@ -267,13 +354,43 @@ pub fn is_own(chain: &str) -> bool {
     chain.starts_with(OWN_PREFIX)
 }
 
-/// Keys of the container's own set, each with its end.
-pub fn allowed(connection: &Connection) -> Result<BTreeSet<Vec<u8>>, InvalidRule> {
-    let elements = Egress::new(&connection.net_out)?.elements();
-    Ok(elements
-        .into_iter()
-        .map(|element| [element.key, element.key_end.unwrap_or_default()].concat())
-        .collect())
+/// The addresses that a container has.
+pub fn addresses(connection: &Connection) -> impl Iterator<Item = (Family, IpAddr)> {
+    let v6 = connection.container_ipv6().map(IpAddr::V6);
+    [connection.container_ip.into()].into_iter().chain(v6).map(|address| (family_of(address), address))
+}
+
+fn family_of(address: IpAddr) -> Family {
+    if address.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 }
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().into(),
+        IpAddr::V6(address) => address.octets().into(),
+    }
+}
+
+/// What a container may send by one of its addresses.
+pub struct Allowed {
+    pub family: Family,
+    address: IpAddr,
+    egress: Egress,
+}
+
+pub fn allowed(connection: &Connection) -> Result<Vec<Allowed>, InvalidRule> {
+    let of = |(family, address)| {
+        Ok(Allowed { family, address, egress: Egress::new(family, &connection.net_out)? })
+    };
+    addresses(connection).map(of).collect()
+}
+
+impl Allowed {
+    /// Keys of the container's own set, each with its end.
+    pub fn keys(&self) -> BTreeSet<Vec<u8>> {
+        let elements = self.egress.elements().into_iter();
+        elements.map(|element| [element.key, element.key_end.unwrap_or_default()].concat()).collect()
+    }
 }
 
 /// What packets go through that a rule lets out and wants logged.
@@ -282,28 +399,28 @@ fn logged_chain(connection: &Connection) -> String {
 }
 
 /// To the container's chain.
-pub fn jump(connection: &Connection) -> Element {
-    let jump = Value::Verdict(Verdict::Jump(own(connection)));
-    Element::new(connection.container_ip.octets().to_vec(), jump)
+pub fn jump(connection: &Connection, address: IpAddr) -> Element {
+    Element::new(octets(address), Value::Verdict(Verdict::Jump(own(connection))))
 }
 
-/// What a container that is connected has in sets of all containers. Without these nothing that it sends passes.
-pub fn elements(connection: &Connection) -> Vec<(&'static str, Element)> {
+/// What a container that is connected has in sets of all containers, for one of its addresses. Without these nothing that it
+/// sends passes.
+pub fn elements(connection: &Connection, address: IpAddr) -> Vec<(&'static str, Element)> {
     let mut source = connection.host_link.clone().into_bytes();
     source.resize(LINK_NAME_BYTES, 0);
-    source.extend(connection.container_ip.octets());
-    let ports = connection.mapped_ports.iter().map(|port| (PORTS, port_element(connection, *port)));
+    source.extend(octets(address));
+    let ports = connection.mapped_ports.iter().map(|port| (PORTS, port_element(address, *port)));
     [(SOURCES, Element::new(source, Value::Nothing))].into_iter().chain(ports).collect()
 }
 
-fn port_element(connection: &Connection, port: MappedPort) -> Element {
-    let mut value = connection.container_ip.octets().to_vec();
+fn port_element(address: IpAddr, port: MappedPort) -> Element {
+    let mut value = octets(address);
     value.extend((port.container_port as u16).to_be_bytes());
     value.extend([0, 0]);
     Element::new((port.host_port as u16).to_be_bytes().to_vec(), Value::Bytes(value))
 }
 
-/// Numbers of transport protocols in an IPv4 header.
+/// Numbers of transport protocols in a packet's header.
 pub mod transport_number {
     pub const ICMP: u8 = 1;
     pub const TCP: u8 = 6;
@@ -338,13 +455,35 @@ fn protocol(number: u8) -> Vec<Expression> {
     vec![load, Expression::compare(Register::FIRST, Comparison::Equal, &[number])]
 }
 
-fn within(field: Field, network: Network) -> Vec<Expression> {
-    if network.prefix_bits == 0 {
+fn within(field: Field, network: AnyNetwork) -> Vec<Expression> {
+    if network.prefix_bits() == 0 {
         return vec![];
     }
+    compared(field, network, Comparison::Equal)
+}
+
+fn outside(field: Field, network: AnyNetwork) -> Vec<Expression> {
+    compared(field, network, Comparison::NotEqual)
+}
+
+fn compared(field: Field, network: AnyNetwork, comparison: Comparison) -> Vec<Expression> {
+    let address = network.address();
     let load = Expression::Payload { field, to: Register::FIRST };
-    let mask = Expression::mask(Register::FIRST, network.prefix_bits);
-    vec![load, mask, Expression::compare(Register::FIRST, Comparison::Equal, &network.address.octets())]
+    let mask = Expression::mask(Register::FIRST, family_of(address), network.prefix_bits());
+    vec![load, mask, Expression::compare(Register::FIRST, comparison, &octets(address))]
+}
+
+/// By which they find one another.
+fn of_neighbours() -> Vec<Expression> {
+    let load = Expression::Payload { field: Field::ICMP_TYPE, to: Register::FIRST };
+    let end = |comparison, kind| Expression::compare(Register::FIRST, comparison, &[kind]);
+    let mut conditions = protocol(transport_number::ICMPV6);
+    conditions.extend([
+        load,
+        end(Comparison::AtLeast, NEIGHBOUR_SOLICITATION),
+        end(Comparison::AtMost, NEIGHBOUR_ADVERTISEMENT),
+    ]);
+    conditions
 }
 
 /// Compared over the bytes of the prefix alone.
@@ -369,7 +508,7 @@ fn destination_translated() -> Vec<Expression> {
 fn bits(key: ConntrackKey, bits: u32) -> Vec<Expression> {
     vec![
         Expression::Conntrack { key, to: Register::FIRST },
-        Expression::Mask { register: Register::FIRST, mask: bits.to_ne_bytes() },
+        Expression::Mask { register: Register::FIRST, mask: bits.to_ne_bytes().into() },
         Expression::compare(Register::FIRST, Comparison::NotEqual, &[0; 4]),
     ]
 }
@@ -380,11 +519,13 @@ mod tests {
 
     #[test]
     fn everything_a_container_adds_is_known_from_its_record() {
-        let mut connection = Connection::new("10.254.0.0/18".parse().unwrap(), None, 0, "diego-");
+        let pool = "10.254.0.0/18".parse().unwrap();
+        let mut connection = Connection::new(pool, None, 0, "diego-");
         connection.mapped_ports.push(MappedPort { host_port: 61001, container_port: 8080 });
-        let sets: Vec<_> = elements(&connection).into_iter().map(|(set, _)| set).collect();
+        let elements = || elements(&connection, connection.container_ip.into());
+        let sets: Vec<_> = elements().into_iter().map(|(set, _)| set).collect();
         assert_eq!(sets, [SOURCES, PORTS]);
-        let (_, port) = elements(&connection).pop().unwrap();
+        let (_, port) = elements().pop().unwrap();
         assert_eq!(port.key, [0xee, 0x49]);
         assert_eq!(port.value, Value::Bytes(vec![10, 254, 0, 2, 0x1f, 0x90, 0, 0]));
     }

@@ -556,8 +556,7 @@ fn what_is_explained_is_what_the_kernel_does() {
         answer(TcpListener::bind(any(9000)).unwrap());
         let connections =
             [("free", &free.connection), ("held", &held.connection), ("bold", &bold.connection)];
-        let mut addresses = vec![HOST, Ipv4Addr::LOCALHOST];
-        addresses.extend(connections.iter().map(|(_, connection)| connection.host_ip));
+        let addresses = published::host_addresses().unwrap();
         let host = Host { addresses: &addresses, containers: &connections };
         let mapped = held.connection.mapped_ports[0].host_port as u16;
         let calls = [
@@ -575,7 +574,7 @@ fn what_is_explained_is_what_the_kernel_does() {
                     &networker.policy(),
                     &host,
                     &from.connection,
-                    Packet { protocol: Protocol::Tcp, to, port },
+                    Packet { protocol: Protocol::Tcp, to: to.into(), port },
                 );
                 let called =
                     in_namespace(from.namespace.as_fd(), || call_within(Duration::from_secs(2), (to, port)));

@@ -89,10 +89,40 @@ pub enum ChainKind {
     Nat,
 }
 
+/// Of addresses. The tables of one name in two families are two tables, which one transaction changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    Ipv4,
+    Ipv6,
+}
+
+impl Family {
+    pub const ALL: [Self; 2] = [Family::Ipv4, Family::Ipv6];
+
+    pub fn address_bytes(self) -> u32 {
+        self.address().bytes()
+    }
+
+    pub fn address(self) -> DataType {
+        match self {
+            Family::Ipv4 => DataType::Ipv4Address,
+            Family::Ipv6 => DataType::Ipv6Address,
+        }
+    }
+
+    fn number(self) -> u8 {
+        match self {
+            Family::Ipv4 => libc::AF_INET as u8,
+            Family::Ipv6 => libc::AF_INET6 as u8,
+        }
+    }
+}
+
 /// What the parts of keys and values are. The numbers are those by which the `nft` tool knows how to print them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DataType {
     Ipv4Address,
+    Ipv6Address,
     TransportProtocol,
     Port,
     LinkName,
@@ -102,6 +132,7 @@ impl DataType {
     fn number(self) -> u32 {
         match self {
             DataType::Ipv4Address => 7,
+            DataType::Ipv6Address => 8,
             DataType::TransportProtocol => 12,
             DataType::Port => 13,
             DataType::LinkName => 41,
@@ -111,6 +142,7 @@ impl DataType {
     fn bytes(self) -> u32 {
         match self {
             DataType::Ipv4Address => 4,
+            DataType::Ipv6Address => 16,
             DataType::TransportProtocol => 1,
             DataType::Port => 2,
             DataType::LinkName => libc::IFNAMSIZ as u32,
@@ -179,18 +211,28 @@ impl Element {
     }
 }
 
-/// Changes to one table of the `ip` family.
+/// Changes to the tables of one name.
 #[derive(Debug)]
 pub struct Transaction {
     table: String,
+    /// Whose table is spoken of.
+    family: Family,
     messages: Vec<Message>,
     sets: u32,
-    rules: BTreeMap<String, usize>,
+    rules: BTreeMap<(Family, String), usize>,
 }
 
 impl Transaction {
+    /// At first of the table for IPv4.
     pub fn new(table: &str) -> Self {
-        Self { table: table.into(), messages: Vec::new(), sets: 0, rules: BTreeMap::new() }
+        let (messages, rules) = (Vec::new(), BTreeMap::new());
+        Self { table: table.into(), family: Family::Ipv4, messages, sets: 0, rules }
+    }
+
+    /// From now on of this family's table.
+    pub fn turn_to(&mut self, family: Family) -> &mut Self {
+        self.family = family;
+        self
     }
 
     pub fn add_table(&mut self) -> &mut Self {
@@ -234,13 +276,13 @@ impl Transaction {
     }
 
     /// How many rules it adds to each chain.
-    pub fn rules(&self) -> &BTreeMap<String, usize> {
+    pub fn rules(&self) -> &BTreeMap<(Family, String), usize> {
         &self.rules
     }
 
     /// At the end of the chain.
     pub fn add_rule(&mut self, chain: &str, expressions: &[Expression]) -> &mut Self {
-        *self.rules.entry(chain.into()).or_default() += 1;
+        *self.rules.entry((self.family, chain.into())).or_default() += 1;
         self.change(NEW_RULE, NLM_F_CREATE | NLM_F_APPEND, |message| {
             message.text(RULE_CHAIN, chain).nested(RULE_EXPRESSIONS, |list| {
                 for expression in expressions {
@@ -340,7 +382,7 @@ impl Transaction {
     }
 
     fn change(&mut self, kind: u16, flags: u16, fill: impl FnOnce(&mut Message)) -> &mut Self {
-        let mut message = Message::new(SUBSYSTEM | kind, flags, &generation(libc::AF_INET as u8, 0));
+        let mut message = Message::new(SUBSYSTEM | kind, flags, &generation(self.family.number(), 0));
         message.text(TABLE, &self.table);
         fill(&mut message);
         self.messages.push(message);

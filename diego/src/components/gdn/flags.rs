@@ -1,11 +1,11 @@
 //! What `gdn server` can be told, by the names deployments use. What becomes of each is in `settings`.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use garden::networker::Network;
+use garden::networker::{AnyNetwork, Network};
 
 use crate::components::flags::Registries;
 use crate::duration;
@@ -173,6 +173,9 @@ pub struct Networks {
     /// Cut into networks of four addresses, one a container; otherwise 10.254.0.0/18, as `gdn` 10.254.0.0/22.
     #[arg(long)]
     pub network_pool: Option<Network>,
+    /// Gives containers IPv6, too: cut like the other, for as many containers, as a /114 is for a /18. Without it they have none.
+    #[arg(long)]
+    pub network_pool_v6: Option<Network<Ipv6Addr>>,
     /// The first port of the host that leads into containers.
     #[arg(long, default_value_t = 61_001)]
     pub port_pool_start: u16,
@@ -182,9 +185,10 @@ pub struct Networks {
     /// The address at which those ports are reached; otherwise that of the machine's way to the internet.
     #[arg(long)]
     pub external_ip: Option<IpAddr>,
-    /// A network that containers cannot reach. May be given many times.
+    /// A network that containers cannot reach, of either family. May be given many times. Everything of IPv4 (0.0.0.0/0) is
+    /// everything of IPv6 too, unless networks of that are given.
     #[arg(long = "deny-network")]
-    pub deny_networks: Vec<Network>,
+    pub deny_networks: Vec<AnyNetwork>,
     /// Let containers reach the machine they run on.
     #[arg(long)]
     pub allow_host_access: bool,

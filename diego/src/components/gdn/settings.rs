@@ -265,6 +265,7 @@ fn networks(name: Name, flags: Networks, config: &mut gardener::Config) -> Resul
     );
     let networker = &mut config.networker;
     networker.pool = flags.network_pool.unwrap_or(name.network_pool());
+    networker.pool_v6 = flags.network_pool_v6;
     networker.port_pool_start = flags.port_pool_start;
     networker.port_pool_size = flags.port_pool_size;
     networker.external_ip = flags.external_ip;
@@ -439,6 +440,7 @@ mod tests {
         let gdn = of("").unwrap().gardener;
         assert_eq!(garden.networker.pool.to_string(), "10.254.0.0/18");
         assert_eq!(gdn.networker.pool.to_string(), "10.254.0.0/22");
+        assert_eq!((garden.networker.pool_v6, gdn.networker.pool_v6), (None, None));
         assert_eq!(gdn.directory.to_str(), Some("/var/run/gdn/depot"));
         let style = style(Name::Gdn, &flags("--time-format=unix-epoch").log);
         assert_eq!((style.renamed, style.timestamps), (Some(("garden", "guardian")), Timestamps::UnixEpoch));
@@ -453,7 +455,8 @@ mod tests {
              --no-new-privileges --network-plugin=/proc/self/exe --network-plugin-extra-arg=--config \
              --network-plugin-extra-arg=/c --docker-registry=r:2 --registry-mirror=*=m:5050 \
              --registry-mirror=docker.io=http://n --registry-certificates=/certs --registry-credentials=/config.json \
-             --registry-ca-cert-file=/ca.pem",
+             --registry-ca-cert-file=/ca.pem --network-pool-v6=fd00:1::/112 --deny-network=10.0.0.0/8 \
+             --deny-network=fd00:2::/32",
         )
         .unwrap()
         .gardener;
@@ -465,6 +468,9 @@ mod tests {
         assert_eq!(config.containerizer.cpu_quota_per_share_us, 10);
         assert_eq!(config.containerizer.sysctls, [("net.ipv4.tcp_keepalive_time".into(), "60".into())]);
         assert_eq!((config.networker.mtu, config.networker.dns_servers.len()), (Some(1400), 1));
+        assert_eq!(config.networker.pool_v6.map(|pool| pool.to_string()).as_deref(), Some("fd00:1::/112"));
+        let denied: Vec<String> = config.networker.deny_networks.iter().map(|one| one.to_string()).collect();
+        assert_eq!(denied, ["10.0.0.0/8", "fd00:2::/32"]);
         let registries = config.rootfs.registries;
         assert_eq!(
             (&*registries.default_registry, &registries.insecure[..]),

@@ -1,7 +1,6 @@
 //! The expressions that rules are made of: small steps over registers, as the kernel runs them. Data, and its encoding.
 
-use std::net::Ipv4Addr;
-
+use super::Family;
 use crate::netlink::message::Message;
 
 const LIST_ITEM: u16 = 1;
@@ -78,11 +77,19 @@ pub struct Field {
 }
 
 impl Field {
-    pub const IPV4_SOURCE: Self = Self { base: Base::Network, offset: 12, bytes: 4 };
-    pub const IPV4_DESTINATION: Self = Self { base: Base::Network, offset: 16, bytes: 4 };
     pub const DESTINATION_PORT: Self = Self { base: Base::Transport, offset: 2, bytes: 2 };
     pub const ICMP_TYPE: Self = Self { base: Base::Transport, offset: 0, bytes: 1 };
     pub const ICMP_CODE: Self = Self { base: Base::Transport, offset: 1, bytes: 1 };
+
+    pub fn source(family: Family) -> Self {
+        let offset = if family == Family::Ipv4 { 12 } else { 8 };
+        Self { base: Base::Network, offset, bytes: family.address_bytes() }
+    }
+
+    pub fn destination(family: Family) -> Self {
+        let source = Self::source(family);
+        Self { offset: source.offset + source.bytes, ..source }
+    }
 }
 
 /// Compared as numbers in network byte order.
@@ -114,9 +121,10 @@ pub enum Expression {
         comparison: Comparison,
         value: Vec<u8>,
     },
+    /// Over as many bytes as there are in `mask`.
     Mask {
         register: Register,
-        mask: [u8; 4],
+        mask: Vec<u8>,
     },
     /// Whether the destination is an address of this host: the kind of address goes to the register.
     DestinationKind {
@@ -140,6 +148,7 @@ pub enum Expression {
         key: Register,
     },
     DestinationNat {
+        family: Family,
         address: Register,
         port: Register,
     },
@@ -168,6 +177,8 @@ impl Expression {
     pub const STATUS_DESTINATION_NAT: u32 = 1 << 5;
     pub const REJECT_ADMIN_PROHIBITED: u8 = 13;
     pub const REJECT_HOST_PROHIBITED: u8 = 10;
+    /// In ICMPv6.
+    pub const REJECT_PROHIBITED_V6: u8 = 1;
 
     pub(super) fn encode(&self, list: &mut Message) {
         let name = self.name();
@@ -210,9 +221,11 @@ impl Expression {
                 data.nested(3, |inner| _ = inner.attribute(DATA_VALUE, value));
             }
             Expression::Mask { register, mask } => {
-                data.network_u32(1, register.number()).network_u32(2, register.number()).network_u32(3, 4);
+                let bytes = u32::try_from(mask.len()).unwrap_or(u32::MAX);
+                data.network_u32(1, register.number()).network_u32(2, register.number());
+                data.network_u32(3, bytes);
                 data.nested(4, |inner| _ = inner.attribute(DATA_VALUE, mask));
-                data.nested(5, |inner| _ = inner.attribute(DATA_VALUE, &[0; 4]));
+                data.nested(5, |inner| _ = inner.attribute(DATA_VALUE, &vec![0; mask.len()]));
             }
             Expression::DestinationKind { to } => {
                 const RESULT_ADDRESS_TYPE: u32 = 3;
@@ -229,9 +242,9 @@ impl Expression {
             Expression::Decide { map, key } => {
                 data.text(1, map).network_u32(2, key.number()).network_u32(3, VERDICT_REGISTER);
             }
-            Expression::DestinationNat { address, port } => {
+            Expression::DestinationNat { family, address, port } => {
                 const DESTINATION: u32 = 1;
-                data.network_u32(1, DESTINATION).network_u32(2, libc::AF_INET as u32);
+                data.network_u32(1, DESTINATION).network_u32(2, family.number().into());
                 data.network_u32(3, address.number()).network_u32(5, port.number());
             }
             Expression::Masquerade => {}
@@ -256,8 +269,9 @@ impl Expression {
     }
 
     /// Of a network.
-    pub fn mask(register: Register, prefix_bits: u8) -> Self {
-        let bits = u32::MAX.checked_shl(32 - u32::from(prefix_bits.min(32))).unwrap_or(0);
-        Expression::Mask { register, mask: Ipv4Addr::from(bits).octets() }
+    pub fn mask(register: Register, family: Family, prefix_bits: u8) -> Self {
+        let bits = u128::MAX.checked_shl(u128::BITS - u32::from(prefix_bits)).unwrap_or(0);
+        let mask = bits.to_be_bytes()[..family.address_bytes() as usize].to_vec();
+        Expression::Mask { register, mask }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::{
-    CHAIN_NAME, DELETE_TABLE, ELEMENT_KEY, ELEMENT_KEY_END, ELEMENTS_LIST, ELEMENTS_SET, LIST_ITEM,
+    CHAIN_NAME, DELETE_TABLE, ELEMENT_KEY, ELEMENT_KEY_END, ELEMENTS_LIST, ELEMENTS_SET, Family, LIST_ITEM,
     RULE_CHAIN, SUBSYSTEM, TABLE, generation,
 };
 use crate::netlink::message::{Attributes, Message, NLM_F_ACK, NLM_F_DUMP, text};
@@ -18,16 +18,17 @@ const GET_ELEMENTS: u16 = 13;
 const CHANGES: u32 = 7;
 const GENERATION_BYTES: usize = 4;
 
-/// One table of the `ip` family, to be looked at.
+/// One table, to be looked at.
 pub struct Look<'a> {
     socket: Socket,
     table: &'a str,
+    family: Family,
 }
 
 impl<'a> Look<'a> {
     /// In the network namespace of the calling thread.
-    pub fn open(table: &'a str) -> Result<Self> {
-        Ok(Self { socket: Socket::open(Protocol::Netfilter)?, table })
+    pub fn open(table: &'a str, family: Family) -> Result<Self> {
+        Ok(Self { socket: Socket::open(Protocol::Netfilter)?, table, family })
     }
 
     pub fn exists(&self) -> Result<bool> {
@@ -82,7 +83,7 @@ impl<'a> Look<'a> {
     }
 
     fn ask(&self, kind: u16, flags: u16) -> Message {
-        Message::new(SUBSYSTEM | kind, flags, &generation(libc::AF_INET as u8, 0))
+        Message::new(SUBSYSTEM | kind, flags, &generation(self.family.number(), 0))
     }
 }
 
