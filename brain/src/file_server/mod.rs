@@ -1,15 +1,17 @@
 //! Serves the lifecycle bundles and other static files over HTTP, with ranges, as cells download them.
 //!
 //! With a blob directory it is also where the CLI leaves app source and staging leaves droplets: `PUT` or `POST` of
-//! `/v1/blobs/NAME`, then `GET`. It knows nothing of what the files are, and never deletes one.
+//! `/v1/blobs/NAME`, then `GET`. It knows nothing of what the files are, and never deletes one; nor does it know what
+//! else is on their disk: before it writes it asks for [`MakeRoom`].
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, BodyDataStream};
 use axum::extract::{Path as UrlPath, State};
-use axum::http::StatusCode;
+use axum::http::header::CONTENT_LENGTH;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::put;
 use diego_base::serve::{self, Listen, Listener};
@@ -21,14 +23,26 @@ use tower_http::services::ServeDir;
 /// Bytes of one uploaded blob.
 pub const BLOB_BYTES_MAX: u64 = 4 << 30;
 const NAME_BYTES_MAX: usize = 200;
+/// Of a refused blob, so many are read nevertheless.
+const UNWANTED_BYTES_MAX: usize = 64 << 20;
 
-#[derive(Debug)]
+/// Room is asked for in steps of so many bytes.
+const STEP_BYTES: u64 = 8 << 20;
+
+/// Makes room for so many bytes, which is kept until the answer is dropped, or says why there is none. Blocking.
+pub type MakeRoom = Arc<dyn Fn(u64) -> Result<Box<dyn Send>, String> + Send + Sync>;
+
 pub struct Config {
     pub listen: Listen,
     /// Served under `/v1/static/`.
     pub static_dir: PathBuf,
     /// Kept and served under `/v1/blobs/`.
-    pub blob_dir: Option<PathBuf>,
+    pub blobs: Option<BlobDir>,
+}
+
+pub struct BlobDir {
+    pub path: PathBuf,
+    pub make_room: MakeRoom,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +55,7 @@ pub enum Error {
 
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
     let mut router = Router::new().nest_service("/v1/static", ServeDir::new(config.static_dir));
-    if let Some(dir) = config.blob_dir {
+    if let Some(dir) = config.blobs {
         router = router.merge(blobs(dir)?);
     }
     let listener = Listener::bind(config.listen).await?;
@@ -50,11 +64,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     Ok(())
 }
 
-fn blobs(dir: PathBuf) -> Result<Router, Error> {
-    let failed = |source| Error::BlobDir { path: dir.clone(), source };
-    std::fs::create_dir_all(&dir).map_err(failed)?;
-    remove_unfinished(&dir).map_err(failed)?;
-    let blob = put(upload).post(upload).get_service(ServeDir::new(&dir));
+fn blobs(dir: BlobDir) -> Result<Router, Error> {
+    let failed = |source| Error::BlobDir { path: dir.path.clone(), source };
+    std::fs::create_dir_all(&dir.path).map_err(failed)?;
+    remove_unfinished(&dir.path).map_err(failed)?;
+    let blob = put(upload).post(upload).get_service(ServeDir::new(&dir.path));
     let blobs = Router::new().route("/{name}", blob).with_state(Arc::new(dir));
     Ok(Router::new().nest("/v1/blobs", blobs.layer(axum::extract::DefaultBodyLimit::disable())))
 }
@@ -73,20 +87,28 @@ fn remove_unfinished(dir: &Path) -> std::io::Result<()> {
 const UNFINISHED_PREFIX: &str = ".unfinished-";
 
 /// A blob is there whole or not at all: it is written beside its place and renamed into it.
-async fn upload(State(dir): State<Arc<PathBuf>>, UrlPath(name): UrlPath<String>, body: Body) -> Response {
+async fn upload(
+    State(dir): State<Arc<BlobDir>>,
+    UrlPath(name): UrlPath<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
     if !name_is_valid(&name) {
         return (StatusCode::BAD_REQUEST, format!("cannot keep a blob under the name {name:?}\n"))
             .into_response();
     }
-    let unfinished = dir.join(format!("{UNFINISHED_PREFIX}{}", rand::random::<u64>()));
-    let kept = match write(&unfinished, body).await {
-        Ok(()) => tokio::fs::rename(&unfinished, dir.join(&name)).await.map_err(Refused::Write),
+    let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let unfinished = dir.path.join(format!("{UNFINISHED_PREFIX}{}", rand::random::<u64>()));
+    let mut pieces = body.into_data_stream();
+    let kept = match write(&unfinished, &mut pieces, length.unwrap_or(0), &dir.make_room).await {
+        Ok(()) => tokio::fs::rename(&unfinished, dir.path.join(&name)).await.map_err(Refused::Write),
         Err(refused) => Err(refused),
     };
     match kept {
         Ok(()) => StatusCode::CREATED.into_response(),
         Err(refused) => {
             let _ = tokio::fs::remove_file(&unfinished).await;
+            take_no_notice(pieces).await;
             let (status, reason) = refused.answer();
             tracing::warn!(name, reason, "cannot keep a blob");
             (status, format!("cannot keep blob {name}: {reason}\n")).into_response()
@@ -96,6 +118,7 @@ async fn upload(State(dir): State<Arc<PathBuf>>, UrlPath(name): UrlPath<String>,
 
 enum Refused {
     TooLarge,
+    Room(String),
     Read(axum::Error),
     Write(std::io::Error),
 }
@@ -106,25 +129,59 @@ impl Refused {
             Refused::TooLarge => {
                 (StatusCode::PAYLOAD_TOO_LARGE, format!("it is larger than {BLOB_BYTES_MAX} bytes"))
             }
+            Refused::Room(reason) => (StatusCode::INSUFFICIENT_STORAGE, reason.clone()),
             Refused::Read(error) => (StatusCode::BAD_REQUEST, error.to_string()),
             Refused::Write(error) => (StatusCode::INSUFFICIENT_STORAGE, error.to_string()),
         }
     }
 }
 
-async fn write(path: &Path, body: Body) -> Result<(), Refused> {
+/// Who is still sending when the connection ends may never read why.
+async fn take_no_notice(mut pieces: BodyDataStream) {
+    let mut bytes = 0;
+    while bytes < UNWANTED_BYTES_MAX
+        && let Some(Ok(piece)) = pieces.next().await
+    {
+        bytes += piece.len();
+    }
+}
+
+async fn write(
+    path: &Path,
+    pieces: &mut BodyDataStream,
+    length: u64,
+    make_room: &MakeRoom,
+) -> Result<(), Refused> {
+    if length > BLOB_BYTES_MAX {
+        return Err(Refused::TooLarge);
+    }
+    // All of it once, so that what cannot be kept is not begun; then step by step, for what is written is taken by then.
+    drop(room(make_room, length).await?);
     let mut file = tokio::fs::File::create(path).await.map_err(Refused::Write)?;
-    let mut stream = body.into_data_stream();
-    let mut written = 0u64;
-    while let Some(chunk) = stream.next().await {
+    let (mut written, mut step) = (0u64, None);
+    while let Some(chunk) = pieces.next().await {
         let chunk = chunk.map_err(Refused::Read)?;
-        written += chunk.len() as u64;
+        let bytes = chunk.len() as u64;
+        written += bytes;
         if written > BLOB_BYTES_MAX {
             return Err(Refused::TooLarge);
         }
+        step = Some(match step.take() {
+            Some((kept, left)) if left >= bytes => (kept, left - bytes),
+            _ => (room(make_room, STEP_BYTES.max(bytes)).await?, STEP_BYTES.saturating_sub(bytes)),
+        });
         file.write_all(&chunk).await.map_err(Refused::Write)?;
     }
-    file.sync_all().await.map_err(Refused::Write)
+    // Room is taken once it is on the disk, not before.
+    let synced = file.sync_all().await.map_err(Refused::Write);
+    drop(step);
+    synced
+}
+
+async fn room(make_room: &MakeRoom, bytes: u64) -> Result<Box<dyn Send>, Refused> {
+    let make_room = make_room.clone();
+    let made = tokio::task::spawn_blocking(move || make_room(bytes)).await;
+    made.unwrap_or_else(|error| Err(error.to_string())).map_err(Refused::Room)
 }
 
 fn name_is_valid(name: &str) -> bool {
@@ -135,6 +192,7 @@ fn name_is_valid(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     struct World {
         url: String,
@@ -144,6 +202,10 @@ mod tests {
     }
 
     async fn world() -> World {
+        world_with(Arc::new(|_| Ok(Box::new(())))).await
+    }
+
+    async fn world_with(make_room: MakeRoom) -> World {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("static")).unwrap();
         std::fs::write(dir.path().join("static/bundle.tgz"), b"0123456789").unwrap();
@@ -152,7 +214,7 @@ mod tests {
         let config = Config {
             listen,
             static_dir: dir.path().join("static"),
-            blob_dir: Some(dir.path().join("blobs")),
+            blobs: Some(BlobDir { path: dir.path().join("blobs"), make_room }),
         };
         tokio::spawn(run(config, shutdown.clone()));
         let client = diego_base::http::client(&Default::default()).unwrap();
@@ -178,6 +240,29 @@ mod tests {
         }
         let kept = std::fs::read_dir(world.dir.path().join("blobs")).unwrap().count();
         assert_eq!(kept, 1, "nothing but the blob is left");
+    }
+
+    #[tokio::test]
+    async fn a_blob_that_the_disk_has_no_room_for_is_refused_and_leaves_nothing() {
+        let room = AtomicU64::new(10 << 20);
+        let make_room: MakeRoom = Arc::new(move |bytes| {
+            match room.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |room| room.checked_sub(bytes)) {
+                Ok(_) => Ok(Box::new(())),
+                Err(_) => Err("the disk has no room".into()),
+            }
+        });
+        let world = world_with(make_room).await;
+        let url = format!("{}/v1/blobs/droplet", world.url);
+        let put = |body: reqwest::Body| world.client.put(&url).body(body).send();
+        // One says how large it is; of the other that is seen on the way.
+        let known = put(vec![0; 11 << 20].into()).await.unwrap();
+        let pieces = (0..11).map(|_| Ok::<_, std::io::Error>(vec![0u8; 1 << 20]));
+        let unknown = put(reqwest::Body::wrap_stream(futures_util::stream::iter(pieces))).await.unwrap();
+        for answer in [known, unknown] {
+            assert_eq!(answer.status(), 507);
+            assert_eq!(answer.text().await.unwrap(), "cannot keep blob droplet: the disk has no room\n");
+        }
+        assert_eq!(std::fs::read_dir(world.dir.path().join("blobs")).unwrap().count(), 0);
     }
 
     #[tokio::test]

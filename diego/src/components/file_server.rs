@@ -2,10 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use brain::file_server::{BlobDir, Config, MakeRoom};
 use clap::Args;
 use diego_base::serve::Listen;
+use rootfs::ledger::Ledger;
 use tokio_util::sync::CancellationToken;
 
 use super::flags::Log;
@@ -27,6 +30,18 @@ pub struct Flags {
 pub async fn run(flags: Flags, shutdown: CancellationToken) -> Result<()> {
     let Flags { listen, static_dir, blob_dir, log: _ } = flags;
     anyhow::ensure!(static_dir.is_dir(), "cannot serve {}: it is no directory", static_dir.display());
-    let config = brain::file_server::Config { listen: Listen::Tcp(listen), static_dir, blob_dir };
+    let blobs = blob_dir.map(own_account).transpose()?;
+    let config = Config { listen: Listen::Tcp(listen), static_dir, blobs };
     Ok(brain::file_server::run(config, shutdown).await?)
+}
+
+/// Other processes on the same disk have theirs; what they write is seen as taken.
+fn own_account(path: PathBuf) -> Result<BlobDir> {
+    std::fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    let ledger = Ledger::open(&path)?;
+    let make_room: MakeRoom = Arc::new(move |bytes| {
+        let claim = ledger.claim("a blob", bytes).map_err(|error| error.to_string())?;
+        Ok(Box::new(claim))
+    });
+    Ok(BlobDir { path, make_room })
 }

@@ -194,10 +194,16 @@ fn start_caches(
     (files, registry): (Socket, Socket),
     registries: &Registries,
 ) -> Result<()> {
+    let blobs = state.dir("blobs")?;
+    let account = ledger.of_disk(&blobs)?;
+    let make_room: file_server::MakeRoom = Arc::new(move |bytes| {
+        let claim = account.claim("a blob", bytes).map_err(|error| error.to_string())?;
+        Ok(Box::new(claim))
+    });
     let files = file_server::Config {
         listen: files.listen(),
         static_dir: state.dir("static")?,
-        blob_dir: Some(state.dir("blobs")?),
+        blobs: Some(file_server::BlobDir { path: blobs, make_room }),
     };
     cluster.start("file server", file_server::run(files, cluster.shutdown()));
     let address = registry.address.to_string();
