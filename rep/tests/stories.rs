@@ -2,7 +2,10 @@
 
 mod world;
 
+use std::time::Duration;
+
 use bbs_models::{ActualLrp, Presence, TaskOutcome};
+use garden_client::memory::MemoryGarden;
 use world::World;
 
 fn guid(lrp: &ActualLrp) -> &str {
@@ -31,6 +34,39 @@ async fn desired_instances_run_and_tell_where_they_are() {
     assert_eq!(state.lrps[0].state, "RUNNING");
     assert_eq!(state.lrps[0].rootfs, "preloaded:linux");
     assert_eq!(state.available_resources.memory_mb, 1024 - 2 * 64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cell_offers_what_its_disk_has_at_the_moment() {
+    const MIB: u64 = 1 << 20;
+    let world = World::new().await;
+    let garden = MemoryGarden::new();
+    garden.set_disk_bytes(2048 * MIB);
+    let cell = world.cell_with("cell-1", garden, |config| {
+        config.disk_follows_garden = true;
+        config.reap_interval = Duration::from_millis(20);
+    });
+    let offers = async |total, available| {
+        let state = || async {
+            let state = cell.rep.state(rep_client::STATE_TIMEOUT).await.ok()?;
+            let disk = (state.total_resources.disk_mb, state.available_resources.disk_mb);
+            (disk == (total, available)).then_some(())
+        };
+        world.until(&format!("it offers {available} of {total} MiB"), state).await;
+    };
+    offers(2048, 2048).await;
+    world.desire("app", 1, |_| {}).await;
+    world.until_running(1).await;
+    offers(2048, 2048 - 128).await;
+    // Somebody fills the disk: what runs goes on, and nothing is added.
+    cell.garden.set_disk_bytes(100 * MIB);
+    offers(100, 0).await;
+    world.desire("more", 1, |_| {}).await;
+    let refused = |lrps: &[ActualLrp]| lrps.iter().any(|lrp| lrp.placement_error().contains("disk"));
+    let lrps = world.until_lrps("no place is found", refused).await;
+    assert_eq!(lrps.iter().filter(|lrp| lrp.is_running()).count(), 1);
+    cell.garden.set_disk_bytes(2048 * MIB);
+    offers(2048, 2048 - 128).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -361,13 +361,12 @@ impl Store {
     }
 
     /// What all roots together may take, in bytes: less than was meant for them when others have filled the disk
-    /// meanwhile, and even all that is unused could not make up for it. Blocking.
+    /// meanwhile, and even all that is unused could not make up for it. Where nobody counts what roots have written, that
+    /// is as taken as what others have. Blocking.
     pub fn capacity(&self) -> Result<u64, Error> {
         let directory = &self.inner.directory;
         let area = &self.inner.areas.chosen;
-        let Some(bytes) = area.capacity() else {
-            return Ok(Space::of(directory).map_err(disk("measure", directory))?.total);
-        };
+        let Some(bytes) = area.capacity() else { return Ok(self.inner.ledger.can_keep(u64::MAX)?) };
         let promised = area.promised().map_err(disk("measure", directory))?;
         let missing = promised - self.inner.ledger.can_keep(promised)?;
         Ok(bytes.saturating_sub(missing))

@@ -252,6 +252,33 @@ async fn a_disk_that_everybody_fills_at_once_is_never_full() {
     serving.await.unwrap().unwrap();
 }
 
+/// What a cell advertises is this, see the executor.
+#[tokio::test]
+async fn roots_are_offered_what_the_disk_has_at_the_moment() {
+    let name = "roots_are_offered_what_the_disk_has_at_the_moment";
+    let Some(disk) = SmallDisk::new(name) else { return };
+    let layouts = tempfile::tempdir().unwrap();
+    let store = store(&disk.path, None);
+    drop(pull(&store, &layout(layouts.path(), 1, 24 * MIB)).await.unwrap());
+    let all = store.capacity().unwrap();
+    assert!(all > 128 * MIB, "{all}");
+    // All but a little is taken by somebody who asks nobody, and the layer that nobody uses cannot make up for it.
+    let log = File::create(disk.path.join("log")).unwrap();
+    let bytes = disk.space().free - 64 * MIB;
+    rustix::fs::fallocate(&log, rustix::fs::FallocateFlags::empty(), 0, bytes).unwrap();
+    let left = store.capacity().unwrap();
+    assert!(left < 96 * MIB, "{left} of {all}");
+    let refused = pull(&store, &layout(layouts.path(), 2, 100 * MIB)).await.unwrap_err().to_string();
+    assert!(refused.contains("no room for"), "{refused}");
+    drop(log);
+    fs::remove_file(disk.path.join("log")).unwrap();
+    let began = std::time::Instant::now();
+    while store.capacity().unwrap() < all {
+        assert!(began.elapsed() < Duration::from_secs(30), "{} of {all}", store.capacity().unwrap());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 const PULLS: &str = "PULLS_UNTIL_IT_IS_KILLED";
 
 /// Started by the test below as a process of its own.

@@ -123,6 +123,7 @@ struct State {
     network: Option<NetworkNamespace>,
     next_port: u32,
     next_process: u32,
+    disk_bytes: Option<u64>,
 }
 
 #[derive(Default)]
@@ -141,6 +142,8 @@ struct Running {
 }
 
 const FIRST_PORT: u32 = 61001;
+/// Of memory, and of disk unless told otherwise.
+const CAPACITY_BYTES: u64 = 64 << 30;
 
 impl MemoryGarden {
     pub fn new() -> Self {
@@ -149,6 +152,11 @@ impl MemoryGarden {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// What containers may take of the disk from now on.
+    pub fn set_disk_bytes(&self, bytes: u64) {
+        self.lock().disk_bytes = Some(bytes);
     }
 
     /// What processes of this path do from now on. A path without a script cannot be run.
@@ -324,9 +332,13 @@ impl Garden for MemoryGarden {
     }
 
     async fn capacity(&self) -> Result<Capacity> {
-        let bytes = 64 << 30;
-        let (memory_in_bytes, disk_in_bytes, schedulable_disk_in_bytes) = (bytes, bytes, bytes);
-        Ok(Capacity { memory_in_bytes, disk_in_bytes, schedulable_disk_in_bytes, max_containers: 250 })
+        let disk = self.lock().disk_bytes.unwrap_or(CAPACITY_BYTES);
+        Ok(Capacity {
+            memory_in_bytes: CAPACITY_BYTES,
+            disk_in_bytes: disk,
+            schedulable_disk_in_bytes: disk,
+            max_containers: 250,
+        })
     }
 
     async fn create(&self, spec: ContainerSpec) -> Result<String> {

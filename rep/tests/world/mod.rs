@@ -90,12 +90,22 @@ impl World {
 
     /// A cell on a garden that may have a past.
     pub fn cell_in(&self, cell_id: &str, garden: MemoryGarden) -> Cell {
+        self.cell_with(cell_id, garden, |_| {})
+    }
+
+    pub fn cell_with(
+        &self,
+        cell_id: &str,
+        garden: MemoryGarden,
+        change: impl FnOnce(&mut executor::Config),
+    ) -> Cell {
         garden.script("/app", Script::runs().out("hello\n"));
         garden.script("/fails", Script::exits(3));
         let total = CellResources { memory_mb: 1024, disk_mb: 4096, containers: 20 };
         let state: PathBuf = self.state.path().join(cell_id);
         let mut config = executor::Config::new(cell_id, total, state, self.http.clone());
         config.graceful_shutdown_interval = Duration::from_millis(200);
+        change(&mut config);
         let executor =
             Executor::new(config, Arc::new(garden.clone()), executor::logs::Logs::default()).unwrap();
         let (listen, address) = Listen::loopback().unwrap();
