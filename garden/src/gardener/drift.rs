@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use garden_sys::nftables::Changes;
+use garden_sys::nftables::others::{Changes, Heard};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio_util::sync::CancellationToken;
@@ -28,12 +28,13 @@ pub async fn keep_networks(gardener: Gardener, changes: Changes, shutdown: Cance
         Err(error) => return tracing::error!(%error, "cannot listen to changes of the firewall"),
     };
     loop {
-        let heard = tokio::time::timeout(INTERVAL, table_deleted(&changes, &readable));
-        if shutdown.run_until_cancelled(heard).await.is_none() {
-            return;
-        }
+        let heard = tokio::time::timeout(INTERVAL, heard(&changes, &readable));
+        let Some(heard) = shutdown.run_until_cancelled(heard).await else { return };
         let gardener = gardener.clone();
-        let looking = tokio::task::spawn_blocking(move || gardener.repair_networks());
+        let looking = tokio::task::spawn_blocking(move || match heard {
+            Ok(Heard::OthersChanged) => gardener.pass_others(),
+            _ => gardener.repair_networks().map(drop),
+        });
         if let Ok(Err(error)) = looking.await {
             tracing::error!(error = chain(&error), "cannot look after the firewall");
         }
@@ -41,16 +42,17 @@ pub async fn keep_networks(gardener: Gardener, changes: Changes, shutdown: Cance
     }
 }
 
-/// Returns when a table was deleted, or when nothing can be heard.
-async fn table_deleted(changes: &Changes, readable: &AsyncFd<OwnedFd>) {
+/// Returns when something was heard, or when nothing can be.
+async fn heard(changes: &Changes, readable: &AsyncFd<OwnedFd>) -> Heard {
     loop {
-        let Ok(mut ready) = readable.readable().await else { return };
+        let Ok(mut ready) = readable.readable().await else { return Heard::Nothing };
         ready.clear_ready();
-        match changes.table_deleted() {
-            Ok(false) => {}
-            Ok(true) => return,
+        match changes.heard() {
+            Ok(Heard::Nothing) => {}
+            Ok(heard) => return heard,
             Err(error) => {
-                return tracing::error!(error = chain(&error), "cannot hear changes of the firewall");
+                tracing::error!(error = chain(&error), "cannot hear changes of the firewall");
+                return Heard::Nothing;
             }
         }
     }
@@ -61,6 +63,7 @@ impl Gardener {
     pub(super) fn repair_networks(&self) -> networker::Result<Vec<String>> {
         let networker = &self.0.networker;
         networker.forward_packets()?;
+        self.pass_others()?;
         let Some(seen) = networker.look()? else {
             if !self.make_firewall_again()? {
                 return Ok(Vec::new());
@@ -77,6 +80,13 @@ impl Gardener {
         let repaired =
             suspects.map(|entry| self.repair_network(&entry)).collect::<networker::Result<Vec<_>>>()?;
         Ok(repaired.into_iter().flatten().collect())
+    }
+
+    fn pass_others(&self) -> networker::Result<()> {
+        for told in self.0.networker.pass_others()? {
+            tracing::info!(chain = told, "told another firewall that our table judges containers' packets");
+        }
+        Ok(())
     }
 
     /// Looked at again: it may have come, or gone, since.

@@ -23,6 +23,7 @@ mod dead_mount;
 mod disk;
 mod drift;
 pub(super) mod oci;
+mod others;
 mod peas;
 mod plugins;
 mod throttling;

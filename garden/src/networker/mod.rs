@@ -5,6 +5,7 @@
 //! It does not make network namespaces (the containerizer does) and does not keep records (the depot does): a
 //! [`Connection`] is all there is to know, and it exists, with its reservations, before anything in the kernel does.
 
+mod beside;
 mod departures;
 mod drift;
 mod egress;
@@ -32,7 +33,7 @@ use departures::{Departures, Reservations};
 use garden_client::{BandwidthLimits, MappedPort, NetIn, NetOutRule, NetworkStat};
 use garden_sys::netlink::in_namespace;
 use garden_sys::netlink::route::{LINK_NAME_BYTES_MAX, Route, Veth};
-use garden_sys::nftables::{Changes, Family, Look};
+use garden_sys::nftables::{Family, Look};
 pub use plan::{AnyNetwork, Connection, Network};
 use plan::{CONTAINER_LINK, MTU_V6_MIN, Pool, SUBNET_PREFIX_BITS, SUBNET_V6_PREFIX_BITS};
 pub use published::{Published, host_addresses};
@@ -200,7 +201,7 @@ impl Networker {
             ports: Mutex::new(Pool::ports(config.port_pool_start, config.port_pool_size)),
         });
         kept.iter().for_each(|(_, connection)| reservations.take(connection));
-        Ok(Self {
+        let networker = Self {
             mtu,
             external_ip: config
                 .external_ip
@@ -212,7 +213,16 @@ impl Networker {
             reservations,
             removed: Mutex::default(),
             config,
-        })
+        };
+        if !networker.config.idle
+            && let Err(error) = networker.pass_others()
+        {
+            tracing::error!(
+                error = crate::chain(&error),
+                "other firewalls of this host may drop what containers send"
+            );
+        }
+        Ok(networker)
     }
 
     /// Whoever switched forwarding off.
@@ -228,12 +238,6 @@ impl Networker {
     /// What others may know of it; `None`: somebody else makes the networks.
     pub fn published(&self) -> Option<Published> {
         (!self.config.idle).then(|| Published { table: self.config.table.clone(), policy: self.policy() })
-    }
-
-    /// What others do to firewalls from now on. `None`: somebody else makes the networks.
-    pub fn listen(&self) -> Result<Option<Changes>> {
-        let listen = (!self.config.idle).then(Changes::open).transpose();
-        listen.map_err(Error::netlink("listen to changes of the firewall"))
     }
 
     /// How many containers there are addresses for.
@@ -483,6 +487,7 @@ impl Networker {
         }
         let mut removed = self.removed.lock().unwrap_or_else(PoisonError::into_inner);
         *removed = true;
+        self.leave_others()?;
         rules::removed(&self.config.table, self.policy().families())
             .commit("remove the firewall's table")
             .map_err(Error::netlink("remove the firewall"))

@@ -283,7 +283,7 @@ fn open(change: &mut Transaction, handle: &str, connection: &Connection, allowed
             let line = Expression::Log { prefix: prefix + " " };
             let limit = Expression::Limit { packets_per_second: LOG_LINES_PER_SECOND_MAX };
             change.add_chain(&logged).flush_chain(&logged);
-            change.add_rule(&logged, &[limit, line]).add_rule(&logged, &[accept()]);
+            change.add_rule(&logged, &[limit, Expression::Count, line]).add_rule(&logged, &[accept()]);
         }
         change.add_elements(&own, &egress.elements());
         egress.add_rest(change, &own, &logged);

@@ -1,5 +1,6 @@
 //! The networker against this kernel, in network namespaces that the tests make: the machine's own is not touched.
 
+mod logged;
 mod v6;
 
 use std::io::{self, Read, Write};
@@ -318,6 +319,41 @@ fn a_place_whose_preparations_were_flushed_can_still_be_given() {
         assert!(networker.make_firewall_again(&[]).unwrap());
         networker.open_firewall("a", &connection).unwrap();
         call_from(&namespace, (WORLD, 80)).unwrap();
+    });
+}
+
+#[test]
+fn another_firewall_that_drops_the_unknown_is_told_once_and_told_again_when_garden_ends() {
+    let name = "another_firewall_that_drops_the_unknown_is_told_once_and_told_again_when_garden_ends";
+    in_a_host_of_its_own(name, Config::default(), |networker, world| {
+        serve(world, any(80));
+        let container = Container::new(networker, "a", &[APP], &[]);
+        call_from(&container.namespace, (WORLD, 80)).unwrap();
+        let iptables = |arguments: &str| {
+            let status = std::process::Command::new("iptables-nft").args(arguments.split(' ')).status();
+            status.map(|status| assert!(status.success(), "{arguments}"))
+        };
+        if iptables("-P FORWARD DROP").is_err() {
+            return println!("SKIPPED {name}: no iptables-nft");
+        }
+        let closed =
+            || in_namespace(container.namespace.as_fd(), || call_within(SILENCE, (WORLD, 80))).unwrap();
+        closed().expect_err("all that is forwarded is dropped");
+        assert_eq!(networker.pass_others().unwrap(), ["FORWARD of table filter"]);
+        call_from(&container.namespace, (WORLD, 80)).unwrap();
+        assert_eq!(networker.pass_others().unwrap(), [""; 0]);
+        iptables("-I FORWARD -p tcp --dport 80 -j DROP").unwrap();
+        closed().expect_err("an operator's rule holds");
+        assert_eq!(networker.pass_others().unwrap(), [""; 0]);
+        iptables("-F FORWARD").unwrap();
+        closed().expect_err("it has forgotten");
+        assert_eq!(networker.pass_others().unwrap().len(), 1);
+        call_from(&container.namespace, (WORLD, 80)).unwrap();
+        let told = |ruleset: String| ruleset.matches("judged by table diego").count();
+        assert_eq!(told(ruleset()), 2);
+        networker.remove_table().unwrap();
+        assert_eq!(told(ruleset()), 0);
+        assert_eq!(networker.pass_others().unwrap(), [""; 0], "garden has ended");
     });
 }
 

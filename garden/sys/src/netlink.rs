@@ -195,21 +195,21 @@ impl Socket {
         set_option(&self.fd, libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group).map_err(Error::Open)
     }
 
-    /// Whether something was told that is `wanted`, or so much that not all was heard. Does not wait.
-    pub(crate) fn heard(&self, wanted: impl Fn(Header) -> bool) -> Result<bool> {
+    /// Hands everything that was told to `each`; false if so much was that not all was heard. Does not wait.
+    pub(crate) fn hear(&self, mut each: impl FnMut(Header, &[u8])) -> Result<bool> {
         const ACT: &str = "hear what changes";
         rustix::io::ioctl_fionbio(&self.fd, true).map_err(|error| Error::refused(ACT, error))?;
-        let mut heard = false;
+        let mut complete = true;
         loop {
-            let received = self.receive(ACT, |header, _| {
-                heard |= wanted(header);
+            let received = self.receive(ACT, |header, payload| {
+                each(header, payload);
                 Ok(())
             });
             match received {
                 Err(Error::Refused { source, .. }) if source.kind() == io::ErrorKind::TimedOut => {
-                    return Ok(heard);
+                    return Ok(complete);
                 }
-                Err(error) if error.errno() == Some(libc::ENOBUFS) => heard = true,
+                Err(error) if error.errno() == Some(libc::ENOBUFS) => complete = false,
                 other => other?,
             }
         }

@@ -6,9 +6,10 @@
 
 mod expression;
 mod look;
+pub mod others;
 
 pub use expression::{Base, Comparison, ConntrackKey, Expression, Field, MetaKey, Register, Verdict};
-pub use look::{Changes, Look};
+pub use look::Look;
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -110,7 +111,8 @@ impl Family {
         }
     }
 
-    fn number(self) -> u8 {
+    /// As the kernel counts families of protocols.
+    pub fn number(self) -> u8 {
         match self {
             Family::Ipv4 => libc::AF_INET as u8,
             Family::Ipv6 => libc::AF_INET6 as u8,
@@ -391,14 +393,19 @@ impl Transaction {
 
     /// In the network namespace of the calling thread.
     pub fn commit(mut self, act: &str) -> Result<()> {
-        let Some(last) = self.messages.last_mut() else { return Ok(()) };
-        last.ask_for_ack();
-        let edge = |kind| Message::new(kind, 0, &generation(0, libc::NFNL_SUBSYS_NFTABLES as u16));
-        let mut messages = vec![edge(BATCH_BEGIN)];
-        messages.append(&mut self.messages);
-        messages.push(edge(BATCH_END));
-        Socket::open(Protocol::Netfilter)?.transaction(act, messages)
+        send(act, std::mem::take(&mut self.messages))
     }
+}
+
+/// As one transaction, in the network namespace of the calling thread.
+fn send(act: &str, mut changes: Vec<Message>) -> Result<()> {
+    let Some(last) = changes.last_mut() else { return Ok(()) };
+    last.ask_for_ack();
+    let edge = |kind| Message::new(kind, 0, &generation(0, libc::NFNL_SUBSYS_NFTABLES as u16));
+    let mut messages = vec![edge(BATCH_BEGIN)];
+    messages.append(&mut changes);
+    messages.push(edge(BATCH_END));
+    Socket::open(Protocol::Netfilter)?.transaction(act, messages)
 }
 
 /// `struct nfgenmsg`: family, version, resource.

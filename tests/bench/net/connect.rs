@@ -12,6 +12,7 @@ use garden_sys::netlink::route::{Route, Veth};
 use garden_sys::netlink::{in_namespace, new_namespace};
 
 use crate::figures::{Report, Times};
+use crate::packets::{self, FIRST_PORT};
 
 const ONE_BY_ONE: usize = 100;
 const AT_ONCE: usize = 50;
@@ -19,33 +20,65 @@ const EGRESS_RULES: u16 = 50;
 const MANY: usize = 1000;
 /// Of the first and the last of many, as many as make a median.
 const COMPARED: usize = 25;
-const PACKETS: u16 = 20_000;
-const FIRST_PORT: u16 = 20_000;
-const ROUNDS: usize = 5;
 
 const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-const WORLD: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+pub const WORLD: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 
 pub fn measure(report: &mut Report) -> Result<()> {
-    let namespace = new_namespace()?;
-    in_namespace(namespace.as_fd(), || {
-        let world = new_namespace()?;
-        plug_in(&world)?;
-        let config = Config {
-            pool: "10.244.0.0/16".parse()?,
-            port_pool_start: 40_000,
-            port_pool_size: 8_000,
-            mtu: Some(1500),
-            external_ip: Some(HOST.into()),
-            ..Config::default()
-        };
-        let networker = Networker::start(config, &[])?;
-        one_by_one(&networker, report)?;
-        at_once(&networker, report)?;
-        among_many(&networker, report)?;
-        networker.remove_table()?;
-        Ok(())
-    })?
+    let (quiet, crowded) = (Host::new()?, Host::new()?);
+    let alone = quiet.act(|networker| {
+        one_by_one(networker, report)?;
+        at_once(networker, report)?;
+        let mut place = place(networker)?;
+        connect(networker, "alone", &mut place.connection)?;
+        Ok(place)
+    })?;
+    let among = crowded.act(|networker| among_many(networker, report))?;
+    let one = &among[MANY / 2];
+    packets::compare(&alone.namespace, &one.namespace, MANY, report)?;
+    quiet.end(vec![alone])?;
+    crowded.end(among)
+}
+
+/// A network namespace as the host, and another as the world, which hears what containers send.
+struct Host {
+    namespace: OwnedFd,
+    networker: Networker,
+    _world: OwnedFd,
+    _ears: Vec<UdpSocket>,
+}
+
+impl Host {
+    fn new() -> Result<Host> {
+        let (namespace, world) = (new_namespace()?, new_namespace()?);
+        let networker = in_namespace(namespace.as_fd(), || {
+            plug_in(&world)?;
+            let config = Config {
+                pool: "10.244.0.0/16".parse()?,
+                port_pool_start: 40_000,
+                port_pool_size: 8_000,
+                mtu: Some(1500),
+                external_ip: Some(HOST.into()),
+                ..Config::default()
+            };
+            anyhow::Ok(Networker::start(config, &[])?)
+        })??;
+        let ears = packets::listen(&world)?;
+        Ok(Host { namespace, networker, _world: world, _ears: ears })
+    }
+
+    fn act<T: Send>(&self, act: impl FnOnce(&Networker) -> Result<T> + Send) -> Result<T> {
+        in_namespace(self.namespace.as_fd(), || act(&self.networker))?
+    }
+
+    fn end(&self, places: Vec<Place>) -> Result<()> {
+        for Place { namespace, connection } in places {
+            drop(namespace);
+            self.networker.disconnect(connection);
+        }
+        self.networker.settle();
+        self.act(|networker| Ok(networker.remove_table()?))
+    }
 }
 
 fn plug_in(world: &OwnedFd) -> Result<()> {
@@ -158,11 +191,8 @@ fn at_once(networker: &Networker, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-fn among_many(networker: &Networker, report: &mut Report) -> Result<()> {
-    let Place { namespace, mut connection } = place(networker)?;
-    connect(networker, "first", &mut connection)?;
-    let alone = packets(&namespace)?;
-    let (mut places, mut connects, mut kept) = (Ends::default(), Ends::default(), Vec::new());
+fn among_many(networker: &Networker, report: &mut Report) -> Result<Vec<Place>> {
+    let (mut places, mut connects, mut made) = (Ends::default(), Ends::default(), Vec::new());
     for number in 0..MANY {
         let began = Instant::now();
         let mut place = place(networker)?;
@@ -170,24 +200,12 @@ fn among_many(networker: &Networker, report: &mut Report) -> Result<()> {
         let began = Instant::now();
         connect(networker, &format!("m{number}"), &mut place.connection)?;
         connects.add(number, began.elapsed());
-        kept.push(place);
+        made.push(place);
     }
-    let among = packets(&namespace)?;
-    kept.push(Place { namespace, connection });
-    for Place { namespace, connection } in kept {
-        drop(namespace);
-        networker.disconnect(connection);
-    }
-    networker.settle();
     places.report(report, "a place made ahead");
     connects.report(report, "connect");
-    report.note(&format!(
-        "a packet of a new flow: {:.2} us alone, {:.2} us among {MANY}; of a known one {:.2} and {:.2} us",
-        alone.new, among.new, alone.known, among.known
-    ));
     report.figure("net_rules_1000th_vs_1st", connects.last.median_ms() / connects.first.median_ms(), "ratio");
-    report.figure("net_packet_cost_1000_vs_1", among.new / alone.new, "ratio");
-    Ok(())
+    Ok(made)
 }
 
 /// Of what is done for many, one after the other.
@@ -210,33 +228,4 @@ impl Ends {
         report.times(&format!("{act}, the first of many"), &self.first);
         report.times(&format!("{act}, the {MANY}th"), &self.last);
     }
-}
-
-/// Microseconds each, the least of several rounds: other work on the machine only adds.
-struct Packets {
-    /// Looked at by every chain.
-    new: f64,
-    known: f64,
-}
-
-fn packets(namespace: &OwnedFd) -> Result<Packets> {
-    in_namespace(namespace.as_fd(), || {
-        let (mut new, mut known) = (f64::INFINITY, f64::INFINITY);
-        for _ in 0..ROUNDS {
-            // Of another port each time: none of its flows is known.
-            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-            new = new.min(send(&socket, |number| FIRST_PORT + number)?);
-            known = known.min(send(&socket, |_| FIRST_PORT)?);
-        }
-        Ok(Packets { new, known })
-    })?
-}
-
-fn send(socket: &UdpSocket, port: impl Fn(u16) -> u16) -> Result<f64> {
-    let began = Instant::now();
-    for number in 0..PACKETS {
-        // Nobody listens: the first answers of that kind are told to the socket, and mean nothing here.
-        _ = socket.send_to(&[0; 64], (WORLD, port(number)));
-    }
-    Ok(began.elapsed().as_secs_f64() * 1e6 / f64::from(PACKETS))
 }

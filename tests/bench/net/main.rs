@@ -12,6 +12,7 @@ mod figures;
 #[path = "../garden/memory.rs"]
 #[allow(dead_code)]
 mod memory;
+mod packets;
 mod tls;
 
 use std::path::{Path, PathBuf};

@@ -53,6 +53,7 @@ impl Verdict {
 pub enum MetaKey {
     InputLinkName = 6,
     OutputLinkName = 7,
+    NetworkProtocol = 15,
     TransportProtocol = 16,
 }
 
@@ -153,6 +154,8 @@ pub enum Expression {
         port: Register,
     },
     Masquerade,
+    /// Packets and bytes that come here.
+    Count,
     Log {
         prefix: String,
     },
@@ -198,6 +201,7 @@ impl Expression {
             Expression::Contains { .. } | Expression::Find { .. } | Expression::Decide { .. } => "lookup",
             Expression::DestinationNat { .. } => "nat",
             Expression::Masquerade => "masq",
+            Expression::Count => "counter",
             Expression::Log { .. } => "log",
             Expression::Limit { .. } => "limit",
             Expression::Reject { .. } => "reject",
@@ -247,7 +251,7 @@ impl Expression {
                 data.network_u32(1, DESTINATION).network_u32(2, family.number().into());
                 data.network_u32(3, address.number()).network_u32(5, port.number());
             }
-            Expression::Masquerade => {}
+            Expression::Masquerade | Expression::Count => {}
             Expression::Log { prefix } => _ = data.text(2, prefix),
             Expression::Limit { packets_per_second } => {
                 const SECOND: u64 = 1;

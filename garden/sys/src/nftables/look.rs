@@ -1,11 +1,10 @@
-//! What is there of a table, and hearing of changes to it by others.
+//! What is there of a table.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd};
 
 use super::{
-    CHAIN_NAME, DELETE_TABLE, ELEMENT_KEY, ELEMENT_KEY_END, ELEMENTS_LIST, ELEMENTS_SET, Family, LIST_ITEM,
-    RULE_CHAIN, SUBSYSTEM, TABLE, generation,
+    CHAIN_NAME, ELEMENT_KEY, ELEMENT_KEY_END, ELEMENTS_LIST, ELEMENTS_SET, Family, LIST_ITEM, RULE_CHAIN,
+    SUBSYSTEM, TABLE, generation,
 };
 use crate::netlink::message::{Attributes, Message, NLM_F_ACK, NLM_F_DUMP, text};
 use crate::netlink::{Protocol, Result, Socket};
@@ -14,8 +13,6 @@ const GET_TABLE: u16 = 1;
 const GET_CHAIN: u16 = 4;
 const GET_RULE: u16 = 7;
 const GET_ELEMENTS: u16 = 13;
-/// `NFNLGRP_NFTABLES`: everything that changes in any table.
-const CHANGES: u32 = 7;
 const GENERATION_BYTES: usize = 4;
 
 /// One table, to be looked at.
@@ -87,29 +84,6 @@ impl<'a> Look<'a> {
     }
 }
 
-fn attributes(payload: &[u8]) -> Attributes<'_> {
+pub(super) fn attributes(payload: &[u8]) -> Attributes<'_> {
     Attributes::new(payload.get(GENERATION_BYTES..).unwrap_or_default())
-}
-
-/// What others do to tables while we listen; readable when there is something to hear.
-pub struct Changes(Socket);
-
-impl Changes {
-    /// In the network namespace of the calling thread.
-    pub fn open() -> Result<Self> {
-        let socket = Socket::open(Protocol::Netfilter)?;
-        socket.join(CHANGES)?;
-        Ok(Self(socket))
-    }
-
-    /// Whether a table was, or may have been, deleted since the last call. Does not wait.
-    pub fn table_deleted(&self) -> Result<bool> {
-        self.0.heard(|header| header.kind == SUBSYSTEM | DELETE_TABLE)
-    }
-}
-
-impl AsFd for Changes {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
 }
