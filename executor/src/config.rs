@@ -123,6 +123,29 @@ pub struct InstanceIdentity {
     pub validity: Duration,
 }
 
+impl InstanceIdentity {
+    const VALIDITY: Duration = Duration::from_secs(24 * 3600);
+
+    /// An authority for a cell that is told of none: its certificate and its key, in PEM.
+    pub fn new_authority() -> Result<String, rcgen::Error> {
+        let key = rcgen::KeyPair::generate()?;
+        let mut params = rcgen::CertificateParams::new(Vec::new())?;
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.distinguished_name.push(rcgen::DnType::CommonName, "instance identity CA");
+        Ok(params.self_signed(&key)?.pem() + &key.serialize_pem())
+    }
+
+    /// What [`InstanceIdentity::new_authority`] made.
+    pub fn of(pem: &str) -> Option<InstanceIdentity> {
+        let (certificate, key) = pem.split_at(pem.rfind("-----BEGIN PRIVATE KEY")?);
+        certificate.contains("-----BEGIN CERTIFICATE").then(|| InstanceIdentity {
+            ca_certificate_pem: certificate.to_owned(),
+            ca_private_key_pem: key.to_owned(),
+            validity: Self::VALIDITY,
+        })
+    }
+}
+
 /// TLS before the ports of containers that ask for it.
 #[derive(Debug, Clone)]
 pub struct ContainerProxy {

@@ -2,7 +2,6 @@
 
 mod world;
 
-use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, TcpListener};
 use std::time::{Duration, Instant};
 
@@ -175,7 +174,7 @@ async fn what_checking_1000_instances_every_2_seconds_costs() {
     const INSTANCES: usize = 1000;
     const NETWORKS: usize = 50;
     let name = "what_checking_1000_instances_every_2_seconds_costs";
-    let mut world = world_with(|config| {
+    let world = world_with(|config| {
         config.total =
             CellResources { memory_mb: 1 << 20, disk_mb: 1 << 20, containers: 2 * INSTANCES as u64 };
     });
@@ -204,11 +203,9 @@ async fn what_checking_1000_instances_every_2_seconds_costs() {
         }
         world.start(&format!("i{number}"), checked(tcp(8080, 2_000)));
     }
-    let mut running = BTreeSet::new();
-    while running.len() < INSTANCES {
-        if let Some(guid) = world.event().await.strip_prefix("Running ") {
-            running.insert(guid.to_string());
-        }
+    let is_running = |container: &Container| container.state == State::Running;
+    while world.executor.list().iter().filter(|container| is_running(container)).count() < INSTANCES {
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     tokio::time::sleep(Duration::from_secs(5)).await;
     let (ticks, began) = (cpu_ticks(), Instant::now());

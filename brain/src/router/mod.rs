@@ -1,7 +1,9 @@
 //! A small HTTP router for one machine: looks a request's host name up in the routing table and hands the request to
 //! one of the instances, in turn. An instance that does not take the connection is passed over. Web sockets pass.
 //!
-//! It is no replacement for a cluster's router: no TLS, no sticky sessions, no access log.
+//! It is no replacement for a cluster's router: no TLS for its own clients, no sticky sessions, no access log.
+
+mod backends;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -15,22 +17,27 @@ use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use diego_base::serve::{self, Listen, Listener};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
+use self::backends::Connection;
+pub use self::backends::{Backends, CannotTrust};
 use crate::routes::table::Backend;
 use crate::routes::watch::Routing;
 
-const CONNECT_TIME: Duration = Duration::from_secs(2);
 const ANSWER_TIME: Duration = Duration::from_secs(900);
 
 #[derive(Debug, thiserror::Error)]
 #[error("cannot start the router: {0}")]
 pub struct Error(#[from] serve::Error);
 
-pub async fn run(listen: Listen, routing: Routing, shutdown: CancellationToken) -> Result<(), Error> {
+pub async fn run(
+    listen: Listen,
+    routing: Routing,
+    instances: Backends,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
     let listener = Listener::bind(listen).await?;
-    let state = Arc::new(Turns { routing, next: AtomicUsize::new(0) });
+    let state = Arc::new(Turns { routing, instances, next: AtomicUsize::new(0) });
     tracing::info!("started");
     serve::serve(listener, Router::new().fallback(route).with_state(state), None, shutdown).await;
     Ok(())
@@ -38,6 +45,7 @@ pub async fn run(listen: Listen, routing: Routing, shutdown: CancellationToken) 
 
 struct Turns {
     routing: Routing,
+    instances: Backends,
     next: AtomicUsize,
 }
 
@@ -52,7 +60,7 @@ async fn route(State(turns): State<Arc<Turns>>, request: Request) -> Result<Resp
     let first = turns.next.fetch_add(1, Ordering::Relaxed);
     for turn in 0..backends.len() {
         let backend = &backends[(first + turn) % backends.len()];
-        match connect(backend).await {
+        match turns.instances.connect(backend).await {
             Ok(stream) => return Ok(forward(stream, backend, &host, request).await),
             Err(error) => tracing::info!(%host, index = backend.index, %error, "passed over an instance"),
         }
@@ -70,14 +78,7 @@ fn failed(code: &'static str, reason: String) -> Response {
     (StatusCode::BAD_GATEWAY, code, format!("502 Bad Gateway: {reason}\n")).into_response()
 }
 
-async fn connect(backend: &Backend) -> std::io::Result<TcpStream> {
-    let connecting = TcpStream::connect((backend.address.as_str(), backend.port));
-    let stream = tokio::time::timeout(CONNECT_TIME, connecting).await??;
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
-
-async fn forward(stream: TcpStream, backend: &Backend, host: &str, mut request: Request) -> Response {
+async fn forward(stream: Connection, backend: &Backend, host: &str, mut request: Request) -> Response {
     let (mut sender, connection) = match hyper::client::conn::http1::handshake(TokioIo::new(stream)).await {
         Ok(parts) => parts,
         Err(error) => return failed("endpoint_failure", error.to_string()),

@@ -20,6 +20,8 @@ pub const PAGE_REGISTRATIONS: usize = 500;
 pub struct Backend {
     pub address: String,
     pub port: u16,
+    /// Where it speaks TLS, and shows its guid.
+    pub tls_port: Option<u16>,
     pub process_guid: String,
     pub index: u32,
     pub instance_guid: String,
@@ -301,6 +303,7 @@ fn backend(process_guid: &str, offer: &Registration) -> Backend {
     Backend {
         address: offer.host.clone(),
         port: offer.port,
+        tls_port: offer.tls_port,
         process_guid: process_guid.to_owned(),
         index: offer.private_instance_index.parse().unwrap_or_default(),
         instance_guid: offer.private_instance_id.clone(),

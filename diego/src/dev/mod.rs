@@ -27,7 +27,7 @@ use brain_client::AuctioneerClient;
 use clap::Args;
 use diego_base::clock::SystemClock;
 use diego_base::telemetry;
-use executor::{CellResources, Executor};
+use executor::{CellResources, ContainerProxy, Executor, InstanceIdentity};
 use garden::Gardener;
 use garden::networker::Network;
 use garden_client::Garden;
@@ -139,9 +139,13 @@ async fn live(state: &StateDir, flags: &Flags, diego: &mut Diego) -> Result<()> 
     start_caches(state, &mut diego.cluster, &ledger, caches, &flags.registries)?;
     start_control(state, &mut diego.cluster, &bbs, cells, sockets.bbs, sockets.auctioneer)?;
     let credentials = endpoints.ssh_credentials.clone();
-    start_connections(&mut diego.cluster, &bbs, sockets.router, sockets.ssh, host_key, credentials);
+    let identity = identity(state)?;
+    let backends = router::Backends::signed_by(&identity.ca_certificate_pem)?;
+    let ssh = (sockets.ssh, host_key, credentials);
+    start_connections(&mut diego.cluster, &bbs, (sockets.router, backends), ssh);
     let resources = resources(flags, &gardener).await?;
-    start_cell(state, flags, diego, &bbs, presences, (resources, ledger), (sockets.rep, sockets.rep_admin))?;
+    let cell = executor::Config { ledger: Some(ledger), ..cell_config(state, resources, identity)? };
+    start_cell(flags, diego, &bbs, presences, cell, (sockets.rep, sockets.rep_admin))?;
 
     let ready = async {
         until_ready(&bbs).await?;
@@ -235,14 +239,12 @@ fn start_control(
 fn start_connections(
     cluster: &mut Parts,
     bbs: &BbsClient,
-    router_socket: Socket,
-    ssh: Socket,
-    host_key: String,
-    credentials: String,
+    (router_socket, backends): (Socket, router::Backends),
+    (ssh, host_key, credentials): (Socket, String, String),
 ) {
     let routing = Routing::default();
     cluster.start_endless("routes", routes::watch::run(bbs.clone(), routing.clone(), cluster.shutdown()));
-    cluster.start("router", router::run(router_socket.listen(), routing, cluster.shutdown()));
+    cluster.start("router", router::run(router_socket.listen(), routing, backends, cluster.shutdown()));
     let mut config = ssh_proxy::Config::new(
         ssh.listen(),
         Arc::new(BbsInstances { bbs: bbs.clone(), connect_to_instance_address: false }),
@@ -252,21 +254,35 @@ fn start_connections(
     cluster.start("ssh proxy", ssh_proxy::run(config, cluster.shutdown()));
 }
 
-fn start_cell(
+/// The authority that signs what instances show, kept for those that outlive this process.
+fn identity(state: &StateDir) -> Result<InstanceIdentity> {
+    let pem = state.kept("instance_identity_ca.pem", || Ok(InstanceIdentity::new_authority()?))?;
+    InstanceIdentity::of(&pem).context("instance_identity_ca.pem holds no certificate with its key")
+}
+
+fn cell_config(
     state: &StateDir,
-    flags: &Flags,
-    diego: &mut Diego,
-    bbs: &BbsClient,
-    presences: watch::Sender<Vec<CellPresence>>,
-    (resources, ledger): (CellResources, Ledger),
-    (socket, admin): (Socket, Socket),
-) -> Result<()> {
-    let Some(gardener) = &diego.gardener else { bail!("a cell needs garden") };
+    resources: CellResources,
+    identity: InstanceIdentity,
+) -> Result<executor::Config> {
     let downloads = diego_base::http::ClientConfig { timeout: None, ..Default::default() };
     let http = diego_base::http::client(&downloads)?;
     let mut config = executor::Config::new(CELL_ID, resources, state.dir("executor")?, http);
     config.disk_follows_garden = true;
-    config.ledger = Some(ledger);
+    config.instance_identity = Some(identity);
+    config.container_proxy = Some(ContainerProxy::default());
+    Ok(config)
+}
+
+fn start_cell(
+    flags: &Flags,
+    diego: &mut Diego,
+    bbs: &BbsClient,
+    presences: watch::Sender<Vec<CellPresence>>,
+    config: executor::Config,
+    (socket, admin): (Socket, Socket),
+) -> Result<()> {
+    let Some(gardener) = &diego.gardener else { bail!("a cell needs garden") };
     let executor = Executor::new(config, Arc::new(gardener.clone()), executor::logs::Logs::new(Vec::new()))?;
     let identity = rep::Identity {
         cell_id: CELL_ID.into(),

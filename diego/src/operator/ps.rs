@@ -37,7 +37,7 @@ struct Instance {
     age: String,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, PartialEq)]
 struct Port {
     address: String,
     host_port: u16,
@@ -121,7 +121,10 @@ fn instance(lrp: &ActualLrp, now_ns: i64) -> Instance {
             host_port: mapping.host_port,
             container_port: mapping.container_port,
         };
-        net.ports.iter().map(port).collect()
+        let mut ports: Vec<_> = net.ports.iter().map(port).collect();
+        // Told once for each port that speaks TLS for it.
+        ports.dedup();
+        ports
     });
     Instance {
         name: lrp.key.process_guid.clone(),
