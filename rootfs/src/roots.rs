@@ -134,7 +134,11 @@ impl Store {
         limit: DiskLimit,
     ) -> Result<RootMount, Error> {
         let size = self.size(image, limit)?;
-        let limit = limit.on(&image.name, size, self.inner.areas.chosen.counts_inodes())?;
+        let counts_inodes = self.inner.areas.chosen.counts_inodes();
+        if limit.inodes > 0 && !counts_inodes {
+            tracing::debug!(handle, inodes = limit.inodes, "disk.inode-limit-not-held");
+        }
+        let limit = limit.on(&image.name, size, counts_inodes)?;
         let record = RootRecord {
             handle: handle.into(),
             layers: stored(&image.layers),

@@ -8,7 +8,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
-use crate::unpack::Place;
+use crate::unpack::{self, Place};
 
 /// Directories of one image whose attributes are taken from lower layers; further ones keep what they have.
 const INHERITED_MAX: usize = 4096;
@@ -64,6 +64,15 @@ pub struct Inherited {
 pub struct Opened {
     pub root: PathBuf,
     pub implied: Vec<String>,
+    /// As [`Layer::opaque`].
+    pub opaque: bool,
+}
+
+/// The same, being looked at.
+struct View<'a> {
+    root: OwnedFd,
+    implied: BTreeSet<&'a str>,
+    opaque: bool,
 }
 
 enum Looks {
@@ -79,14 +88,16 @@ pub fn inherited(layers: &[Opened]) -> std::io::Result<Vec<Inherited>> {
     if wanted.is_empty() || layers.len() < 2 {
         return Ok(Vec::new());
     }
-    let implied: Vec<BTreeSet<&str>> =
-        layers.iter().map(|layer| layer.implied.iter().map(String::as_str).collect()).collect();
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let roots = layers.iter().map(|layer| rustix::fs::openat(CWD, &layer.root, flags, Mode::empty()));
-    let roots = roots.collect::<Result<Vec<_>, _>>()?;
+    let mut views = Vec::new();
+    for layer in layers {
+        let root = rustix::fs::openat(CWD, &layer.root, flags, Mode::empty())?;
+        let implied = layer.implied.iter().map(String::as_str).collect();
+        views.push(View { root, implied, opaque: layer.opaque });
+    }
     let mut found = BTreeMap::new();
     for path in wanted.into_iter().take(INHERITED_MAX) {
-        if let Some((depth, inherited)) = topmost(&roots, &implied, path)
+        if let Some((depth, inherited)) = topmost(&views, true, path)
             && depth > 0
         {
             found.insert(path.to_string(), inherited);
@@ -95,10 +106,7 @@ pub fn inherited(layers: &[Opened]) -> std::io::Result<Vec<Inherited>> {
     let above: BTreeSet<String> = found.keys().flat_map(|path| parents(path)).collect();
     for path in above {
         // One that no layer has an entry for looks as the unpacker made it, in whichever layer comes first.
-        let looks = || {
-            topmost(&roots, &implied, &path)
-                .or_else(|| topmost(&roots, &vec![BTreeSet::new(); roots.len()], &path))
-        };
+        let looks = || topmost(&views, true, &path).or_else(|| topmost(&views, false, &path));
         if !found.contains_key(&path)
             && let Some((_, inherited)) = looks()
         {
@@ -112,18 +120,46 @@ fn parents(path: &str) -> Vec<String> {
     path.match_indices('/').map(|(at, _)| path[..at].to_string()).collect()
 }
 
-/// The looks of `path` in the topmost layer that has an entry for it, and how many layers above it only imply it.
-fn topmost(roots: &[OwnedFd], implied: &[BTreeSet<&str>], path: &str) -> Option<(usize, Inherited)> {
+/// The looks of `path` in the topmost layer that has an entry for it, and how many layers above it only imply it; or, if
+/// `entry` is not wanted, in the topmost that has it at all.
+fn topmost(layers: &[View<'_>], entry: bool, path: &str) -> Option<(usize, Inherited)> {
     let mut above = 0;
-    for (root, implied) in roots.iter().zip(implied) {
-        match looks(root, path) {
+    for layer in layers {
+        match looks(&layer.root, path) {
             Looks::Absent => {}
             Looks::Hides => return None,
-            Looks::Directory(_) if implied.contains(path) => above += 1,
+            Looks::Directory(_) if entry && layer.implied.contains(path) => above += 1,
             Looks::Directory(inherited) => return Some((above, inherited)),
+        }
+        if layer.opaque || hides_below(&layer.root, path) {
+            return None;
         }
     }
     None
+}
+
+/// Whether a layer's own directory there, or one above it, lets nothing of lower layers through.
+fn hides_below(root: &OwnedFd, path: &str) -> bool {
+    let prefixes = path.match_indices('/').map(|(at, _)| &path[..at]).chain([path]);
+    for prefix in prefixes {
+        match is_opaque(root, prefix) {
+            // Nothing is below it either.
+            None => return false,
+            Some(true) => return true,
+            Some(false) => {}
+        }
+    }
+    false
+}
+
+/// `None`: it is no directory of this layer.
+fn is_opaque(root: &OwnedFd, path: &str) -> Option<bool> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = rustix::fs::openat2(root, path, flags, Mode::empty(), resolve).ok()?;
+    let mut value = [0; 8];
+    let length = rustix::fs::fgetxattr(&directory, unpack::OPAQUE_ATTRIBUTE, &mut value[..]);
+    Some(length.is_ok_and(|length| &value[..length] == b"y"))
 }
 
 fn looks(root: &OwnedFd, path: &str) -> Looks {
@@ -183,7 +219,7 @@ mod tests {
         let layer = |name: &str, implied: &[&str]| {
             let root = scratch.path().join(name);
             std::fs::create_dir_all(root.join("usr/share")).unwrap();
-            Opened { root, implied: implied.iter().map(|path| path.to_string()).collect() }
+            Opened { root, implied: implied.iter().map(|path| path.to_string()).collect(), opaque: false }
         };
         // Some tools write files without the directories above them.
         let found = inherited(&[layer("upper", &["usr", "usr/share"]), layer("base", &["usr"])]).unwrap();
@@ -198,7 +234,7 @@ mod tests {
             let root = scratch.path().join(name);
             std::fs::create_dir_all(root.join(directory)).unwrap();
             std::fs::set_permissions(root.join(directory), std::fs::Permissions::from_mode(mode)).unwrap();
-            Opened { root, implied: implied.iter().map(|path| path.to_string()).collect() }
+            Opened { root, implied: implied.iter().map(|path| path.to_string()).collect(), opaque: false }
         };
         let base = layer("base", "var/tmp", 0o1777, &[]);
         let upper = layer("upper", "var/tmp/new", 0o755, &["var", "var/tmp", "var/tmp/new"]);

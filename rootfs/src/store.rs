@@ -431,7 +431,7 @@ impl Inner {
                 Lower::Stored(id) => self.layers.path(id).join(ROOT),
                 Lower::Directory(path) => path.clone(),
             };
-            (Layer { lower, bytes, entries, opaque }, Opened { root, implied })
+            (Layer { lower, bytes, entries, opaque }, Opened { root, implied, opaque })
         });
         let (layers, mut opened): (Vec<Layer>, Vec<Opened>) = layers.unzip();
         opened.reverse();

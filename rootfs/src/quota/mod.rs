@@ -112,6 +112,7 @@ impl Areas {
             Ok(earlier) if settled => Ok(Areas { chosen: home, earlier: Some(Arc::new(earlier)) }),
             Ok(chosen) => {
                 tracing::info!(store = %store.display(), backend = "btrfs", "{chosen}");
+                tracing::info!(store = %store.display(), "limits of inodes are not held: a btrfs has as many as its bytes allow");
                 Ok(Areas { chosen: Arc::new(chosen), earlier: Some(home) })
             }
             // To go on without it would be to forget them, and to withdraw the layers under them.

@@ -12,7 +12,7 @@ use super::entry::Place;
 use super::extract::{failed, impossible};
 
 /// By this the kernel's overlay knows a directory that hides what is below it.
-const OPAQUE_ATTRIBUTE: &str = "trusted.overlay.opaque";
+pub const OPAQUE_ATTRIBUTE: &str = "trusted.overlay.opaque";
 
 /// What an entry says about the file it makes.
 pub struct Attributes {

@@ -330,10 +330,11 @@ impl Tree<'_> {
     /// Directories get their times last, because everything made in them changes these.
     fn finish(mut self) -> Result<Extracted, Error> {
         for (place, modified) in std::mem::take(&mut self.times).into_iter().rev() {
-            let directory = match open_directory(self.root.as_fd(), &place, &place)? {
-                Found::Directory(directory) => directory,
-                // A later entry replaced it.
-                Found::Absent | Found::NotADirectory => continue,
+            let directory = match open_directory(self.root.as_fd(), &place, &place) {
+                Ok(Found::Directory(directory)) => directory,
+                // A later entry replaced it, or one above it, perhaps by a link that leads elsewhere.
+                Ok(Found::Absent | Found::NotADirectory) | Err(Error::Escapes { .. }) => continue,
+                Err(error) => return Err(error),
             };
             let times = Timestamps { last_access: modified, last_modification: modified };
             rustix::fs::futimens(&directory, &times).map_err(|errno| failed(&place, errno.into()))?;

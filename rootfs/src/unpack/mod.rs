@@ -13,6 +13,7 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
+pub(crate) use attributes::OPAQUE_ATTRIBUTE;
 pub use compression::Compression;
 pub use entry::Place;
 
