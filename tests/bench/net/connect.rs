@@ -25,9 +25,12 @@ const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub const WORLD: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 
 pub fn measure(report: &mut Report) -> Result<()> {
-    let (quiet, crowded) = (Host::new()?, Host::new()?);
+    let (quiet, crowded) = (Host::new(false)?, Host::new(false)?);
     let alone = quiet.act(|networker| {
-        one_by_one(networker, report)?;
+        let times = one_by_one(networker)?;
+        times.report("", report);
+        report.figure("net_connect_ms", times.connects.median_ms(), "ms");
+        report.figure("net_disconnect_ms", times.disconnects.median_ms(), "ms");
         at_once(networker, report)?;
         let mut place = place(networker)?;
         connect(networker, "alone", &mut place.connection)?;
@@ -37,7 +40,12 @@ pub fn measure(report: &mut Report) -> Result<()> {
     let one = &among[MANY / 2];
     packets::compare(&alone.namespace, &one.namespace, MANY, report)?;
     quiet.end(vec![alone])?;
-    crowded.end(among)
+    crowded.end(among)?;
+    let dual = Host::new(true)?;
+    let times = dual.act(one_by_one)?;
+    times.report(", with IPv6", report);
+    report.figure("net_connect_dual_ms", times.connects.median_ms(), "ms");
+    dual.end(Vec::new())
 }
 
 /// A network namespace as the host, and another as the world, which hears what containers send.
@@ -49,12 +57,13 @@ struct Host {
 }
 
 impl Host {
-    fn new() -> Result<Host> {
+    fn new(dual: bool) -> Result<Host> {
         let (namespace, world) = (new_namespace()?, new_namespace()?);
         let networker = in_namespace(namespace.as_fd(), || {
             plug_in(&world)?;
             let config = Config {
                 pool: "10.244.0.0/16".parse()?,
+                pool_v6: if dual { Some("fd00:d1e9::/112".parse()?) } else { None },
                 port_pool_start: 40_000,
                 port_pool_size: 8_000,
                 mtu: Some(1500),
@@ -134,27 +143,38 @@ fn connect(networker: &Networker, handle: &str, connection: &mut Connection) -> 
     networker.open_firewall(handle, connection).context("cannot open the firewall")
 }
 
-fn one_by_one(networker: &Networker, report: &mut Report) -> Result<()> {
-    let (mut links, mut connects, mut disconnects) = (Times::default(), Times::default(), Times::default());
+#[derive(Default)]
+struct OneByOne {
+    links: Times,
+    connects: Times,
+    disconnects: Times,
+}
+
+impl OneByOne {
+    fn report(&self, what: &str, report: &mut Report) {
+        report.times(&format!("a namespace with its link, made ahead{what}"), &self.links);
+        let rules = format!("connect: a port and {EGRESS_RULES} egress rules{what}");
+        report.times(&rules, &self.connects);
+        report.times(&format!("disconnect, as a destroy waits for it{what}"), &self.disconnects);
+    }
+}
+
+fn one_by_one(networker: &Networker) -> Result<OneByOne> {
+    let mut times = OneByOne::default();
     for number in 0..ONE_BY_ONE {
         let began = Instant::now();
         let Place { namespace, mut connection } = place(networker)?;
-        links.add(began.elapsed());
+        times.links.add(began.elapsed());
         let began = Instant::now();
         connect(networker, &format!("c{number}"), &mut connection)?;
-        connects.add(began.elapsed());
+        times.connects.add(began.elapsed());
         drop(namespace);
         let began = Instant::now();
         networker.disconnect(connection);
-        disconnects.add(began.elapsed());
+        times.disconnects.add(began.elapsed());
         networker.settle();
     }
-    report.times("a namespace with its link, made ahead", &links);
-    report.times(&format!("connect: a port and {EGRESS_RULES} egress rules"), &connects);
-    report.times("disconnect, as a destroy waits for it", &disconnects);
-    report.figure("net_connect_ms", connects.median_ms(), "ms");
-    report.figure("net_disconnect_ms", disconnects.median_ms(), "ms");
-    Ok(())
+    Ok(times)
 }
 
 fn at_once(networker: &Networker, report: &mut Report) -> Result<()> {
