@@ -5,6 +5,7 @@
 //! It does not make network namespaces (the containerizer does) and does not keep records (the depot does): a
 //! [`Connection`] is all there is to know, and it exists, with its reservations, before anything in the kernel does.
 
+pub mod address;
 mod beside;
 mod departures;
 mod drift;
@@ -29,12 +30,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::milestone;
+pub use address::{AnyNetwork, Network};
 use departures::{Departures, Reservations};
 use garden_client::{BandwidthLimits, MappedPort, NetIn, NetOutRule, NetworkStat};
 use garden_sys::netlink::in_namespace;
 use garden_sys::netlink::route::{LINK_NAME_BYTES_MAX, Route, Veth};
 use garden_sys::nftables::{Family, Look};
-pub use plan::{AnyNetwork, Connection, Network};
+pub use plan::Connection;
 use plan::{CONTAINER_LINK, MTU_V6_MIN, Pool, SUBNET_PREFIX_BITS, SUBNET_V6_PREFIX_BITS};
 pub use published::{Published, host_addresses};
 
@@ -531,7 +533,7 @@ fn policy(config: &Config, host_resolv_conf: &str) -> rules::Policy {
         pool: config.pool,
         pool_v6: config.pool_v6,
         link_prefix: config.link_prefix.clone(),
-        deny_networks: plan::denied(&config.deny_networks, config.pool_v6.is_some()),
+        deny_networks: address::denied(&config.deny_networks, config.pool_v6.is_some()),
         allow_host_access: config.allow_host_access,
         dns_servers: dns_servers.copied().collect(),
         host_answers_dns: resolv::asks_the_host(host_resolv_conf, &config.dns_servers),

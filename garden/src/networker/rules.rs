@@ -25,8 +25,9 @@ use garden_sys::nftables::{
 
 use serde::{Deserialize, Serialize};
 
+use super::address::{AnyNetwork, Network};
 use super::egress::{self, Egress, InvalidRule};
-use super::plan::{AnyNetwork, Connection, Network};
+use super::plan::Connection;
 
 pub const PORTS: &str = "ports";
 pub const SOURCES: &str = "sources";
