@@ -74,10 +74,6 @@ impl Gardener {
 
     /// Takes the handle.
     fn enter(&self, spec: &ContainerSpec) -> Result<Arc<Entry>> {
-        if self.plugin().is_none() {
-            let checked = self.0.networker.check_wanted(&spec.network);
-            checked.map_err(|error| Error::Other(error.to_string()))?;
-        }
         let mut recorded = spec.clone();
         recorded.image.password = String::new();
         let mut record = Record::new(recorded, self.0.clock.now_ns());
@@ -101,7 +97,8 @@ impl Gardener {
     async fn take_steps(&self, entry: &Arc<Entry>, spec: ContainerSpec, pace: &mut Pace) -> Result<()> {
         // Its grace time begins when it is made.
         let _in_use = entry.in_use();
-        let (place, image) = tokio::join!(self.place(spec.privileged), self.pull(&spec));
+        let wanted = self.wanted_network(&spec)?;
+        let (place, image) = tokio::join!(self.place(spec.privileged, wanted), self.pull(&spec));
         let (place, image) = match (place, image) {
             (Ok(place), Ok(image)) => (place, image),
             (Ok(place), Err(error)) => {

@@ -14,7 +14,7 @@ use super::create::etc_files;
 use super::entry::Entry;
 use super::{Gardener, blocking, chain};
 use crate::containerizer::Blank;
-use crate::networker::Connection;
+use crate::networker::{Connection, Wanted};
 use crate::plugins::network::{self, NetworkPlugin};
 use crate::{depot, networker};
 
@@ -39,6 +39,14 @@ fn failed(error: network::Error) -> Error {
 }
 
 impl Gardener {
+    /// A plugin decides for itself.
+    pub(super) fn wanted_network(&self, spec: &ContainerSpec) -> Result<Option<Wanted>> {
+        if self.plugin().is_some() {
+            return Ok(None);
+        }
+        self.0.networker.wanted(&spec.network).map_err(|error| Error::Other(error.to_string()))
+    }
+
     pub(super) fn plugin(&self) -> Option<&NetworkPlugin> {
         self.0.config.network_plugin.as_ref()
     }

@@ -19,6 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 
+mod chosen;
 mod dead_mount;
 mod disk;
 mod drift;
@@ -202,6 +203,7 @@ async fn placeholder(config: &Config) -> Gardener {
     config.directory = config.directory.join(format!("placeholder-{}", uuid::Uuid::new_v4()));
     config.networker.table = format!("placeholder-{}", WORLDS.fetch_add(1, Ordering::Relaxed));
     config.networker.link_prefix = format!("p{}-", WORLDS.fetch_add(1, Ordering::Relaxed));
+    config.networker.pool = "10.253.0.0/24".parse().unwrap();
     config.warm_places = 0;
     config.containerizer.cgroup_parent += &format!("-{}", WORLDS.fetch_add(1, Ordering::Relaxed));
     let gardener = start(&config, &CancellationToken::new()).await;

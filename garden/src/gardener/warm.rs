@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Gardener, blocking, chain};
 use crate::containerizer::Blank;
-use crate::networker::{Connection, Networker};
+use crate::networker::{Connection, Networker, Wanted};
 
 /// After a failure: what one create is told of need not fill the log.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
@@ -91,14 +91,17 @@ impl Place {
 
 impl Gardener {
     /// One that is ready, or a new one.
-    pub(super) async fn place(&self, privileged: bool) -> Result<Place> {
-        if !privileged && let Some(place) = self.0.warm.take() {
+    pub(super) async fn place(&self, privileged: bool, wanted: Option<Wanted>) -> Result<Place> {
+        if !privileged
+            && wanted.is_none()
+            && let Some(place) = self.0.warm.take()
+        {
             return Ok(place);
         }
         let gardener = self.clone();
         let (give, given) = oneshot::channel();
         tokio::spawn(async move {
-            let made = gardener.make_place(privileged).await;
+            let made = gardener.make_place(privileged, wanted).await;
             // Nobody waits for it any more.
             if let Err(Ok(place)) = give.send(made) {
                 place.give_back(&gardener.0.networker);
@@ -112,11 +115,12 @@ impl Gardener {
             .unwrap_or_else(|_| Err(Error::Other("interrupted: no namespaces were made".into())))
     }
 
-    async fn make_place(&self, privileged: bool) -> Result<Place> {
+    async fn make_place(&self, privileged: bool, wanted: Option<Wanted>) -> Result<Place> {
         if self.plugin().is_some() {
             return Ok(Place { blank: self.0.containerizer.blank(privileged).await?, connection: None });
         }
-        let connection = self.0.networker.reserve_addresses().map_err(|error| Error::Other(chain(&error)))?;
+        let connection =
+            self.0.networker.reserve_addresses(wanted).map_err(|error| Error::Other(chain(&error)))?;
         let blank = match self.0.containerizer.blank(privileged).await {
             Ok(blank) => Arc::new(blank),
             Err(error) => {
@@ -142,7 +146,9 @@ pub async fn keep_warm(gardener: Gardener, shutdown: CancellationToken) {
     let warm = &gardener.0.warm;
     loop {
         while warm.lacks() && gardener.0.networker.free_addresses() > warm.size as u64 {
-            let Some(made) = shutdown.run_until_cancelled(gardener.make_place(false)).await else { return };
+            let Some(made) = shutdown.run_until_cancelled(gardener.make_place(false, None)).await else {
+                return;
+            };
             match made {
                 Ok(place) => {
                     if let Some(unwanted) = warm.add(place) {

@@ -69,6 +69,16 @@ impl Network {
         };
         Self { address: Ipv4Addr::from_bits(address.to_bits() & mask), prefix_bits }
     }
+
+    /// The host's on the links of those who are in it.
+    pub fn host_ip(self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.address.to_bits().saturating_add(1))
+    }
+
+    pub fn last(self) -> Ipv4Addr {
+        let below = u32::MAX.checked_shr(self.prefix_bits.into()).unwrap_or(0);
+        Ipv4Addr::from_bits(self.address.to_bits() | below)
+    }
 }
 
 impl Network<Ipv6Addr> {
@@ -90,6 +100,10 @@ impl<A: Address> Network<A> {
 
     pub fn contains(self, address: A) -> bool {
         Self::of(address, self.prefix_bits) == self
+    }
+
+    pub fn overlaps(self, other: Self) -> bool {
+        self.contains(other.address) || other.contains(self.address)
     }
 
     /// How many networks of four addresses there are.

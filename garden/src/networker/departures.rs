@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use garden_sys::netlink;
 use garden_sys::netlink::route::Route;
 
+use super::chosen::Chosen;
 use super::plan::{Connection, Pool};
 use super::{lock, rules};
 
@@ -25,6 +26,7 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 pub struct Reservations {
     pub table: String,
     pub subnets: Mutex<Pool>,
+    pub chosen: Mutex<Chosen>,
     pub ports: Mutex<Pool>,
 }
 
@@ -32,6 +34,7 @@ impl Reservations {
     /// Of a container that is there already.
     pub fn take(&self, connection: &Connection) {
         lock(&self.subnets).take(connection.subnet);
+        lock(&self.chosen).take(connection);
         let mut ports = lock(&self.ports);
         for port in &connection.mapped_ports {
             ports.take(port.host_port);
@@ -43,6 +46,7 @@ impl Reservations {
         for port in &connection.mapped_ports {
             ports.release(port.host_port);
         }
+        lock(&self.chosen).release(connection);
         lock(&self.subnets).release(connection.subnet);
     }
 }

@@ -57,7 +57,7 @@ impl Seen {
         let Some(addresses) = self.links.get(&connection.host_link) else {
             return vec![format!("link {}", connection.host_link)];
         };
-        let wanted = host_side_addresses(connection).into_iter().map(|(address, _)| address);
+        let wanted = host_side_addresses(connection).into_iter().map(|given| given.address());
         let missing = wanted.filter(|address| !addresses.contains(address));
         missing.map(|address| format!("address {address} of its link")).collect()
     }
@@ -78,7 +78,7 @@ pub fn look(table: &str, policy: &rules::Policy) -> Result<Option<Seen>> {
             }
             let of_family = look.chains()?;
             let own = of_family.keys().map(String::as_str).filter(|chain| rules::is_own(chain));
-            for set in own.chain([rules::PORTS, rules::SOURCES, rules::EGRESS]) {
+            for set in own.chain([rules::PORTS, rules::SOURCES, rules::EGRESS, rules::CHOSEN]) {
                 elements.insert((family, set.to_owned()), look.keys(set)?.into_iter().collect());
             }
             chains.extend(of_family.into_iter().map(|(chain, rules)| ((family, chain), rules)));
@@ -132,8 +132,8 @@ impl Networker {
         host::unless_gone(host::configure_link(&connection.host_link, connection.v6.is_some()))?;
         let again = || -> garden_sys::netlink::Result<()> {
             host.bring_up(link.index)?;
-            for (address, prefix_bits) in host_side_addresses(connection) {
-                match host.add_address(link.index, address, prefix_bits) {
+            for address in host_side_addresses(connection) {
+                match address.give(&host, link.index) {
                     Err(error) if error.errno() == Some(rustix::io::Errno::EXIST.raw_os_error()) => {}
                     added => added?,
                 }

@@ -118,7 +118,7 @@ pub fn sent(policy: &Policy, host: &Host<'_>, from: &Connection, packet: Packet)
                 None => passes(to),
             }
         }
-        None => to_the_host(policy, packet),
+        None => to_the_host(policy, from, packet),
     }
 }
 
@@ -139,11 +139,12 @@ fn in_pool(policy: &Policy, address: IpAddr) -> bool {
     pools.into_iter().any(|pool| pool.contains(address))
 }
 
-fn to_the_host(policy: &Policy, packet: Packet) -> Verdict {
+fn to_the_host(policy: &Policy, from: &Connection, packet: Packet) -> Verdict {
     if policy.allow_host_access {
         return passes("the host may be reached (allow-host-access)");
     }
-    if policy.host_answers_dns && in_pool(policy, packet.to) && is_dns(packet) {
+    let answers = in_pool(policy, packet.to) || (from.chosen.is_some() && packet.to.is_ipv4());
+    if policy.host_answers_dns && answers && is_dns(packet) {
         return passes("the host answers DNS for its containers");
     }
     refused("the host may not be reached (allow-host-access is off)")
@@ -153,10 +154,10 @@ fn forwarded(policy: &Policy, host: &Host<'_>, from: &Connection, packet: Packet
     if let Some(verdict) = decided(policy, from, packet) {
         return verdict;
     }
-    if !in_pool(policy, packet.to) {
+    let other = host.containers.iter().find(|(_, connection)| address(connection, packet) == Some(packet.to));
+    if !in_pool(policy, packet.to) && other.is_none() {
         return passes("no rule is about it, and what nothing denies may leave");
     }
-    let other = host.containers.iter().find(|(_, connection)| address(connection, packet) == Some(packet.to));
     let other = other.map_or("of containers".into(), |(handle, _)| format!("of container '{handle}'"));
     refused(format!("{} is an address {other}, and containers do not reach one another", packet.to))
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use garden_sys::netlink::route::Route;
 
-use super::{Error, Result};
+use super::{Error, Network, Result};
 
 const FORWARD_V4: &str = "/proc/sys/net/ipv4/ip_forward";
 const FORWARD_V6: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
@@ -112,6 +112,23 @@ pub fn default_route_mtu() -> Option<u32> {
         (fields.next()? == "00000000").then_some(link)
     })?;
     Some(Route::open().ok()?.find(name).ok()??.mtu)
+}
+
+/// An address of the host in this network, and whose it is; those of our own links are not looked at.
+pub fn address_within(
+    network: Network,
+    link_prefix: &str,
+) -> garden_sys::netlink::Result<Option<(String, Ipv4Addr)>> {
+    let host = Route::open()?;
+    let links = host.links()?;
+    let others = host.addresses()?.into_iter().filter_map(|(index, address)| {
+        let link = links.iter().find(|link| link.index == index && !link.name.starts_with(link_prefix))?;
+        match address {
+            IpAddr::V4(address) => Some((link.name.clone(), address)),
+            IpAddr::V6(_) => None,
+        }
+    });
+    Ok(others.into_iter().find(|(_, address)| network.contains(*address)))
 }
 
 /// The address this host would use towards the internet. Connecting a datagram socket sends nothing.

@@ -7,6 +7,7 @@
 
 pub mod address;
 mod beside;
+mod chosen;
 mod departures;
 mod drift;
 mod egress;
@@ -31,6 +32,7 @@ use std::time::Duration;
 
 use crate::milestone;
 pub use address::{AnyNetwork, Network};
+pub use chosen::Wanted;
 use departures::{Departures, Reservations};
 use garden_client::{BandwidthLimits, MappedPort, NetIn, NetOutRule, NetworkStat};
 use garden_sys::netlink::in_namespace;
@@ -105,7 +107,12 @@ impl Config {
     /// name of its link would become another's. One without IPv6 could, before there was a pool for that.
     pub fn could_have_made(&self, connection: &Connection) -> bool {
         let pool_v6 = self.pool_v6.filter(|_| connection.v6.is_some());
-        let made = Connection::new(self.pool, pool_v6, connection.subnet, &self.link_prefix);
+        let pooled = Connection::new(self.pool, pool_v6, connection.subnet, &self.link_prefix);
+        let made = match connection.chosen {
+            Some(network) if network.overlaps(self.pool) => return false,
+            Some(network) => pooled.chosen(network, connection.container_ip),
+            None => pooled,
+        };
         let names = |connection: &Connection| {
             (connection.host_ip, connection.container_ip, connection.v6, connection.host_link.clone())
         };
@@ -135,6 +142,8 @@ pub enum Error {
     File { act: &'static str, path: PathBuf, source: io::Error },
     #[error("cannot start a thread")]
     Thread(#[source] io::Error),
+    #[error("the pool of container networks {pool} overlaps the network of {link}, which has {address}")]
+    PoolOverlaps { pool: Network, link: String, address: Ipv4Addr },
     #[error("the pool of container networks {0} is used up")]
     SubnetsUsedUp(Network),
     #[error("port pool is exhausted")]
@@ -146,7 +155,11 @@ pub enum Error {
     #[error("the network {0} is asked for, and containers of this garden have no IPv6")]
     NoPoolV6(String),
     #[error("the network {0} is asked for, and containers are given their IPv6 networks from {1}")]
-    Chosen(String, Network<Ipv6Addr>),
+    ChosenV6(String, Network<Ipv6Addr>),
+    #[error(transparent)]
+    Wanted(#[from] address::InvalidNetwork),
+    #[error(transparent)]
+    Chosen(#[from] chosen::Refused),
     #[error(transparent)]
     InvalidRule(#[from] egress::InvalidRule),
     #[error("cannot {act}")]
@@ -190,6 +203,7 @@ impl Networker {
         // A host without one resolves nothing, and its containers neither.
         let host_resolv_conf = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
         if !config.idle {
+            check_pool(&config)?;
             if config.pool_v6.is_none() {
                 remove_table_of_ipv6(&config.table);
             }
@@ -200,6 +214,7 @@ impl Networker {
         let reservations = Arc::new(Reservations {
             table: config.table.clone(),
             subnets: Mutex::new(Pool::subnets(config.pool)),
+            chosen: Mutex::default(),
             ports: Mutex::new(Pool::ports(config.port_pool_start, config.port_pool_size)),
         });
         kept.iter().for_each(|(_, connection)| reservations.take(connection));
@@ -255,7 +270,7 @@ impl Networker {
     /// Reserves everything the container will use; nothing in the kernel changes yet. Ended by
     /// [`Networker::disconnect`].
     pub fn reserve(&self, net_in: &[NetIn], net_out: &[NetOutRule]) -> Result<Connection> {
-        let mut connection = self.reserve_addresses()?;
+        let mut connection = self.reserve_addresses(None)?;
         match self.reserve_ports(&mut connection, net_in) {
             Ok(()) => connection.net_out = net_out.to_vec(),
             Err(error) => {
@@ -266,25 +281,40 @@ impl Networker {
         Ok(connection)
     }
 
-    /// Whether a container can be had that asks for this network. One of IPv6 is refused rather than not given; who names one of
-    /// IPv4 has always been given another.
-    pub fn check_wanted(&self, network: &str) -> Result<()> {
-        let address = network.split('/').next().unwrap_or_default();
-        if address.parse::<Ipv6Addr>().is_err() {
-            return Ok(());
+    /// What a spec's word on its network means; `None`: any of the pool.
+    pub fn wanted(&self, network: &str) -> Result<Option<Wanted>> {
+        if network.is_empty() {
+            return Ok(None);
         }
-        Err(match self.config.pool_v6 {
-            None => Error::NoPoolV6(network.into()),
-            Some(pool) => Error::Chosen(network.into(), pool),
-        })
+        let address = network.split('/').next().unwrap_or_default();
+        match (address.parse::<Ipv6Addr>(), self.config.pool_v6) {
+            (Ok(_), None) => Err(Error::NoPoolV6(network.into())),
+            (Ok(_), Some(pool)) => Err(Error::ChosenV6(network.into(), pool)),
+            (Err(_), _) => Ok(Some(network.parse()?)),
+        }
     }
 
-    /// The addresses of a container to come.
-    pub fn reserve_addresses(&self) -> Result<Connection> {
-        let subnet =
-            lock(&self.reservations.subnets).acquire().ok_or(Error::SubnetsUsedUp(self.config.pool))?;
+    /// The addresses of a container to come: of the pool, or as its spec wants them.
+    pub fn reserve_addresses(&self, wanted: Option<Wanted>) -> Result<Connection> {
         let Config { pool, pool_v6, link_prefix, .. } = &self.config;
-        Ok(Connection::new(*pool, *pool_v6, subnet, link_prefix))
+        let subnet = lock(&self.reservations.subnets).acquire().ok_or(Error::SubnetsUsedUp(*pool))?;
+        let connection = Connection::new(*pool, *pool_v6, subnet, link_prefix);
+        let Some(wanted) = wanted else { return Ok(connection) };
+        match self.choose(wanted) {
+            Ok(container_ip) => Ok(connection.chosen(wanted.network, container_ip)),
+            Err(error) => {
+                self.reservations.release(&connection);
+                Err(error)
+            }
+        }
+    }
+
+    fn choose(&self, wanted: Wanted) -> Result<Ipv4Addr> {
+        let of_others = host::address_within(wanted.network, &self.config.link_prefix);
+        if let Some((link, address)) = of_others.map_err(Error::netlink("list the host's addresses"))? {
+            return Err(chosen::Refused::Host { network: wanted.network, link, address }.into());
+        }
+        Ok(lock(&self.reservations.chosen).acquire(wanted, self.config.pool)?)
     }
 
     /// Adds ports to a connection: all that are asked for, or none.
@@ -577,7 +607,7 @@ fn claim(kind: &'static str, name: &str) -> Result<UnixListener> {
     })
 }
 
-fn lock(pool: &Mutex<Pool>) -> MutexGuard<'_, Pool> {
+fn lock<T>(pool: &Mutex<T>) -> MutexGuard<'_, T> {
     pool.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -602,16 +632,54 @@ fn host_side(host: &Route, connection: &Connection) -> garden_sys::netlink::Resu
         host.without_own_addresses(index)?;
     }
     host.bring_up(index)?;
-    let mut addresses = host_side_addresses(connection).into_iter();
-    addresses.try_for_each(|(address, prefix_bits)| host.add_address(index, address, prefix_bits))
+    host_side_addresses(connection).iter().try_for_each(|address| address.give(host, index))
 }
 
-/// Of the host's side of the link, each with the bits of its prefix.
-fn host_side_addresses(connection: &Connection) -> Vec<(IpAddr, u8)> {
-    let mut addresses = vec![(connection.host_ip.into(), SUBNET_PREFIX_BITS)];
+/// What is attached to this host would not be reached any more.
+fn check_pool(config: &Config) -> Result<()> {
+    let within = host::address_within(config.pool, &config.link_prefix);
+    match within.map_err(Error::netlink("list the host's addresses"))? {
+        Some((link, address)) => Err(Error::PoolOverlaps { pool: config.pool, link, address }),
+        None => Ok(()),
+    }
+}
+
+/// An address of one side of a link, and what is reached by it.
+#[derive(Debug, Clone, Copy)]
+enum Given {
+    Within(IpAddr, u8),
+    /// The other side alone: others of its network are on other links.
+    Beside(Ipv4Addr, Ipv4Addr),
+}
+
+impl Given {
+    fn address(self) -> IpAddr {
+        match self {
+            Self::Within(address, _) => address,
+            Self::Beside(address, _) => address.into(),
+        }
+    }
+
+    fn give(self, links: &Route, index: u32) -> garden_sys::netlink::Result<()> {
+        match self {
+            Self::Within(address, prefix_bits) => links.add_address(index, address, prefix_bits),
+            Self::Beside(address, other) => links.add_address_with_peer(index, address, other),
+        }
+    }
+
+    fn v4(connection: &Connection, address: Ipv4Addr, other: Ipv4Addr) -> Self {
+        match connection.chosen {
+            None => Self::Within(address.into(), SUBNET_PREFIX_BITS),
+            Some(_) => Self::Beside(address, other),
+        }
+    }
+}
+
+fn host_side_addresses(connection: &Connection) -> Vec<Given> {
+    let mut addresses = vec![Given::v4(connection, connection.host_ip, connection.container_ip)];
     if let Some(ends) = connection.v6 {
-        addresses.push((HOST_LINK_LOCAL.into(), LINK_LOCAL_PREFIX_BITS));
-        addresses.push((ends.host_ip.into(), SUBNET_V6_PREFIX_BITS));
+        addresses.push(Given::Within(HOST_LINK_LOCAL.into(), LINK_LOCAL_PREFIX_BITS));
+        addresses.push(Given::Within(ends.host_ip.into(), SUBNET_V6_PREFIX_BITS));
     }
     addresses
 }
@@ -619,7 +687,7 @@ fn host_side_addresses(connection: &Connection) -> Vec<(IpAddr, u8)> {
 fn container_side(container: &Route, connection: &Connection) -> garden_sys::netlink::Result<()> {
     container.bring_up(container.index("lo")?)?;
     let index = container.index(CONTAINER_LINK)?;
-    container.add_address(index, connection.container_ip, SUBNET_PREFIX_BITS)?;
+    Given::v4(connection, connection.container_ip, connection.host_ip).give(container, index)?;
     if connection.v6.is_some() {
         container.without_own_addresses(index)?;
     }

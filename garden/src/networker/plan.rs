@@ -62,6 +62,9 @@ pub struct Connection {
     pub subnet: u32,
     pub host_ip: Ipv4Addr,
     pub container_ip: Ipv4Addr,
+    /// The network that its spec named, whose are its addresses of IPv4 then; `None`: they are the pool's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chosen: Option<Network>,
     /// `None`, as in records of a garden that knew none: it has no IPv6.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub v6: Option<Ends>,
@@ -76,11 +79,17 @@ impl Connection {
             subnet,
             host_ip: pool.at(subnet, 1),
             container_ip: pool.at(subnet, 2),
+            chosen: None,
             v6: pool_v6.map(|pool| Ends { host_ip: pool.at(subnet, 1), container_ip: pool.at(subnet, 2) }),
             host_link: format!("{link_prefix}{subnet:x}"),
             mapped_ports: Vec::new(),
             net_out: Vec::new(),
         }
+    }
+
+    /// With an address of a network that its spec named.
+    pub fn chosen(self, network: Network, container_ip: Ipv4Addr) -> Self {
+        Self { host_ip: network.host_ip(), container_ip, chosen: Some(network), ..self }
     }
 
     pub fn container_ipv6(&self) -> Option<Ipv6Addr> {

@@ -32,6 +32,8 @@ use super::plan::Connection;
 pub const PORTS: &str = "ports";
 pub const SOURCES: &str = "sources";
 pub const EGRESS: &str = "egress";
+/// Addresses that specs have chosen, outside of the pool.
+pub const CHOSEN: &str = "chosen";
 const OWN_PREFIX: &str = "egress-";
 const FROM_CONTAINER: &str = "from_container";
 const LINK_NAME_BYTES: usize = 16;
@@ -47,7 +49,7 @@ const PRIORITY_DESTINATION_NAT: i32 = -100;
 const PRIORITY_FILTER: i32 = 0;
 const PRIORITY_SOURCE_NAT: i32 = 100;
 
-const LOOPBACK: Network = Network::new(Ipv4Addr::LOCALHOST, 8);
+pub const LOOPBACK: Network = Network::new(Ipv4Addr::LOCALHOST, 8);
 const LINK_LOCAL_V6: Network<Ipv6Addr> = Network::new_v6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
 const LOOPBACK_V6: Network<Ipv6Addr> = Network::new_v6(Ipv6Addr::LOCALHOST, 128);
 /// Of ICMPv6: who has an address, and who says that it has. (What routers say is not among them.)
@@ -103,6 +105,7 @@ pub fn base(table: &str, policy: &Policy) -> Transaction {
         change.add_set(PORTS, &[DataType::Port], MapData::Values(&[family.address(), DataType::Port]));
         change.add_set(SOURCES, &[DataType::LinkName, family.address()], MapData::Nothing);
         change.add_set(EGRESS, &[family.address()], MapData::Verdict);
+        change.add_set(CHOSEN, &[family.address()], MapData::Nothing);
         guard(&mut change, &half);
         address_translation(&mut change, &half);
         forward(&mut change, &half);
@@ -151,7 +154,6 @@ fn address_translation(change: &mut Transaction, half: &Half<'_>) {
     let mapped = mapped_ports(half);
     change.add_rule("prerouting", &mapped).add_rule("output", &mapped);
 
-    let from_pool = within(half.source, half.pool);
     let masquerade = |change: &mut Transaction, mut rule: Vec<Expression>, when: Vec<Expression>| {
         rule.extend(when);
         rule.push(Expression::Masquerade);
@@ -161,9 +163,12 @@ fn address_translation(change: &mut Transaction, half: &Half<'_>) {
         let loopback = within(half.source, LOOPBACK.into());
         masquerade(change, loopback, link(MetaKey::OutputLinkName, Comparison::Equal, half.policy));
     }
-    masquerade(change, from_pool.clone(), link(MetaKey::OutputLinkName, Comparison::NotEqual, half.policy));
-    // A container that calls its own mapped port would not take the answer from itself.
-    masquerade(change, from_pool, destination_translated());
+    for from_container in half.of_containers(half.source) {
+        let leaving = link(MetaKey::OutputLinkName, Comparison::NotEqual, half.policy);
+        masquerade(change, from_container.clone(), leaving);
+        // A container that calls its own mapped port would not take the answer from itself.
+        masquerade(change, from_container, destination_translated());
+    }
 }
 
 fn mapped_ports(half: &Half<'_>) -> Vec<Expression> {
@@ -205,7 +210,9 @@ fn forward(change: &mut Transaction, half: &Half<'_>) {
         change.add_rule(FROM_CONTAINER, &then(within(half.destination, *network), prohibited.clone()));
     }
     change.add_rule(FROM_CONTAINER, &then(destination_translated(), accept()));
-    change.add_rule(FROM_CONTAINER, &then(within(half.destination, half.pool), prohibited));
+    for to_container in half.of_containers(half.destination) {
+        change.add_rule(FROM_CONTAINER, &then(to_container, prohibited.clone()));
+    }
     change.add_rule(FROM_CONTAINER, &[accept()]);
 
     change.add_base_chain("forward", ChainKind::Filter, Hook::Forward, PRIORITY_FILTER);
@@ -229,13 +236,13 @@ fn input(change: &mut Transaction, half: &Half<'_>) {
     change.add_rule("input", &then([from_our_links(policy), established()].concat(), accept()));
     if policy.host_answers_dns {
         for transport in [transport_number::UDP, transport_number::TCP] {
-            let rule = [
-                from_our_links(policy),
-                within(half.destination, half.pool),
-                protocol(transport),
-                port(DNS_PORT),
-            ];
-            change.add_rule("input", &then(rule.concat(), accept()));
+            // Of networks that were chosen it is not known which of the host's addresses is on their links.
+            let to_pool = within(half.destination, half.pool);
+            let from_chosen = half.of_containers(half.source).into_iter().skip(1);
+            for to_host in std::iter::once(to_pool).chain(from_chosen) {
+                let rule = [from_our_links(policy), to_host, protocol(transport), port(DNS_PORT)];
+                change.add_rule("input", &then(rule.concat(), accept()));
+            }
         }
     }
     let prohibited = Expression::Reject { code: half.prohibited(Expression::REJECT_HOST_PROHIBITED) };
@@ -243,6 +250,16 @@ fn input(change: &mut Transaction, half: &Half<'_>) {
 }
 
 impl Half<'_> {
+    /// Of the pool, or chosen; specs choose of IPv4 only.
+    fn of_containers(&self, field: Field) -> Vec<Vec<Expression>> {
+        let chosen = vec![
+            Expression::Payload { field, to: Register::FIRST },
+            Expression::Contains { set: CHOSEN.into(), key: Register::FIRST, inverted: false },
+        ];
+        let ways = [Some(within(field, self.pool)), (self.family == Family::Ipv4).then_some(chosen)];
+        ways.into_iter().flatten().collect()
+    }
+
     fn prohibited(&self, of_ipv4: u8) -> u8 {
         if self.family == Family::Ipv4 { of_ipv4 } else { Expression::REJECT_PROHIBITED_V6 }
     }
@@ -411,7 +428,9 @@ pub fn elements(connection: &Connection, address: IpAddr) -> Vec<(&'static str, 
     source.resize(LINK_NAME_BYTES, 0);
     source.extend(octets(address));
     let ports = connection.mapped_ports.iter().map(|port| (PORTS, port_element(address, *port)));
-    [(SOURCES, Element::new(source, Value::Nothing))].into_iter().chain(ports).collect()
+    let chosen = (address.is_ipv4() && connection.chosen.is_some())
+        .then(|| (CHOSEN, Element::new(octets(address), Value::Nothing)));
+    [(SOURCES, Element::new(source, Value::Nothing))].into_iter().chain(chosen).chain(ports).collect()
 }
 
 fn port_element(address: IpAddr, port: MappedPort) -> Element {

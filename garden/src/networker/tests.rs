@@ -1,5 +1,6 @@
 //! The networker against this kernel, in network namespaces that the tests make: the machine's own is not touched.
 
+mod chosen;
 mod logged;
 mod v6;
 
@@ -518,7 +519,9 @@ fn a_second_garden_with_the_same_names_is_refused_before_it_does_harm() {
         let other_table = Config { table: "other".into(), ..Config::default() };
         assert_eq!(refused(other_table.clone()), "another garden on this host uses the links 'diego-'");
         assert_eq!(ruleset(), before);
-        let other = Networker::start(Config { link_prefix: "other-".into(), ..other_table }, &[]).unwrap();
+        let pool = "10.253.0.0/24".parse().unwrap();
+        let other = Config { link_prefix: "other-".into(), pool, ..other_table };
+        let other = Networker::start(other, &[]).unwrap();
         other.remove_table().unwrap();
     });
 }

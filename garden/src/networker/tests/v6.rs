@@ -350,7 +350,7 @@ fn connections_over_ipv6_outlive_the_garden_that_made_them() {
         for (handle, connection) in kept {
             assert_eq!(third.lacks(&seen, handle, connection), [""; 0], "{handle}");
         }
-        assert_eq!(third.reserve_addresses().unwrap().subnet, 2, "theirs are nobody else's");
+        assert_eq!(third.reserve_addresses(None).unwrap().subnet, 2, "theirs are nobody else's");
         third.disconnect(old.connection.clone());
         third.disconnect(new.connection.clone());
         drop((old.namespace, new.namespace));

@@ -82,6 +82,15 @@ impl Route {
     /// An IPv6 address can be used at once: the kernel does not ask first whether somebody else has it.
     pub fn add_address(&self, index: u32, address: impl Into<IpAddr>, prefix_bits: u8) -> Result<()> {
         let address = address.into();
+        self.add_address_beside(index, address, address, prefix_bits)
+    }
+
+    /// Of a link at whose other end there is this one address, and nothing else.
+    pub fn add_address_with_peer(&self, index: u32, address: Ipv4Addr, peer: Ipv4Addr) -> Result<()> {
+        self.add_address_beside(index, address.into(), peer.into(), Ipv4Addr::BITS as u8)
+    }
+
+    fn add_address_beside(&self, index: u32, address: IpAddr, beside: IpAddr, prefix_bits: u8) -> Result<()> {
         let mut fixed = [0; ADDRESS_BYTES];
         fixed[..2].copy_from_slice(&[family(address), prefix_bits]);
         if address.is_ipv6() {
@@ -89,7 +98,7 @@ impl Route {
         }
         fixed[4..].copy_from_slice(&index.to_ne_bytes());
         let mut message = Message::new(libc::RTM_NEWADDR, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, &fixed);
-        message.attribute(IFA_LOCAL, &octets(address)).attribute(IFA_ADDRESS, &octets(address));
+        message.attribute(IFA_LOCAL, &octets(address)).attribute(IFA_ADDRESS, &octets(beside));
         self.0.request(&format!("give address {address}/{prefix_bits} to link {index}"), message)
     }
 
