@@ -131,7 +131,7 @@ struct Place {
 }
 
 fn place(networker: &Networker) -> Result<Place> {
-    let (namespace, connection) = (new_namespace()?, networker.reserve_addresses()?);
+    let (namespace, connection) = (new_namespace()?, networker.reserve_addresses(None)?);
     networker.link(&connection, namespace.as_fd())?;
     Ok(Place { namespace, connection })
 }
