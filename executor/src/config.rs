@@ -34,7 +34,11 @@ pub struct Config {
     /// Downloads and cached dependencies; survives restarts.
     pub cache_dir: PathBuf,
     pub cache_bytes_max: u64,
-    /// Uploads under way, instance credentials and volume mounted files; emptied at start.
+    /// What is known of each container; from it a later executor takes them over.
+    pub depot_dir: PathBuf,
+    /// When told to stop, destroy all containers instead of leaving them to the next executor.
+    pub destroy_containers_on_stop: bool,
+    /// Uploads under way, and of each container its instance credentials and volume mounted files.
     pub work_dir: PathBuf,
     /// A directory of the host, mounted read-only where a container asks for it.
     pub trusted_system_certificates: Option<PathBuf>,
@@ -79,6 +83,8 @@ impl Config {
             check_timeout: Duration::from_secs(1),
             cache_dir: state_dir.join("cache"),
             cache_bytes_max: 10 * 1024 * 1024 * 1024,
+            depot_dir: state_dir.join("containers"),
+            destroy_containers_on_stop: false,
             work_dir: state_dir.join("work"),
             trusted_system_certificates: None,
             healthcheck_assets: None,

@@ -4,16 +4,19 @@
 //! Reserved ──run──▶ Initializing ──created──▶ Created ──started──▶ Running ──▶ Completed
 //!     └───────────────────┴───────stop, failure────┴───────────────────────────────▲
 //! ```
+//!
+//! What is written down of them for a later life of the executor has these names too: see `depot` before changing one.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use bbs_models::{Action, CheckDefinition, EnvironmentVariable, File};
+use serde::{Deserialize, Serialize};
 
 pub type Tags = BTreeMap<String, String>;
 
 /// What a container takes from its cell. `0` pids is unlimited.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Resource {
     pub memory_mb: u64,
     pub disk_mb: u64,
@@ -58,7 +61,7 @@ pub struct UpdateRequest {
 }
 
 /// The recipe and everything around it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct RunInfo {
     /// `docker://…`, `preloaded:…`, `preloaded+layer:…` or `oci:…`.
     pub rootfs: String,
@@ -92,7 +95,7 @@ pub struct RunInfo {
 }
 
 /// Where its log lines say they come from.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct LogConfig {
     pub guid: String,
     pub index: i32,
@@ -100,7 +103,7 @@ pub struct LogConfig {
     pub tags: BTreeMap<String, String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct PortMapping {
     pub container_port: u16,
     pub host_port: u16,
@@ -109,7 +112,7 @@ pub struct PortMapping {
     pub host_tls_proxy_port: u16,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct CachedDependency {
     pub name: String,
     pub from: String,
@@ -120,7 +123,7 @@ pub struct CachedDependency {
     pub checksum_value: String,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Sidecar {
     pub action: Action,
     pub memory_mb: u64,
@@ -128,7 +131,7 @@ pub struct Sidecar {
 }
 
 /// One egress rule, as the BBS has it (its `SecurityGroupRule`).
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct EgressRule {
     /// `tcp`, `udp`, `icmp`, `icmpv6` or `all`.
     pub protocol: String,
@@ -140,7 +143,7 @@ pub struct EgressRule {
     pub log: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum State {
     Reserved,
     Initializing,
@@ -149,7 +152,7 @@ pub enum State {
     Completed(RunResult),
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct RunResult {
     pub failed: bool,
     /// At most `FAILURE_REASON_BYTES_MAX` bytes.
@@ -161,13 +164,14 @@ pub struct RunResult {
 }
 
 /// A snapshot; the executor owns the container itself.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Container {
     pub guid: String,
     pub resource: Resource,
     pub tags: Tags,
     pub state: State,
     /// `None` while reserved.
+    #[serde(skip)]
     pub run_info: Option<std::sync::Arc<RunInfo>>,
     pub routable: bool,
     /// Nanoseconds since the epoch.

@@ -24,6 +24,10 @@ pub enum Error {
 pub enum StartError {
     #[error("cannot prepare {path}")]
     Directory { path: std::path::PathBuf, source: std::io::Error },
+    #[error("another executor runs with {0}")]
+    InUse(std::path::PathBuf),
+    #[error("cannot read what an earlier executor left: {0}")]
+    Depot(String),
     #[error(transparent)]
     Disk(#[from] rootfs_ledger::Error),
     #[error("cannot enter containers' networks: {0}")]

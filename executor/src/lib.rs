@@ -9,9 +9,11 @@ pub mod config;
 pub mod container;
 mod containers;
 mod credentials;
+mod depot;
 mod edge;
 mod error;
 mod events;
+mod garden;
 pub mod logs;
 mod metrics;
 mod namespace;
@@ -19,16 +21,17 @@ mod recipe;
 mod steps;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use cache::Cache;
 pub use config::{Config, ContainerProxy, InstanceIdentity, WorkLimits};
 pub use container::*;
+use containers::restore::{self, Waiting};
 pub use containers::store::FAILURE_REASON_BYTES_MAX;
 use containers::store::{Owner, Store};
 use containers::{life, reaper};
+use depot::Depot;
 use edge::Edges;
 pub use error::{Error, StartError};
 use events::Hub;
@@ -40,6 +43,7 @@ use namespace::Errands;
 use rootfs_ledger::Ledger;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// A cell's executor; cheap to clone.
 #[derive(Clone)]
@@ -63,14 +67,25 @@ pub(crate) struct Shared {
     uploads: Semaphore,
     checks: Semaphore,
     healthy: AtomicBool,
+    depot: Depot,
+    /// Containers of an earlier life.
+    waiting: Waiting,
+    owners: TaskTracker,
     /// Nothing new is begun any more.
     closing: CancellationToken,
+    /// What is under way is dropped.
+    leaving: CancellationToken,
+    /// Nothing is to be left at the end.
+    empties: AtomicBool,
 }
 
 impl Executor {
-    /// Prepares the work directory and what the cache kept; starts nothing: see [`Executor::run`].
+    /// Knows the containers that an earlier life has left, from what is written down of them, and what the cache kept;
+    /// starts nothing: see [`Executor::run`].
     pub fn new(config: Config, garden: Arc<dyn Garden>, logs: Logs) -> Result<Self, StartError> {
-        prepare_work_dir(&config.work_dir)?;
+        let depot = Depot::open(&config.depot_dir)?;
+        let found = depot.found().map_err(|error| StartError::Depot(steps::report(&error)))?;
+        restore::prepare_work_dir(&config, &found)?;
         let work = &config.work;
         let ledger = ledger(&config)?;
         let cache = Cache::open(
@@ -79,12 +94,17 @@ impl Executor {
             work.downloads,
             config.http.clone(),
             ledger.clone(),
+            &restore::downloads(&found),
         )?;
         let errands = Errands::start().map_err(|error| StartError::Networks(steps::report(&error)))?;
         let edges = edges(&config, &errands)?;
         let hub = Hub::new();
+        let store = Store::new(config.total, hub.clone());
         Ok(Executor(Arc::new(Shared {
-            store: Store::new(config.total, hub.clone()),
+            waiting: Waiting::new(found, &store),
+            store,
+            depot,
+            owners: TaskTracker::new(),
             hub,
             garden,
             logs,
@@ -100,14 +120,27 @@ impl Executor {
             checks: Semaphore::new(work.checks.max(1)),
             healthy: AtomicBool::new(true),
             closing: CancellationToken::new(),
+            leaving: CancellationToken::new(),
+            empties: AtomicBool::new(config.destroy_containers_on_stop),
             config,
         })))
     }
 
-    /// The background: destroys what an earlier life left in garden, then expires reservations and reaps containers
-    /// until told to stop. Ends once every container's steps have been stopped and their containers destroyed.
+    /// The background: goes on with what an earlier life left, destroys what it left without a record, then expires
+    /// reservations and reaps containers until told to stop. Ends once all containers are as they were for a later life
+    /// to find, or, when nothing is to be left, once all of them have been stopped and destroyed.
     pub async fn run(&self, shutdown: CancellationToken) {
         reaper::run(&self.0, shutdown).await;
+    }
+
+    /// Whether containers outlive it.
+    pub fn leaves_containers(&self) -> bool {
+        !self.0.empties.load(Ordering::SeqCst)
+    }
+
+    /// Leave no container at the end, whatever the configuration says.
+    pub fn empty_at_stop(&self) {
+        self.0.empties.store(true, Ordering::SeqCst);
     }
 
     /// Reserves; answers those it had to refuse, each with its reason.
@@ -235,15 +268,6 @@ fn edges(config: &Config, errands: &Errands) -> Result<Option<Edges>, StartError
     }
     let edges = Edges::new(proxy, errands.clone());
     edges.map(Some).map_err(|error| StartError::ContainerProxy(steps::report(&error)))
-}
-
-/// Emptied: what it holds belongs to containers, and none lives before its executor does.
-fn prepare_work_dir(dir: &Path) -> Result<(), StartError> {
-    let prepared = match std::fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-        _ => std::fs::create_dir_all(dir),
-    };
-    prepared.map_err(|source| StartError::Directory { path: dir.to_path_buf(), source })
 }
 
 pub(crate) fn base64(bytes: &[u8]) -> String {

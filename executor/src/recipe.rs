@@ -1,8 +1,12 @@
 //! From what a container is asked to run to the steps that do it. Pure: no I/O, no clock.
+//!
+//! What is written down of steps goes by their places in the recipe: who changes the shape of what comes out of here
+//! changes `depot::FORMAT` too.
 
 use std::time::Duration;
 
 use bbs_models::{Action, Check as CheckSpec, CheckDefinition, ManyActions, RunAction};
+use serde::{Deserialize, Serialize};
 
 use crate::checks::{Check, Monitor, Phase, Probe, Readiness, Repeat, Until};
 use crate::steps::{Messages, OnExit, Run, Step};
@@ -12,7 +16,7 @@ use crate::{Config, RunInfo};
 const HEALTH_SOURCE: &str = "HEALTH";
 
 /// What a cell adds to every recipe.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Settings {
     pub check_timeout: Duration,
     pub healthy_interval: Duration,

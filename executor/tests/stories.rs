@@ -78,7 +78,7 @@ async fn a_stop_is_graceful_and_its_completion_says_so() {
     world.expect(&["Failed a: exceeded graceful shutdown interval (stopped)"]).await;
     assert_eq!(started.elapsed().as_secs(), 10);
     let signals = world.garden.calls().into_iter().filter(|call| call.starts_with("signal"));
-    assert_eq!(signals.collect::<Vec<_>>(), ["signal a 1 Terminate", "signal a 1 Kill"]);
+    assert_eq!(signals.collect::<Vec<_>>(), ["signal a /app Terminate", "signal a /app Kill"]);
     assert!(world.garden.handles() == ["a"], "its files stay until it is deleted");
     world.executor.delete("a").await.unwrap();
     world.nothing_is_left().await;
@@ -337,7 +337,7 @@ async fn an_action_that_ends_well_ends_its_monitor() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_an_earlier_life_left_is_destroyed() {
+async fn what_an_earlier_life_left_without_a_record_is_destroyed() {
     let world = world();
     let owned = Properties::from([("executor:owner".to_string(), "executor".to_string())]);
     let spec = ContainerSpec { handle: "left".into(), properties: owned, ..Default::default() };
@@ -386,8 +386,8 @@ async fn a_reservation_nobody_runs_expires() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_end_of_the_executor_leaves_nothing() {
-    let mut world = world();
+async fn the_end_of_the_executor_leaves_nothing_where_nothing_is_to_be_left() {
+    let mut world = world_with(|config| config.destroy_containers_on_stop = true);
     let executor = world.executor.clone();
     let shutdown = CancellationToken::new();
     let running = tokio::spawn({

@@ -15,6 +15,7 @@ use axum::routing::{get, post};
 use bbs_models::{Action, DownloadAction, UploadAction};
 use executor::*;
 use garden_client::memory::{Call, Script};
+use tokio_util::sync::CancellationToken;
 use world::*;
 
 /// What the server has, and what was asked of it.
@@ -293,19 +294,29 @@ async fn a_dependency_that_cannot_be_had_fails_the_container() {
 async fn the_cache_survives_a_restart_and_forgets_what_it_does_not_know() {
     let shelf = shelf(tar("hello"));
     let url = format!("{}/app", serve(shelf.clone()).await);
-    let state = tempfile::tempdir().unwrap();
-    for life in 0..2 {
-        let (executor, garden) = executor_in(state.path().to_path_buf(), |_| {});
-        let events = executor.subscribe();
-        let mut world = World { executor, garden, events, state: tempfile::tempdir().unwrap() };
-        world.garden.script("/app", Script::runs());
-        world.start("a", RunInfo { cached_dependencies: vec![dependency(&url, "k")], ..recipe("/app") });
-        world.expect(&["Reserved a", "Running a"]).await;
-        assert_eq!(shelf.served.load(Ordering::SeqCst), 1, "life {life}");
-        std::fs::write(state.path().join("cache/download-xyz"), "half").unwrap();
-    }
-    let _executor = executor_in(state.path().to_path_buf(), |_| {});
-    assert_eq!(files_in(&state.path().join("cache")), 1);
+    let mut world = world();
+    let state = world.state.path().to_path_buf();
+    let cache = state.join("cache");
+    world.garden.script("/app", Script::runs());
+    let cached_dependencies = vec![dependency(&url, "k"), dependency(&url, "")];
+    world.start("a", RunInfo { cached_dependencies, ..recipe("/app") });
+    world.expect(&["Reserved a", "Running a"]).await;
+    assert_eq!((shelf.served.load(Ordering::SeqCst), files_in(&cache)), (2, 2));
+    let World { executor, garden, events, state: kept } = world;
+    drop(events);
+    leave(executor).await;
+    std::fs::write(cache.join("download-xyz"), "half").unwrap();
+
+    let executor = executor_on(garden.clone(), state, Default::default(), |_| {});
+    assert_eq!(files_in(&cache), 2, "what is mounted stays, cached or not");
+    let mut world = World { events: executor.subscribe(), executor, garden, state: kept };
+    let running = world.executor.clone();
+    tokio::spawn(async move { running.run(CancellationToken::new()).await });
+    world.start("b", RunInfo { cached_dependencies: vec![dependency(&url, "k")], ..recipe("/app") });
+    world.expect(&["Reserved b", "Running b"]).await;
+    assert_eq!(shelf.served.load(Ordering::SeqCst), 2);
+    world.executor.delete("a").await.unwrap();
+    until(|| files_in(&cache) == 1).await;
 }
 
 #[tokio::test]

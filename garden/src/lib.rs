@@ -44,8 +44,20 @@ pub enum Error {
 /// A garden behind its API, until `shutdown`. It listens only once it knows what an earlier one left.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
     let gardener = Gardener::start(config.gardener, Arc::new(SystemClock), shutdown.clone()).await?;
-    let listener = Listener::bind(config.listen).await?;
-    if let Some(debug) = config.debug {
+    serve(config.listen, config.debug, gardener.clone(), shutdown).await?;
+    gardener.shut_down().await;
+    Ok(())
+}
+
+/// A garden that others use in this process, behind its API too, until `shutdown`.
+pub async fn serve(
+    listen: Listen,
+    debug: Option<debug::Config>,
+    gardener: Gardener,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let listener = Listener::bind(listen).await?;
+    if let Some(debug) = debug {
         debug::serve(debug, gardener.clone(), shutdown.clone()).await;
     }
     let (network, address) = match &listener {
@@ -56,8 +68,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         Listener::Tcp(tcp) => ("tcp", tcp.local_addr().map(|addr| addr.to_string()).unwrap_or_default()),
     };
     tracing::info!(network, addr = address, "started");
-    http::serve(listener, Arc::new(gardener.clone()), shutdown).await;
-    gardener.shut_down().await;
+    http::serve(listener, Arc::new(gardener), shutdown).await;
     Ok(())
 }
 

@@ -56,6 +56,7 @@ impl Default for Times {
 /// Waits for an evacuation to begin and then until the cell is empty or the time is up, when it empties the cell.
 pub async fn run(evacuation: &Evacuation, times: Times, cell_id: &str, bbs: &BbsClient, executor: &Executor) {
     evacuation.begun().await;
+    executor.empty_at_stop();
     if tokio::time::timeout(times.timeout, until_empty(executor, times.polling_interval)).await.is_err() {
         tracing::error!("failed-to-evacuate-before-timeout");
         delete_all(executor, times.graceful_shutdown_interval + CLEAN_UP_MARGIN).await;

@@ -25,7 +25,7 @@ use diego_base::serve::{self, Listen, Listener, serve};
 use diego_base::tls::ServerTls;
 use evacuation::Evacuation;
 use executor::Executor;
-pub use presence::Presences;
+pub use presence::{LocketPresences, Presences};
 pub use stacks::{LayeringMode, Stacks};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -78,7 +78,8 @@ pub enum Error {
 }
 
 /// Until told to stop, or until an evacuation is over. Runs `executor` too, and stops it when nothing uses it any more;
-/// the presence goes last.
+/// the presence goes last. Whether containers, and with them the presence, stay for the next rep is the executor's
+/// configuration; after an evacuation has begun none does.
 pub async fn run(config: Config, executor: Executor, shutdown: CancellationToken) -> Result<(), Error> {
     let network = Listener::bind(config.listen).await?;
     let admin = match config.admin_listen {
@@ -94,7 +95,8 @@ pub async fn run(config: Config, executor: Executor, shutdown: CancellationToken
         usage: Arc::new(usage::Usage::default()),
         stop: shutdown.child_token(),
     };
-    let executor_runs = Part::start(|stop| async move { executor.run(stop).await });
+    let runs = executor.clone();
+    let executor_runs = Part::start(|stop| async move { runs.run(stop).await });
     let presences = config.presences;
     let present = Part::start(|stop| async move { presences.keep(presence, stop).await });
     tracing::info!(cell_id = cell.identity.cell_id, "rep.started");
@@ -111,7 +113,10 @@ pub async fn run(config: Config, executor: Executor, shutdown: CancellationToken
         cell.usage.run(&cell.executor, config.usage_interval, &cell.stop),
     );
     executor_runs.stop("executor").await;
-    present.stop("presence").await;
+    match executor.leaves_containers() {
+        true => present.abandon(),
+        false => present.stop("presence").await,
+    }
     tracing::info!(cell_id = cell.identity.cell_id, "rep.exited");
     Ok(())
 }
@@ -181,6 +186,11 @@ impl Part {
     fn start<F: Future<Output = ()> + Send + 'static>(run: impl FnOnce(CancellationToken) -> F) -> Self {
         let stop = CancellationToken::new();
         Part { runs: tokio::spawn(run(stop.clone())), stop }
+    }
+
+    /// Ends it without its last act.
+    fn abandon(self) {
+        self.runs.abort();
     }
 
     async fn stop(self, name: &'static str) {

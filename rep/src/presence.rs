@@ -1,4 +1,5 @@
-//! The cell's presence: made known when the rep starts, kept while it runs, taken back when it ends.
+//! The cell's presence: made known when the rep starts, kept while it runs, taken back when the cell has been emptied. A
+//! rep that leaves its containers to the next one leaves its presence too: until its time is up nobody misses the cell.
 
 use async_trait::async_trait;
 use bbs_client::{Hold, LocketClient};
@@ -29,18 +30,25 @@ impl Presences for watch::Sender<Vec<CellPresence>> {
     }
 }
 
+/// In Locket, which knows who holds a presence: the next rep of a cell is the same holder, and need not wait until the
+/// time of the one before is up.
+pub struct LocketPresences {
+    pub locket: LocketClient,
+    pub owner: String,
+}
+
 #[async_trait]
-impl Presences for LocketClient {
+impl Presences for LocketPresences {
     async fn keep(&self, presence: CellPresence, stop: CancellationToken) {
         let value = match serde_json::to_string(&presence) {
             Ok(value) => value,
             Err(error) => return tracing::error!(%error, "cannot write the presence"),
         };
-        let owner = uuid::Uuid::new_v4().to_string();
+        let owner = self.owner.clone();
         let resource = Resource { key: presence.cell_id, owner, value, kind: LockKind::Presence };
         // A presence is taken anew whenever it is lost: whether it is held just now is nobody's business here.
         let (held, _) = watch::channel(false);
-        if let Err(error) = Hold::new(resource).keep(self.clone(), held, stop).await {
+        if let Err(error) = Hold::new(resource).keep(self.locket.clone(), held, stop).await {
             tracing::error!(%error, "the presence was given up");
         }
     }

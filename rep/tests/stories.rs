@@ -5,8 +5,8 @@ mod world;
 use std::time::Duration;
 
 use bbs_models::{ActualLrp, Presence, TaskOutcome};
-use garden_client::memory::MemoryGarden;
-use world::World;
+use garden_client::memory::{Call, MemoryGarden};
+use world::{Cell, World};
 
 fn guid(lrp: &ActualLrp) -> &str {
     lrp.instance_guid().expect("an instance")
@@ -182,16 +182,76 @@ async fn an_evacuated_cell_goes_when_its_instances_run_elsewhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_killed_cell_had_is_started_anew() {
+async fn instances_outlive_a_rep_that_is_stopped_or_killed() {
+    let world = World::new().await;
+    let mut cell = world.cell("cell-1");
+    world.desire("app", 2, |_| {}).await;
+    let before = world.until_running(2).await;
+    for (times, killed) in [(1, false), (2, true), (3, true)] {
+        let garden = cell.garden.clone();
+        if killed {
+            cell.kill();
+        } else {
+            cell.stop().await;
+        }
+        cell = world.cell_in("cell-1", garden);
+        world
+            .until("it listens to them again", || async {
+                (calls(&cell, "attach ") == 2 * times).then_some(())
+            })
+            .await;
+        assert_eq!(cell.rep.state(rep_client::STATE_TIMEOUT).await.unwrap().lrps.len(), 2);
+        assert_eq!(world.lrps().await, before, "to the nanosecond");
+        for lrp in &before {
+            assert_eq!(cell.garden.running(guid(lrp)), ["/app"]);
+        }
+    }
+    assert_eq!(calls(&cell, "run "), 2, "each was started once");
+    cell.garden.exit(guid(&before[0]), "/app", 9);
+    let crashed = |lrps: &[ActualLrp]| lrps[0].crash_reason.contains("status 9") && lrps[0].is_running();
+    world.until_lrps("a crash is noticed, and it runs again", crashed).await;
+    world.bbs.remove_desired_lrp("app").await.unwrap();
+    world.until_lrps("all have been stopped", <[ActualLrp]>::is_empty).await;
+    world.until("nothing is left", || async { cell.garden.handles().is_empty().then_some(()) }).await;
+}
+
+/// How often garden was asked for something.
+fn calls(cell: &Cell, what: &str) -> usize {
+    cell.garden.calls().iter().filter(|call| call.starts_with(what)).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_runs_once_however_often_its_rep_is_killed() {
+    let world = World::new().await;
+    let mut cell = world.cell("cell-1");
+    world.desire_task("once", "/app", |definition| definition.result_file = "/result".into()).await;
+    world
+        .until("its process runs", || async { (cell.garden.running("once") == ["/app"]).then_some(()) })
+        .await;
+    cell = world.cell_in("cell-1", cell.kill());
+    let garden = cell.kill();
+    garden.put_file("once", "/result", b"42");
+    garden.exit("once", "/app", 0);
+    cell = world.cell_in("cell-1", garden);
+    let task = world.until_task("once", |task| task.outcome().is_some()).await;
+    assert_eq!(task.outcome(), Some(&TaskOutcome::Succeeded { result: "42".into() }));
+    assert_eq!(calls(&cell, "run "), 1);
+    world.until("nothing is left", || async { cell.garden.handles().is_empty().then_some(()) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_half_created_when_the_rep_was_killed_is_placed_again() {
     let world = World::new().await;
     let cell = world.cell("cell-1");
+    cell.garden.hold(Call::Create);
     world.desire("app", 1, |_| {}).await;
-    let first = guid(&world.until_running(1).await[0]).to_owned();
-    let cell = world.cell_in("cell-1", cell.kill());
-    let again = |lrps: &[ActualLrp]| lrps.len() == 1 && lrps[0].is_running() && guid(&lrps[0]) != first;
-    let lrps = world.until_lrps("it runs again", again).await;
-    let only = || async { (cell.garden.handles() == [guid(&lrps[0])]).then_some(()) };
-    world.until("the container of the life before is gone", only).await;
+    world.until("garden was asked", || async { (calls(&cell, "create ") == 1).then_some(()) }).await;
+    let garden = cell.kill();
+    garden.release(Call::Create);
+    let cell = world.cell_in("cell-1", garden);
+    let lrp = world.until_running(1).await.remove(0);
+    let only = || async { (cell.garden.handles() == [guid(&lrp)]).then_some(()) };
+    world.until("one container is there", only).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

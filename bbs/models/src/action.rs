@@ -3,8 +3,13 @@
 //! These values are parsed: an `Action` that exists has exactly one kind, and what must not be empty is not.
 //! Their wire twins are in [`crate::wire`].
 
+use serde::{Deserialize, Serialize};
+
+use crate::wire;
+
 /// One node of a recipe. Field names and meanings are those of the BBS API.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(into = "wire::Action", try_from = "wire::Action")]
 pub enum Action {
     Run(RunAction),
     Download(DownloadAction),
@@ -17,7 +22,8 @@ pub enum Action {
     Codependent(ManyActions),
 }
 
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(into = "wire::RunAction", try_from = "wire::RunAction")]
 pub struct RunAction {
     pub path: String,
     pub args: Vec<String>,
@@ -82,14 +88,14 @@ pub struct ManyActions {
     pub log_source: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct EnvironmentVariable {
     pub name: String,
     pub value: String,
 }
 
 /// A file given with a recipe, mounted into the container (`volume_mounted_files`).
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct File {
     pub path: String,
     pub content: String,

@@ -1,6 +1,11 @@
 //! Declarative health checks of an LRP: startup and liveness in `checks`, readiness apart.
 
-#[derive(Debug, Clone, PartialEq, Default)]
+use serde::{Deserialize, Serialize};
+
+use crate::wire;
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(into = "wire::CheckDefinition", try_from = "wire::CheckDefinition")]
 pub struct CheckDefinition {
     pub checks: Vec<Check>,
     pub log_source: String,

@@ -5,6 +5,7 @@
 
 mod auctioneer;
 mod bbs;
+mod cell;
 pub mod deployed;
 mod edge;
 mod file_server;
@@ -41,6 +42,8 @@ pub enum Component {
     Auctioneer(Box<auctioneer::Flags>),
     /// Speak for a cell: take work, run it in garden's containers, tell the BBS what became of it.
     Rep(Box<rep::Flags>),
+    /// Be a cell: a rep and its garden in one process.
+    Cell(Box<cell::Flags>),
     /// Make containers, behind the Garden API.
     Garden(Box<gdn::ServerFlags>),
     /// The same under its established name.
@@ -68,6 +71,7 @@ pub async fn run(component: Component) -> Result<()> {
         Component::Locket(flags) => locket::run(*flags, shutdown).await,
         Component::Auctioneer(flags) => auctioneer::run(*flags, shutdown).await,
         Component::Rep(flags) => rep::run(*flags, shutdown).await,
+        Component::Cell(flags) => cell::run(*flags).await,
         Component::Garden(flags) => gdn::run(gdn::Name::Garden, *flags).await,
         Component::Gdn(flags) => gdn::run_gdn(*flags).await,
         Component::RouteEmitter(flags) => route_emitter::run(*flags, shutdown).await,
@@ -84,7 +88,7 @@ impl Component {
             Component::Locket(flags) => &flags.log,
             Component::Auctioneer(flags) => &flags.log,
             Component::Rep(flags) => &flags.log,
-            Component::Garden(_) | Component::Gdn(_) => return None,
+            Component::Cell(_) | Component::Garden(_) | Component::Gdn(_) => return None,
             Component::RouteEmitter(flags) => &flags.log,
             Component::SshProxy(flags) => &flags.log,
             Component::FileServer(flags) => &flags.log,

@@ -1,7 +1,7 @@
 //! `rep`: a cell's voice and its executor, over a garden that is a process of its own.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use diego_base::tls::Files;
 use executor::logs::Logs;
 use executor::{CellResources, Executor};
 use garden_client::{Address, Capacity, Garden, HttpGarden};
-use rep::{Identity, LayeringMode, Stacks};
+use rep::{Identity, LayeringMode, LocketPresences, Stacks};
 use tokio_util::sync::CancellationToken;
 
 use super::edge::Edge;
@@ -24,9 +24,32 @@ use super::tuning::Tuning;
 
 /// Between two attempts to reach a garden that is not up yet.
 const GARDEN_RETRY: Duration = Duration::from_millis(200);
+pub const CONTAINERS_MAX: u64 = 250;
+/// Beside the records of containers.
+const PRESENCE_OWNER_FILE: &str = ".presence-owner";
 
 #[derive(Args)]
 pub struct Flags {
+    /// Garden's unix socket, or its HOST:PORT.
+    #[arg(long, default_value = "/run/diego/garden.sock", value_parser = garden_address)]
+    garden: Address,
+    /// For containers, in MiB; otherwise what garden has.
+    #[arg(long)]
+    disk_mb: Option<u64>,
+    #[arg(long, default_value_t = CONTAINERS_MAX)]
+    max_containers: u64,
+    /// Destroy all containers when told to stop, instead of leaving them to the next rep.
+    #[arg(long)]
+    destroy_containers_on_stop: bool,
+    #[command(flatten)]
+    voice: Voice,
+    #[command(flatten)]
+    pub log: Log,
+}
+
+/// What a rep is told, wherever its garden is.
+#[derive(Args)]
+pub struct Voice {
     /// The cell's name; no two cells of a BBS may have the same.
     #[arg(long)]
     cell_id: String,
@@ -45,13 +68,10 @@ pub struct Flags {
     /// Tell routers that they had better use the containers' own addresses.
     #[arg(long)]
     advertise_preference_for_instance_address: bool,
-    /// Garden's unix socket, or its HOST:PORT.
-    #[arg(long, default_value = "/run/diego/garden.sock", value_parser = garden_address)]
-    garden: Address,
     /// The Locket that is told that this cell is there, as `HOST:PORT`.
     #[arg(long, default_value = "127.0.0.1:8891")]
     locket: String,
-    /// Downloads, the cache and instances' credentials.
+    /// What is known of containers, downloads, the cache and instances' credentials.
     #[arg(long, default_value = "/var/lib/diego/rep")]
     state_dir: PathBuf,
     #[command(flatten)]
@@ -68,8 +88,6 @@ pub struct Flags {
     peers: Peers,
     #[command(flatten)]
     tuning: Tuning,
-    #[command(flatten)]
-    pub log: Log,
 }
 
 /// Whoever is to be met with another certificate than the rest.
@@ -132,11 +150,13 @@ struct Offer {
     /// For containers, in MiB; otherwise what garden has.
     #[arg(long)]
     memory_mb: Option<u64>,
-    /// For containers, in MiB; otherwise what garden has.
-    #[arg(long)]
-    disk_mb: Option<u64>,
-    #[arg(long, default_value_t = 250)]
-    max_containers: u64,
+}
+
+/// What depends on where garden is.
+pub struct Limits {
+    pub disk_mb: Option<u64>,
+    pub containers: u64,
+    pub destroy_containers_on_stop: bool,
 }
 
 fn garden_address(text: &str) -> Result<Address, String> {
@@ -147,31 +167,46 @@ fn garden_address(text: &str) -> Result<Address, String> {
 }
 
 pub async fn run(flags: Flags, shutdown: CancellationToken) -> Result<()> {
-    let client = flags.tls.client();
-    let presences = flags::locket(&flags.locket, &flags.peers.locket(&client))?;
-    let mut config = rep::Config::new(
-        flags.identity(),
-        Listen::Tcp(flags.listen),
-        flags.bbs.client(&client)?,
-        Arc::new(presences),
-    );
-    config.tls = flags.tls.server()?;
-    config.admin_listen = Some(Listen::Tcp(flags.admin_listen));
-    if flags.offer.two_layer {
+    let garden = HttpGarden::new(flags.garden);
+    let limits = Limits {
+        disk_mb: flags.disk_mb,
+        containers: flags.max_containers,
+        destroy_containers_on_stop: flags.destroy_containers_on_stop,
+    };
+    speak(flags.voice, limits, Arc::new(garden), shutdown).await
+}
+
+/// A rep over any garden.
+pub async fn speak(
+    voice: Voice,
+    limits: Limits,
+    garden: Arc<dyn Garden>,
+    shutdown: CancellationToken,
+) -> Result<()> {
+    let client = voice.tls.client();
+    let presences = LocketPresences {
+        locket: flags::locket(&voice.locket, &voice.peers.locket(&client))?,
+        owner: owner(&voice.depot_dir())?,
+    };
+    let listen = Listen::Tcp(voice.listen);
+    let mut config =
+        rep::Config::new(voice.identity(), listen, voice.bbs.client(&client)?, Arc::new(presences));
+    config.tls = voice.tls.server()?;
+    config.admin_listen = Some(Listen::Tcp(voice.admin_listen));
+    if voice.offer.two_layer {
         config.layering_mode = LayeringMode::TwoLayer;
     }
-    if flags.advertise_preference_for_instance_address {
+    if voice.advertise_preference_for_instance_address {
         config.preferred_address = PreferredAddress::Instance;
     }
-    flags.tuning.apply_to_rep(&mut config);
-    let garden = HttpGarden::new(flags.garden.clone());
+    voice.tuning.apply_to_rep(&mut config);
     let capacity = tokio::select! {
-        capacity = until_garden_answers(&garden) => capacity,
+        capacity = until_garden_answers(garden.as_ref()) => capacity,
         () = shutdown.cancelled() => return Ok(()),
     };
-    let forwarding = flags.forward.start(&flags.cell_id)?;
+    let forwarding = voice.forward.start(&voice.cell_id)?;
     let logs = forward::logs(forwarding.as_ref());
-    let executor = executor(&flags, capacity, client, garden, logs)?;
+    let executor = executor(&voice, limits, capacity, client, garden, logs)?;
     // Outlives the rep, so that the last words of the containers it stops are forwarded too.
     let ended = CancellationToken::new();
     let forwarding =
@@ -184,8 +219,24 @@ pub async fn run(flags: Flags, shutdown: CancellationToken) -> Result<()> {
     Ok(result?)
 }
 
+/// As whom the presence is held: made once, so that a rep that is started again holds it on.
+fn owner(depot_dir: &Path) -> Result<String> {
+    let path = depot_dir.join(PRESENCE_OWNER_FILE);
+    std::fs::create_dir_all(depot_dir).with_context(|| format!("cannot make {}", depot_dir.display()))?;
+    match std::fs::read_to_string(&path) {
+        Ok(owner) if !owner.trim().is_empty() => return Ok(owner.trim().to_owned()),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot read {}", path.display()));
+        }
+        _ => {}
+    }
+    let owner = uuid::Uuid::new_v4().to_string();
+    std::fs::write(&path, &owner).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(owner)
+}
+
 /// Garden and the rep may start in any order; a garden that never comes is a cell that never is.
-async fn until_garden_answers(garden: &HttpGarden) -> Capacity {
+async fn until_garden_answers(garden: &dyn Garden) -> Capacity {
     let mut said = false;
     loop {
         match garden.capacity().await {
@@ -199,25 +250,31 @@ async fn until_garden_answers(garden: &HttpGarden) -> Capacity {
 }
 
 fn executor(
-    flags: &Flags,
+    voice: &Voice,
+    limits: Limits,
     capacity: Capacity,
     client: ClientConfig,
-    garden: HttpGarden,
+    garden: Arc<dyn Garden>,
     logs: Logs,
 ) -> Result<Executor> {
-    let state_dir = &flags.state_dir;
-    std::fs::create_dir_all(state_dir).with_context(|| format!("cannot make {}", state_dir.display()))?;
-    let http = diego_base::http::client(&flags.peers.downloads(&client))
+    let http = diego_base::http::client(&voice.peers.downloads(&client))
         .context("cannot make a client for downloads")?;
-    let total = flags.offer.resources(capacity);
-    let mut config = executor::Config::new(&flags.cell_id, total, state_dir.to_owned(), http);
-    config.disk_follows_garden = flags.offer.disk_mb.is_none();
-    flags.tuning.apply_to_executor(&mut config);
-    flags.edge.apply(&mut config)?;
-    Ok(Executor::new(config, Arc::new(garden), logs)?)
+    let total = voice.offer.resources(&limits, capacity);
+    let mut config = executor::Config::new(&voice.cell_id, total, voice.state_dir.clone(), http);
+    voice.tuning.apply_to_executor(&mut config);
+    config.depot_dir = voice.depot_dir();
+    config.disk_follows_garden = limits.disk_mb.is_none();
+    config.destroy_containers_on_stop = limits.destroy_containers_on_stop;
+    voice.edge.apply(&mut config)?;
+    Ok(Executor::new(config, garden, logs)?)
 }
 
-impl Flags {
+impl Voice {
+    /// Beside what containers use of this cell.
+    fn depot_dir(&self) -> PathBuf {
+        self.tuning.temp_dir.as_ref().unwrap_or(&self.state_dir).join("containers")
+    }
+
     fn identity(&self) -> Identity {
         let url = || format!("{}://{}", self.tls.scheme(), self.listen);
         Identity {
@@ -234,15 +291,15 @@ impl Flags {
 }
 
 impl Offer {
-    fn resources(&self, garden: Capacity) -> CellResources {
+    fn resources(&self, limits: &Limits, garden: Capacity) -> CellResources {
         // Not more than garden can make.
         let containers = match garden.max_containers {
-            0 => self.max_containers,
-            most => self.max_containers.min(most),
+            0 => limits.containers,
+            most => limits.containers.min(most),
         };
         CellResources {
             memory_mb: self.memory_mb.unwrap_or(garden.memory_in_bytes >> 20),
-            disk_mb: self.disk_mb.unwrap_or(garden.disk_in_bytes >> 20),
+            disk_mb: limits.disk_mb.unwrap_or(garden.disk_in_bytes >> 20),
             containers,
         }
     }

@@ -55,7 +55,7 @@ pub struct Tuning {
     cache_path: Option<PathBuf>,
     /// For uploads under way and instances' credentials; otherwise in the state directory.
     #[arg(long)]
-    temp_dir: Option<PathBuf>,
+    pub temp_dir: Option<PathBuf>,
     /// Of one container, if 0 without limit.
     #[arg(long, default_value_t = 200_000)]
     container_inode_limit: u64,

@@ -181,7 +181,6 @@ async fn gardener(state: &StateDir, flags: &Flags, ledger: &Ledger, cluster: &Pa
     config.networker.external_ip = Some(flags.external_ip);
     config.networker.deny_networks = vec![LINK_LOCAL.into()];
     config.max_containers = flags.max_containers;
-    config.destroy_containers_on_start = true;
     config.rootfs.quota.image_bytes = flags.disk_mb.map(|mebibytes| mebibytes << 20);
     config.rootfs.ledger = Some(ledger.clone());
     config.rootfs.registries = (*flags.registries).clone().policy();
@@ -269,6 +268,7 @@ fn cell_config(
     let http = diego_base::http::client(&downloads)?;
     let mut config = executor::Config::new(CELL_ID, resources, state.dir("executor")?, http);
     config.disk_follows_garden = true;
+    config.destroy_containers_on_stop = true;
     config.instance_identity = Some(identity);
     config.container_proxy = Some(ContainerProxy::default());
     Ok(config)

@@ -27,12 +27,18 @@ pub(crate) struct Entry {
     used_at: AtomicU64,
     /// No longer in the index: to be removed with its last holder.
     doomed: AtomicBool,
+    /// Set when its holders let go of it without being done with it.
+    left: Left,
 }
+
+/// Whether this life of the executor leaves what it has to the next; one for all entries.
+pub(super) type Left = Arc<AtomicBool>;
 
 impl Entry {
     /// Never in the index.
-    pub fn passing(path: PathBuf, bytes: u64) -> Self {
+    pub fn passing(path: PathBuf, bytes: u64, left: &Left) -> Self {
         Entry {
+            left: left.clone(),
             path,
             bytes,
             validators: Validators::default(),
@@ -52,7 +58,7 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        if !self.doomed.load(Ordering::SeqCst) {
+        if !self.doomed.load(Ordering::SeqCst) || self.left.load(Ordering::SeqCst) {
             return;
         }
         let path = std::mem::take(&mut self.path);
@@ -69,11 +75,15 @@ impl Drop for Entry {
     }
 }
 
+/// By their names.
+pub(super) type Held = HashMap<String, Arc<Entry>>;
+
 pub(super) struct Index {
     dir: PathBuf,
     bytes_max: u64,
     entries: HashMap<String, Arc<Entry>>,
     uses: u64,
+    left: Left,
 }
 
 /// The index as it stands on disk.
@@ -90,15 +100,31 @@ struct Record {
 }
 
 impl Index {
-    pub fn open(dir: &Path, bytes_max: u64) -> io::Result<Self> {
+    /// With what an earlier life had, and of that, by its name, what is `in_use` still.
+    pub fn open(dir: &Path, bytes_max: u64, in_use: &[String]) -> io::Result<(Self, Held)> {
         std::fs::create_dir_all(dir)?;
-        let mut index = Index { dir: dir.to_path_buf(), bytes_max, entries: HashMap::new(), uses: 0 };
+        let (entries, left) = Default::default();
+        let mut index = Index { dir: dir.to_path_buf(), bytes_max, entries, uses: 0, left };
         for record in read(&dir.join(INDEX_FILE)) {
             index.recover(record);
         }
-        index.remove_strangers()?;
+        let held = in_use.iter().filter_map(|name| Some((name.clone(), index.hold_again(name)?))).collect();
+        index.remove_strangers(&held)?;
         index.make_room(0);
-        Ok(index)
+        Ok((index, held))
+    }
+
+    /// It may have been replaced in the index since it was fetched.
+    fn hold_again(&self, name: &str) -> Option<Arc<Entry>> {
+        let path = self.dir.join(name);
+        if let Some(entry) = self.entries.values().find(|entry| entry.path == path) {
+            return Some(entry.clone());
+        }
+        path.exists().then(|| Arc::new(Entry::passing(path, 0, &self.left)))
+    }
+
+    pub fn left(&self) -> &Left {
+        &self.left
     }
 
     fn recover(&mut self, record: Record) {
@@ -114,16 +140,17 @@ impl Index {
                 last_use: AtomicU64::new(record.last_use),
                 used_at: AtomicU64::new(record.used_at),
                 doomed: AtomicBool::new(false),
+                left: self.left.clone(),
             };
             self.entries.insert(record.key, Arc::new(entry));
         }
     }
 
     /// Downloads that were cut short, directories half unpacked, entries whose record was lost.
-    fn remove_strangers(&self) -> io::Result<()> {
+    fn remove_strangers(&self, held: &Held) -> io::Result<()> {
         for item in std::fs::read_dir(&self.dir)? {
             let path = item?.path();
-            let known = self.entries.values().any(|entry| entry.path == path);
+            let known = self.entries.values().chain(held.values()).any(|entry| entry.path == path);
             if !known && path.file_name().is_none_or(|name| name != INDEX_FILE) {
                 remove(&path)?;
             }
@@ -154,6 +181,7 @@ impl Index {
             last_use: AtomicU64::new(self.uses),
             used_at: AtomicU64::new(now_s()),
             doomed: AtomicBool::new(false),
+            left: self.left.clone(),
         });
         self.entries.insert(key.to_string(), entry.clone());
         self.save();
@@ -276,7 +304,7 @@ mod tests {
     #[test]
     fn the_longest_unused_goes_and_what_is_held_stays() {
         let dir = tempfile::tempdir().unwrap();
-        let mut index = Index::open(dir.path(), 1000).unwrap();
+        let (mut index, _) = Index::open(dir.path(), 1000, &[]).unwrap();
         let mut add = |key: &str| {
             let path = dir.path().join(format!("file-{key}"));
             std::fs::write(&path, "0123456789").unwrap();
@@ -297,7 +325,28 @@ mod tests {
         assert!(held.path.exists() && !dir.path().join("file-b").exists());
         // What was put out is not known to a later life either.
         drop(index);
-        let index = Index::open(dir.path(), 1000).unwrap();
+        let (index, _) = Index::open(dir.path(), 1000, &[]).unwrap();
         assert_eq!(index.usage().bytes, 10);
+    }
+
+    #[test]
+    fn what_is_in_use_outlives_the_one_who_fetched_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (index, _) = Index::open(dir.path(), 1000, &[]).unwrap();
+        let passing = |name: &str| {
+            std::fs::write(dir.path().join(name), "0123456789").unwrap();
+            Entry::passing(dir.path().join(name), 10, index.left())
+        };
+        drop(passing("done-with"));
+        assert!(!dir.path().join("done-with").exists());
+        let left = [passing("mounted"), passing("forgotten")];
+        index.left().store(true, Ordering::SeqCst);
+        drop(left);
+        let names = ["mounted".to_string(), "never-there".to_string()];
+        let (_index, mut held) = Index::open(dir.path(), 1000, &names).unwrap();
+        assert_eq!(held.keys().collect::<Vec<_>>(), ["mounted"]);
+        assert!(dir.path().join("mounted").exists() && !dir.path().join("forgotten").exists());
+        held.remove("mounted");
+        assert!(!dir.path().join("mounted").exists(), "its last holder has let go");
     }
 }

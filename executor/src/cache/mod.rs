@@ -10,11 +10,12 @@ mod index;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use fetch::{Answer, Validators};
 pub(crate) use index::Entry;
-use index::Index;
+use index::{Held, Index, Left};
 use rootfs_ledger::{Evict, Evicted, Ledger, Tenant, Usage};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -40,6 +41,11 @@ pub(crate) struct Fetched {
 impl Fetched {
     pub fn path(&self) -> &Path {
         &self.entry.path
+    }
+
+    /// By which a later life asks for it.
+    pub fn name(&self) -> String {
+        self.path().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
     }
 }
 
@@ -111,19 +117,24 @@ pub(crate) struct Cache {
     ledger: Ledger,
     /// One lock a key: who comes second finds what the first one fetched.
     under_way: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// What an earlier life left in use, until those who use it have asked for it.
+    again: Mutex<Held>,
+    left: Left,
 }
 
 impl Cache {
-    /// Reads what an earlier life left in `dir` and removes what it does not know.
+    /// Reads what an earlier life left in `dir` and removes what it does not know, except what is `in_use`.
     pub fn open(
         dir: &Path,
         bytes_max: u64,
         downloads_max: usize,
         http: reqwest::Client,
         ledger: Ledger,
+        in_use: &[String],
     ) -> Result<Self, StartError> {
-        let index = Index::open(dir, bytes_max)
+        let (index, again) = Index::open(dir, bytes_max, in_use)
             .map_err(|source| StartError::Directory { path: dir.to_path_buf(), source })?;
+        let left = index.left().clone();
         let index = Arc::new(Kept(Mutex::new(index)));
         ledger.register(&index);
         Ok(Cache {
@@ -133,7 +144,25 @@ impl Cache {
             downloads: Semaphore::new(downloads_max.max(1)),
             index,
             under_way: Mutex::default(),
+            again: Mutex::new(again),
+            left,
         })
+    }
+
+    /// Something that an earlier life had fetched for who asks now, by its name.
+    pub fn again(&self, name: &str) -> Option<Fetched> {
+        let again = self.again.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        again.get(name).map(|entry| Fetched { entry: entry.clone(), downloaded_bytes: 0 })
+    }
+
+    /// All have asked for what was theirs.
+    pub fn forget_again(&self) {
+        self.again.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clear();
+    }
+
+    /// From now on what is let go of stays: a later life has use for it.
+    pub fn leave(&self) {
+        self.left.store(true, Ordering::SeqCst);
     }
 
     /// An archive as the server has it: tar, gzipped tar or zip.
@@ -193,9 +222,9 @@ impl Cache {
             Some(key) if validators.any() => self.index().add(key, path, bytes, validators),
             Some(key) => {
                 self.index().remove(key);
-                Arc::new(Entry::passing(path, bytes))
+                Arc::new(Entry::passing(path, bytes, &self.left))
             }
-            None => Arc::new(Entry::passing(path, bytes)),
+            None => Arc::new(Entry::passing(path, bytes, &self.left)),
         };
         Ok(Fetched { entry, downloaded_bytes })
     }

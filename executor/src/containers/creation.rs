@@ -16,6 +16,7 @@ use super::store::{failure, stopped_before_running};
 use super::{egress, files};
 use crate::cache::{Fetched, Wanted};
 use crate::credentials::Issued;
+use crate::depot::Journal;
 use crate::edge::ports::Front;
 use crate::edge::{self, Edge, Shown};
 use crate::logs::{LogStream, Out};
@@ -43,6 +44,7 @@ pub(crate) struct Order<'a> {
     pub run_info: &'a RunInfo,
     pub logs: &'a LogStream,
     pub stop: &'a CancellationToken,
+    pub journal: &'a Journal,
 }
 
 /// What is mounted and set in the environment besides what the recipe says itself.
@@ -60,7 +62,8 @@ impl Order<'_> {
         }
         let (cell, guid) = (&self.shared.config.cell_id, self.guid);
         self.logs.announce(Out::Out, &format!("Cell {cell} creating container for instance {guid}"));
-        match self.create_in_garden(furnishing).await {
+        let downloads = held.dependencies.iter().map(Fetched::name).collect();
+        match self.create_in_garden(furnishing, downloads).await {
             Ok((container, edge)) => {
                 held.edge = edge;
                 self.logs.announce(
@@ -172,7 +175,11 @@ impl Order<'_> {
         }
     }
 
-    async fn create_in_garden(&self, furnishing: Furnishing) -> Result<(Container, Option<Edge>), String> {
+    async fn create_in_garden(
+        &self,
+        furnishing: Furnishing,
+        downloads: Vec<String>,
+    ) -> Result<(Container, Option<Edge>), String> {
         let garden = &self.shared.garden;
         let fronts = self.fronts()?;
         let spec = self.spec(furnishing, &fronts)?;
@@ -188,7 +195,8 @@ impl Order<'_> {
         };
         let served: &[Front] = if edge.is_some() { &fronts } else { &[] };
         let ports = edge::ports::mapped(&ports(self.run_info), served, &info);
-        let fill = |container: &mut Container| {
+        let fill = move |container: &mut Container| {
+            container.in_garden = true;
             (container.memory_limit_bytes, container.disk_limit_bytes) = limits;
             container.external_ip = addresses.external;
             container.internal_ip = addresses.internal;
@@ -198,12 +206,18 @@ impl Order<'_> {
                 container.state = crate::State::Created;
             }
         };
+        let noted = fill.clone();
+        let noted = self.journal.note(move |record| {
+            noted(&mut record.container);
+            record.downloads = downloads;
+        });
+        noted.await.map_err(|error| report(&error))?;
         let container = self.shared.store.change(self.guid, fill);
         Ok((container.ok_or_else(|| "container not found".to_string())?, edge))
     }
 
     /// What the container is shown as, and shows; where it finds that itself.
-    fn identity(&self, addresses: &Addresses) -> Result<Option<Issued>, String> {
+    pub(super) fn identity(&self, addresses: &Addresses) -> Result<Option<Issued>, String> {
         let config = &self.shared.config;
         let Some(authority) = &config.instance_identity else { return Ok(None) };
         let ip = addresses.internal.or(addresses.external);
@@ -213,7 +227,7 @@ impl Order<'_> {
     }
 
     /// The ports that speak TLS.
-    fn fronts(&self) -> Result<Vec<Front>, String> {
+    pub(super) fn fronts(&self) -> Result<Vec<Front>, String> {
         if self.shared.edges.is_none() || !self.run_info.enable_container_proxy {
             return Ok(Vec::new());
         }
@@ -221,7 +235,7 @@ impl Order<'_> {
     }
 
     /// Before the app has its first process: nobody else has the ports yet.
-    async fn open_edge(
+    pub(super) async fn open_edge(
         &self,
         fronts: &[Front],
         info: &ContainerInfo,
@@ -338,14 +352,14 @@ fn ports(run_info: &RunInfo) -> Vec<PortMapping> {
     ports
 }
 
-struct Addresses {
+pub(super) struct Addresses {
     external: Option<IpAddr>,
     internal: Option<IpAddr>,
     internal_v6: Option<IpAddr>,
 }
 
 impl Addresses {
-    fn of(info: &ContainerInfo) -> Self {
+    pub fn of(info: &ContainerInfo) -> Self {
         Addresses {
             external: info.external_ip.parse().ok(),
             internal: info.container_ip.parse().ok(),

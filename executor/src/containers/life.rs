@@ -5,26 +5,30 @@
 //!       └──────── stop, failure ─────┴────────── stop, failure ────────────▲
 //! ```
 //!
-//! Others send [`Command`]s. While the work goes on, stopping it is cancelling its token; the work is always awaited,
-//! never dropped. A completed container stays, with its files, until a delete has destroyed it in garden.
+//! Others send [`Command`]s. While the work goes on, stopping it is cancelling its token, and the work is awaited; it is
+//! dropped only when this executor leaves its containers to a later one, which goes on from what is written down. A
+//! completed container stays, with its files, until a delete has destroyed it in garden.
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::creation::{self, Held, Order};
-use super::store::{failure, stopped_before_running};
+use super::store::{MISSING, failure, stopped_before_running};
+use crate::cache::Fetched;
+use crate::depot::{Found, Journal, Place, Record, Request};
 use crate::edge::Edge;
 use crate::logs::{LogStream, Out};
 use crate::recipe::{Settings, recipe};
 use crate::steps::{self, Ready, Stage, StepError, network_environment};
-use crate::{Container, Error, RunInfo, RunRequest, RunResult, Shared, UpdateRequest};
+use crate::{Container, Error, RunInfo, RunRequest, RunResult, Shared, State, UpdateRequest};
 
 /// Commands an owner may be behind before those who send them wait.
-const COMMANDS_MAX: usize = 16;
+pub(crate) const COMMANDS_MAX: usize = 16;
 /// For what a container's processes have left on its connections when they end.
 const EDGE_CLOSE_TIME: Duration = Duration::from_secs(2);
 const PROPERTY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -46,30 +50,48 @@ pub(crate) fn start(shared: &Arc<Shared>, request: RunRequest) -> Result<(), Err
     }
     let (sender, commands) = mpsc::channel(COMMANDS_MAX);
     let container = shared.store.initialize(request, sender)?;
-    let run_info = container.run_info.unwrap_or_default();
-    let config = &shared.config;
-    let limits = (run_info.log_rate_limit_bytes_per_second, config.log_lines_per_second_max);
-    let logs =
-        LogStream::new(&shared.logs, &run_info.log_config, &container.guid, limits, config.clock.clone());
-    let work = Work {
-        shared: shared.clone(),
-        guid: container.guid,
-        run_info,
-        logs,
-        stop: CancellationToken::new(),
-        routes_changed: Notify::new(),
-    };
-    shared.streams.insert(&work.guid, &work.logs);
-    tokio::spawn(live(work, commands));
+    let run_info = container.run_info.clone().unwrap_or_default();
+    let request = Request::new(run_info, Settings::of(&shared.config));
+    spawn(Work::new(shared, &request, Record::new(container)), commands, Past::None(Box::new(request)));
     Ok(())
 }
 
-async fn live(work: Work, commands: mpsc::Receiver<Command>) {
+/// The same with a container that an earlier life has left.
+pub(crate) fn go_on(shared: &Arc<Shared>, found: Found, past: Past, commands: mpsc::Receiver<Command>) {
+    let unknown = |_| Request::new(Arc::default(), Settings::of(&shared.config));
+    let request = found.request.unwrap_or_else(unknown);
+    spawn(Work::new(shared, &request, found.record), commands, past);
+}
+
+/// What an earlier life has made of a container.
+pub(crate) enum Past {
+    /// There was none.
+    None(Box<Request>),
+    Created {
+        downloads: Vec<Fetched>,
+        stopping: bool,
+    },
+    /// Nothing that could be gone on with.
+    Over(RunResult),
+    Completed,
+}
+
+fn spawn(work: Work, commands: mpsc::Receiver<Command>, past: Past) {
+    let shared = work.shared.clone();
+    shared.streams.insert(&work.guid, &work.logs);
+    let leaving = shared.leaving.clone();
+    shared.owners.spawn(async move { leaving.run_until_cancelled(live(work, commands, past)).await });
+}
+
+async fn live(work: Work, commands: mpsc::Receiver<Command>, past: Past) {
     let mut owner = Owner { work: &work, commands, deletes: Vec::new(), told_to_stop: false };
     let mut held = Held::default();
-    let mut result = owner.attend(work.perform(&mut held)).await;
-    result.stopped |= owner.told_to_stop;
-    work.shared.store.complete(&work.guid, result);
+    if !matches!(past, Past::Completed) {
+        let stopping = matches!(past, Past::Created { stopping: true, .. });
+        let mut result = owner.attend(work.perform(&mut held, past), stopping).await;
+        result.stopped |= owner.told_to_stop;
+        work.complete(result).await;
+    }
     owner.rest(&mut held).await;
     work.shared.streams.remove(&work.guid);
 }
@@ -79,12 +101,18 @@ pub(crate) async fn bury(shared: &Shared, guid: &str) -> Result<(), Error> {
     if !shared.store.contains(guid) {
         return Ok(());
     }
+    if shared.closing.is_cancelled() {
+        return Err(Error::ShuttingDown);
+    }
     tracing::error!(guid, "executor.container-without-owner");
     match shared.garden.destroy(guid).await {
         Ok(()) | Err(garden_client::Error::ContainerNotFound { .. }) => {}
         Err(error) => return Err(error.into()),
     }
     creation::release(shared, guid, &mut Held::default()).await;
+    if let Err(error) = shared.depot.forget(guid) {
+        tracing::error!(guid, error = steps::report(&error), "executor.depot.not-forgotten");
+    }
     shared.store.remove(guid);
     Ok(())
 }
@@ -99,8 +127,16 @@ struct Owner<'a> {
 }
 
 impl Owner<'_> {
-    async fn attend(&mut self, working: impl Future<Output = RunResult>) -> RunResult {
+    /// `stopping`: it was being stopped already when an earlier life ended.
+    async fn attend(&mut self, working: impl Future<Output = RunResult>, stopping: bool) -> RunResult {
         let mut working = pin!(working);
+        if stopping {
+            // What ran then must be attached to first, to be stopped as gracefully as anything.
+            if let Poll::Ready(result) = futures_util::poll!(&mut working) {
+                return result;
+            }
+            self.stop().await;
+        }
         loop {
             tokio::select! {
                 // Commands first: who was told to stop does not begin anything else.
@@ -113,9 +149,9 @@ impl Owner<'_> {
 
     async fn obey(&mut self, command: Command) {
         match command {
-            Command::Stop => self.stop(),
+            Command::Stop => self.stop().await,
             Command::Delete(reply) => {
-                self.stop();
+                self.stop().await;
                 self.deletes.push(reply);
             }
             Command::Update(request, reply) => {
@@ -123,16 +159,16 @@ impl Owner<'_> {
                 let _ = reply.send(self.work.update(request).await);
             }
             Command::Missing => {
-                let result = failure("missing garden container", false);
-                self.work.shared.store.complete(&self.work.guid, result);
+                self.work.complete(failure(MISSING, false)).await;
                 self.work.stop.cancel();
             }
         }
     }
 
-    fn stop(&mut self) {
+    async fn stop(&mut self) {
         if !self.told_to_stop {
             self.told_to_stop = true;
+            self.work.note(|record| record.stopping = true).await;
             self.work.announce("stopping instance");
             self.work.stop.cancel();
         }
@@ -164,6 +200,9 @@ pub(super) struct Work {
     pub(super) shared: Arc<Shared>,
     pub(super) guid: String,
     pub(super) run_info: Arc<RunInfo>,
+    /// The cell's when it was asked to run.
+    settings: Settings,
+    journal: Journal,
     logs: LogStream,
     stop: CancellationToken,
     /// Others reach it by other names now.
@@ -171,25 +210,34 @@ pub(super) struct Work {
 }
 
 impl Work {
-    /// Creates the container and runs its recipe to its end.
-    async fn perform(&self, held: &mut Held) -> RunResult {
-        let permit = self.stop.run_until_cancelled(self.shared.creates.acquire()).await;
-        let Some(Ok(permit)) = permit else { return stopped_before_running() };
-        let order = Order {
-            shared: &self.shared,
-            guid: &self.guid,
-            run_info: &self.run_info,
-            logs: &self.logs,
-            stop: &self.stop,
+    fn new(shared: &Arc<Shared>, request: &Request, record: Record) -> Work {
+        let (config, run_info) = (&shared.config, &request.run_info);
+        let guid = record.container.guid.clone();
+        let limits = (run_info.log_rate_limit_bytes_per_second, config.log_lines_per_second_max);
+        Work {
+            logs: LogStream::new(&shared.logs, &run_info.log_config, &guid, limits, config.clock.clone()),
+            shared: shared.clone(),
+            guid,
+            run_info: run_info.clone(),
+            settings: request.settings.clone(),
+            journal: shared.depot.journal(record),
+            stop: CancellationToken::new(),
+            routes_changed: Notify::new(),
+        }
+    }
+
+    /// Creates the container, or takes it over, and runs its recipe to its end.
+    async fn perform(&self, held: &mut Held, past: Past) -> RunResult {
+        let container = match past {
+            Past::None(request) => self.create(held, *request).await,
+            Past::Created { downloads, .. } => self.order().adopt(held, downloads).await,
+            Past::Over(result) => Err(result),
+            Past::Completed => Err(RunResult::default()),
         };
-        let container = match order.create(held).await {
+        let container = match container {
             Ok(container) => container,
             Err(result) => return result,
         };
-        drop(permit);
-        if self.stop.is_cancelled() {
-            return stopped_before_running();
-        }
         let edge = held.edge.take();
         let outcome = outcome(self.run(&container, edge.as_ref()).await);
         if let Some(edge) = edge {
@@ -199,30 +247,92 @@ impl Work {
         outcome
     }
 
+    async fn create(&self, held: &mut Held, request: Request) -> Result<Container, RunResult> {
+        self.journal.begin(request).await.map_err(|error| {
+            tracing::error!(guid = self.guid, error = steps::report(&error), "executor.depot.not-noted");
+            failure(&steps::report(&error), true)
+        })?;
+        let permit = self.stop.run_until_cancelled(self.shared.creates.acquire()).await;
+        let Some(Ok(_permit)) = permit else { return Err(stopped_before_running()) };
+        let container = self.order().create(held).await?;
+        match self.stop.is_cancelled() {
+            true => Err(stopped_before_running()),
+            false => Ok(container),
+        }
+    }
+
+    fn order(&self) -> Order<'_> {
+        Order {
+            shared: &self.shared,
+            guid: &self.guid,
+            run_info: &self.run_info,
+            logs: &self.logs,
+            stop: &self.stop,
+            journal: &self.journal,
+        }
+    }
+
+    /// Before it is told to anybody.
+    async fn complete(&self, mut result: RunResult) {
+        result.shorten();
+        let noted = result.clone();
+        self.note(move |record| {
+            if !record.container.is_completed() {
+                record.container.state = State::Completed(noted);
+            }
+        })
+        .await;
+        self.shared.store.complete(&self.guid, result);
+    }
+
+    async fn note(&self, change: impl FnOnce(&mut Record) + Send + 'static) {
+        if let Err(error) = self.journal.note(change).await {
+            tracing::error!(guid = self.guid, error = steps::report(&error), "executor.depot.not-noted");
+        }
+    }
+
+    /// Before it is told to anybody.
+    async fn became_ready(&self, routable: bool) {
+        if self.shared.store.get(&self.guid).is_none_or(|container| container.state != State::Created) {
+            return;
+        }
+        self.note(move |record| {
+            record.container.state = State::Running;
+            record.container.routable = routable;
+        })
+        .await;
+        self.shared.store.run(&self.guid, routable);
+    }
+
+    async fn became_routable(&self, routable: bool) {
+        self.note(move |record| record.container.routable = routable).await;
+        self.shared.store.set_routable(&self.guid, routable);
+    }
+
     async fn run(&self, container: &Container, edge: Option<&Edge>) -> steps::Result {
-        let recipe = recipe(&self.run_info, &Settings::of(&self.shared.config))
-            .map_err(|error| StepError::Plain(error.to_string()))?;
+        let recipe =
+            recipe(&self.run_info, &self.settings).map_err(|error| StepError::Plain(error.to_string()))?;
         let (stage, mut readiness) = self.stage(container);
         let ready = Ready::default();
         let mut performing = pin!(steps::perform(&recipe.step, &stage, &self.stop, &ready));
         // A container may take longer to become healthy than its certificate is good.
         let mut renewing = pin!(self.renew_credentials(container, edge));
-        let run = || self.shared.store.run(&self.guid, !recipe.has_readiness);
-        tokio::select! {
+        let ended = tokio::select! {
             biased;
-            () = ready.wait() => run(),
+            () = ready.wait() => None,
             never = &mut renewing => match never {},
-            result = &mut performing => {
-                if ready.is_set() {
-                    run();
-                }
-                return result;
-            }
+            result = &mut performing => Some(result),
+        };
+        if ready.is_set() {
+            self.became_ready(!recipe.has_readiness).await;
+        }
+        if let Some(result) = ended {
+            return result;
         }
         loop {
             tokio::select! {
                 biased;
-                Some(routable) = readiness.recv() => self.shared.store.set_routable(&self.guid, routable),
+                Some(routable) = readiness.recv() => self.became_routable(routable).await,
                 result = &mut performing => return result,
                 never = &mut renewing => match never {},
             }
@@ -247,13 +357,14 @@ impl Work {
             vantage: Arc::default(),
             readiness,
             capture: None,
+            place: Place::of(&self.journal),
         };
         (stage, receiver)
     }
 
     async fn update(&self, request: UpdateRequest) -> Result<(), Error> {
         let mut log_config = None;
-        self.shared.store.change(&self.guid, |container| {
+        let changed = self.shared.store.change(&self.guid, |container| {
             let run_info = container.run_info.get_or_insert_default();
             let run_info = Arc::make_mut(run_info);
             if let Some(routes) = request.internal_routes {
@@ -266,6 +377,12 @@ impl Work {
                 log_config = Some(run_info.log_config.clone());
             }
         });
+        if let Some(run_info) = changed.and_then(|container| container.run_info) {
+            let request = Request::new(run_info, self.settings.clone());
+            if let Err(error) = self.journal.request(request).await {
+                tracing::error!(guid = self.guid, error = steps::report(&error), "executor.depot.not-noted");
+            }
+        }
         if let Some(config) = log_config {
             self.logs.set_tags(config.tags.clone());
             let json = super::log_config_json(&config);
@@ -293,6 +410,10 @@ impl Work {
             }
         }
         self.announce("successfully destroyed container for instance");
+        // Nothing is left of it that a later life would have to know.
+        if let Err(error) = self.journal.forget().await {
+            tracing::error!(guid = self.guid, error = steps::report(&error), "executor.depot.not-forgotten");
+        }
         self.shared.store.remove(&self.guid);
         Ok(())
     }

@@ -1,11 +1,13 @@
 //! Containers: the store that knows them all, and the life of each.
 
+mod adoption;
 mod creation;
 mod egress;
 mod files;
 pub(crate) mod life;
 pub(crate) mod reaper;
 mod renewal;
+pub(crate) mod restore;
 pub(crate) mod store;
 
 use crate::LogConfig;

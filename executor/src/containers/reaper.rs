@@ -1,7 +1,8 @@
 //! Keeps the store and garden in step: reservations expire, containers garden knows and we do not are destroyed,
-//! containers we know and garden does not are completed. At the end, leaves nothing.
+//! containers we know and garden does not are completed. At the end, leaves everything to a later life, or nothing.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use garden_client::Properties;
@@ -20,7 +21,8 @@ pub(crate) async fn run(shared: &Arc<Shared>, shutdown: CancellationToken) {
     let interval = shared.config.reap_interval.min(shared.config.reserved_expiration / 2);
     let mut ticks = tokio::time::interval(interval.max(Duration::from_millis(10)));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    // The first tick is at once: what an earlier life left is destroyed before anything else.
+    shared.waiting.go_on(shared);
+    // The first tick is at once: what an earlier life left without a record is destroyed before anything else.
     while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
         expire(shared);
         if shared.config.disk_follows_garden {
@@ -30,7 +32,10 @@ pub(crate) async fn run(shared: &Arc<Shared>, shutdown: CancellationToken) {
             break;
         }
     }
-    close(shared).await;
+    match shared.empties.load(Ordering::SeqCst) {
+        true => close(shared).await,
+        false => leave(shared).await,
+    }
 }
 
 fn expire(shared: &Shared) {
@@ -78,6 +83,16 @@ async fn reap(shared: &Shared) {
 
 fn owned(shared: &Shared) -> Properties {
     Properties::from([(super::OWNER_PROPERTY.to_string(), shared.config.owner_name.clone())])
+}
+
+/// Lets go of every container as it is. What was under way is cut short, as if this process were killed.
+async fn leave(shared: &Shared) {
+    shared.closing.cancel();
+    shared.cache.leave();
+    shared.leaving.cancel();
+    shared.owners.close();
+    shared.owners.wait().await;
+    tracing::info!(containers = shared.store.list().len(), "executor.containers-left-running");
 }
 
 /// Stops and destroys every container.

@@ -17,6 +17,9 @@ use crate::{
 /// Of a failure reason; applications write part of it.
 pub const FAILURE_REASON_BYTES_MAX: usize = 10_000;
 
+/// Garden has no container any more for one that was there.
+pub(crate) const MISSING: &str = "missing garden container";
+
 const NOTHING: CellResources = CellResources { memory_mb: 0, disk_mb: 0, containers: 0 };
 
 pub(crate) struct Store {
@@ -74,6 +77,16 @@ impl Store {
         inner.slots.insert(request.guid, Slot { container: container.clone(), owner: None });
         self.hub.emit(Event::Reserved(container));
         Ok(())
+    }
+
+    /// As an earlier life left it, with the owner that will do the rest. No event: who lists, after it has subscribed, finds
+    /// it.
+    pub fn restore(&self, container: Container, owner: mpsc::Sender<Command>) {
+        let mut inner = self.lock();
+        inner.taken.memory_mb += container.resource.memory_mb;
+        inner.taken.disk_mb += container.resource.disk_mb;
+        inner.taken.containers += 1;
+        inner.slots.insert(container.guid.clone(), Slot { container, owner: Some(owner) });
     }
 
     /// Reserved to Initializing, with the owner that will do the rest.
@@ -228,9 +241,16 @@ fn complete(container: &mut Container, mut result: RunResult, hub: &Hub) {
     if container.is_completed() {
         return;
     }
-    truncate(&mut result.failure_reason, FAILURE_REASON_BYTES_MAX);
+    result.shorten();
     container.state = State::Completed(result);
     hub.emit(Event::Completed(container.clone()));
+}
+
+impl RunResult {
+    /// As much of it as is kept.
+    pub(crate) fn shorten(&mut self) {
+        truncate(&mut self.failure_reason, FAILURE_REASON_BYTES_MAX);
+    }
 }
 
 pub(crate) fn failure(reason: &str, retryable: bool) -> RunResult {

@@ -9,11 +9,13 @@ use super::transfer::Cancellable;
 use super::{Ready, Result, Stage, StepError, Voice, byte_size};
 use crate::cache::{FetchError, Fetched, Wanted};
 use crate::containers::store::truncate;
+use crate::depot::Mark;
 
 /// Of an error line written to the application's logs.
 const ERROR_LINE_BYTES_MAX: usize = 1024;
 const TRUNCATED: &str = " (error truncated)";
 
+/// Cut short by the end of the executor, it is done anew: what came of it is the same.
 pub(super) async fn perform(
     action: &DownloadAction,
     source: &str,
@@ -22,6 +24,20 @@ pub(super) async fn perform(
     ready: &Ready,
 ) -> Result {
     ready.set();
+    if let Some(Mark::Ended(result)) = stage.place.earlier() {
+        return result.clone();
+    }
+    let result = download(action, source, stage, cancel).await;
+    stage.place.note_after(Mark::Ended(result.clone())).await;
+    result
+}
+
+async fn download(
+    action: &DownloadAction,
+    source: &str,
+    stage: &Stage,
+    cancel: &CancellationToken,
+) -> Result {
     let voice = stage.voice(source);
     let artifact = action.artifact.as_str();
     if !artifact.is_empty() {

@@ -3,6 +3,7 @@
 use tokio_util::sync::CancellationToken;
 
 use super::{Messages, Ready, Result, Stage, Step};
+use crate::depot::Mark;
 
 pub(super) async fn perform(
     step: &Step,
@@ -13,10 +14,11 @@ pub(super) async fn perform(
     ready: &Ready,
 ) -> Result {
     let voice = stage.voice(source);
-    if !messages.start.is_empty() {
+    if !messages.start.is_empty() && stage.place.earlier().is_none() {
         voice.say(&format!("{}\n", messages.start));
+        stage.place.note_after(Mark::begun_now()).await;
     }
-    let result = super::perform(step, stage, cancel, ready).await;
+    let result = super::perform(step, &stage.child(0), cancel, ready).await;
     match &result {
         Ok(()) if !messages.success.is_empty() => voice.say(&format!("{}\n", messages.success)),
         Err(error) if !messages.failure_prefix.is_empty() => match error.emittable() {

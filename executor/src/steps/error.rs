@@ -4,7 +4,7 @@ use std::fmt;
 
 pub(crate) type Result = std::result::Result<(), StepError>;
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) enum StepError {
     Cancelled,
     /// It was told to stop, did not within its time, and was killed.

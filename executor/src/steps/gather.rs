@@ -17,12 +17,12 @@ pub(super) async fn gather(
     mut ended: impl FnMut(usize, Result),
 ) {
     let readies: Vec<Ready> = steps.iter().map(|_| Ready::default()).collect();
-    let mut running: FuturesUnordered<_> = steps
-        .iter()
-        .zip(&readies)
-        .enumerate()
-        .map(|(position, (step, ready))| async move { (position, perform(step, stage, cancel, ready).await) })
-        .collect();
+    let perform_one = async |position: usize, step, ready| {
+        (position, perform(step, &stage.child(position), cancel, ready).await)
+    };
+    let parts = steps.iter().zip(&readies).enumerate();
+    let mut running: FuturesUnordered<_> =
+        parts.map(|(position, (step, ready))| perform_one(position, step, ready)).collect();
     let mut all_ready = pin!(async {
         for ready in &readies {
             ready.wait().await;

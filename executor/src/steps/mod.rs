@@ -1,7 +1,8 @@
 //! Steps: what a recipe's actions become, and how each is carried out; one file an action.
 //!
-//! Steps are run within their container's owner task and are never dropped half-way: to end one, its token is
-//! cancelled and its result awaited.
+//! Steps are run within their container's owner task. To end one, its token is cancelled and its result awaited; dropped,
+//! as when this process ends, it leaves behind what it has begun, and a later life goes on from what is written down: each
+//! step notes at its [`Place`] what it must not begin twice, before it does, and that it has ended.
 
 mod codependent;
 mod download;
@@ -35,8 +36,9 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use voice::{Capture, Voice};
 
 pub(crate) use self::environment::network as network_environment;
-pub(crate) use self::run::Run;
+pub(crate) use self::run::{Run, UNRECORDED};
 use crate::checks::{Check, Monitor, Readiness, Repeat, Vantage};
+use crate::depot::Place;
 use crate::logs::LogStream;
 use crate::{Shared, checks};
 
@@ -111,9 +113,21 @@ pub(crate) struct Stage {
     pub readiness: mpsc::Sender<bool>,
     /// Where output goes instead of the logs.
     pub capture: Option<Capture>,
+    /// Of the step that is to be carried out.
+    pub place: Place,
 }
 
 impl Stage {
+    /// For the steps that this one is made of.
+    pub fn child(&self, position: usize) -> Stage {
+        Stage { place: self.place.child(position), ..self.clone() }
+    }
+
+    /// For steps that may be taken again at any time: nothing is written down of them.
+    pub fn unrecorded(&self) -> Stage {
+        Stage { place: Place::default(), ..self.clone() }
+    }
+
     pub fn voice(&self, source: &str) -> Voice {
         Voice::new(&self.logs.with_source(source), self.capture.as_ref())
     }

@@ -1,4 +1,7 @@
 //! Runs a process in the container and waits for it; told to stop, asks it to, and kills it when it does not.
+//!
+//! Which process it is, is written down before it is started, so that no life of the executor starts it a second time: a
+//! later one attaches to it, and so does this one when garden comes back after it went away.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -8,9 +11,14 @@ use garden_client::{Process, ProcessIo, ProcessSpec, ResourceLimits, Signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{Ready, Result, Stage, StepError, Voice, go_duration};
+use crate::containers::store::MISSING;
+use crate::depot::Mark;
+use crate::garden::patiently;
 
 /// How long a killed process may take to be gone.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
+/// By which a later life knows the processes that it need not attach to.
+pub(crate) const UNRECORDED: &str = "check-";
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Run {
@@ -23,7 +31,7 @@ pub(crate) struct Run {
 /// How a process ended.
 enum Ending {
     Exited { status: i32, stop: Stop },
-    Lost(garden_client::Error),
+    Lost { id: String, error: garden_client::Error },
     DidNotExit,
 }
 
@@ -35,23 +43,74 @@ enum Stop {
 }
 
 pub(super) async fn perform(run: &Run, stage: &Stage, cancel: &CancellationToken, ready: &Ready) -> Result {
-    if cancel.is_cancelled() {
+    let earlier = match stage.place.earlier() {
+        Some(Mark::Ended(result)) => {
+            if result.is_ok() {
+                ready.set();
+            }
+            return result.clone();
+        }
+        Some(Mark::Process { id }) => Some(id.as_str()),
+        _ => None,
+    };
+    // One that runs already is ended as any other.
+    if earlier.is_none() && cancel.is_cancelled() {
         return Err(StepError::Cancelled);
     }
+    let result = follow(run, stage, cancel, ready, earlier).await;
+    stage.place.note_after(Mark::Ended(result.clone())).await;
+    result
+}
+
+async fn follow(
+    run: &Run,
+    stage: &Stage,
+    cancel: &CancellationToken,
+    ready: &Ready,
+    earlier: Option<&str>,
+) -> Result {
     let voice = stage.voice(&run.source);
-    let process = start(run, stage, &voice, cancel).await?;
+    let process = match earlier {
+        Some(id) => attach(run, stage, &voice, id).await.map_err(|error| lost(stage, id, &error))?,
+        None => start(run, stage, &voice, cancel).await?,
+    };
     ready.set();
-    match wait(process.as_ref(), stage, cancel).await {
+    match wait(process, run, stage, &voice, cancel).await {
         Ending::Exited { status, stop } => report(run, stage, &voice, status, stop).await,
-        Ending::Lost(error) => {
-            tracing::error!(guid = stage.guid, %error, "executor.run-step.running-error");
-            Err(StepError::Plain(error.to_string()))
-        }
+        Ending::Lost { id, error } => Err(lost(stage, &id, &error)),
         Ending::DidNotExit => {
             tracing::error!(guid = stage.guid, timeout = ?EXIT_TIMEOUT, "executor.run-step.process-did-not-exit");
             Err(StepError::ExitTimeout)
         }
     }
+}
+
+/// It may have been started or not, and may have ended in any way: it is not started again.
+fn lost(stage: &Stage, id: &str, error: &garden_client::Error) -> StepError {
+    tracing::error!(guid = stage.guid, process = id, %error, "executor.run-step.running-error");
+    StepError::Plain(match error {
+        garden_client::Error::ProcessNotFound { .. } => {
+            "the process was lost when the cell's agent was started again".to_string()
+        }
+        garden_client::Error::ContainerNotFound { .. } => MISSING.to_string(),
+        error => error.to_string(),
+    })
+}
+
+async fn attach(
+    run: &Run,
+    stage: &Stage,
+    voice: &Voice,
+    id: &str,
+) -> garden_client::Result<Box<dyn Process>> {
+    patiently(|| {
+        let mut io = io(run, voice);
+        // Somebody must take its output, or it waits for whoever comes.
+        io.stdout.get_or_insert_with(|| Box::new(tokio::io::sink()));
+        io.stderr.get_or_insert_with(|| Box::new(tokio::io::sink()));
+        stage.shared.garden.attach(&stage.guid, id, io)
+    })
+    .await
 }
 
 async fn start(
@@ -60,7 +119,15 @@ async fn start(
     voice: &Voice,
     cancel: &CancellationToken,
 ) -> std::result::Result<Box<dyn Process>, StepError> {
-    let mut starting = pin!(stage.shared.garden.run(&stage.guid, spec(run, stage), io(run, voice)));
+    let id = uuid::Uuid::new_v4().to_string();
+    let id = if stage.place.is_recorded() { id } else { format!("{UNRECORDED}{id}") };
+    stage.place.note(Mark::Process { id: id.clone() }).await?;
+    let mut starting = pin!(async {
+        match stage.shared.garden.run(&stage.guid, spec(run, stage, &id), io(run, voice)).await {
+            Err(garden_client::Error::Disconnected(_)) => attach(run, stage, voice, &id).await,
+            started => started,
+        }
+    });
     let started = tokio::select! {
         biased;
         started = &mut starting => started,
@@ -81,11 +148,12 @@ async fn start(
     })
 }
 
-fn spec(run: &Run, stage: &Stage) -> ProcessSpec {
+fn spec(run: &Run, stage: &Stage, id: &str) -> ProcessSpec {
     let action = &run.action;
     let mut env: Vec<String> = action.env.iter().map(|var| format!("{}={}", var.name, var.value)).collect();
     env.extend(stage.environment.iter().cloned());
     ProcessSpec {
+        id: id.to_string(),
         path: action.path.clone(),
         args: action.args.clone(),
         dir: action.dir.clone(),
@@ -107,23 +175,41 @@ fn io(run: &Run, voice: &Voice) -> ProcessIo {
     }
 }
 
-async fn wait(process: &dyn Process, stage: &Stage, cancel: &CancellationToken) -> Ending {
-    let mut exit = pin!(process.wait());
+async fn wait(
+    mut process: Box<dyn Process>,
+    run: &Run,
+    stage: &Stage,
+    voice: &Voice,
+    cancel: &CancellationToken,
+) -> Ending {
+    let id = process.id().to_string();
     let ended = |result: garden_client::Result<i32>, stop| match result {
         Ok(status) => Ending::Exited { status, stop },
-        Err(error) => Ending::Lost(error),
+        Err(error) => Ending::Lost { id: id.clone(), error },
     };
-    tokio::select! {
-        biased;
-        result = &mut exit => return ended(result, Stop::NotAsked),
-        () = cancel.cancelled() => {}
+    loop {
+        let result = tokio::select! {
+            biased;
+            result = process.wait() => result,
+            () = cancel.cancelled() => break,
+        };
+        if !matches!(result, Err(garden_client::Error::Disconnected(_))) {
+            return ended(result, Stop::NotAsked);
+        }
+        tracing::warn!(guid = stage.guid, process = id, "executor.run-step.garden-is-away");
+        match cancel.run_until_cancelled(attach(run, stage, voice, &id)).await {
+            Some(Ok(attached)) => process = attached,
+            Some(Err(error)) => return ended(Err(error), Stop::NotAsked),
+            None => break,
+        }
     }
-    signal(process, Signal::Terminate, stage).await;
+    let mut exit = pin!(process.wait());
+    signal(process.as_ref(), Signal::Terminate, stage).await;
     if let Ok(result) = tokio::time::timeout(stage.shared.config.graceful_shutdown_interval, &mut exit).await
     {
         return ended(result, Stop::Asked);
     }
-    signal(process, Signal::Kill, stage).await;
+    signal(process.as_ref(), Signal::Kill, stage).await;
     match tokio::time::timeout(EXIT_TIMEOUT, exit).await {
         Ok(result) => ended(result, Stop::Killed),
         Err(_) => Ending::DidNotExit,

@@ -11,11 +11,11 @@ pub(super) async fn perform(
     ready: &Ready,
 ) -> Result {
     let Some((last, before)) = steps.split_last() else { return Ok(()) };
-    for step in before {
-        super::perform(step, stage, cancel, &Ready::default()).await?;
+    for (position, step) in before.iter().enumerate() {
+        super::perform(step, &stage.child(position), cancel, &Ready::default()).await?;
         if cancel.is_cancelled() {
             return Err(StepError::Cancelled);
         }
     }
-    super::perform(last, stage, cancel, ready).await
+    super::perform(last, &stage.child(before.len()), cancel, ready).await
 }

@@ -38,6 +38,7 @@ impl Scene {
             vantage: Arc::default(),
             readiness: mpsc::channel(1).0,
             capture: None,
+            place: Place::default(),
         };
         Scene { garden, stage, logs, _state: state }
     }

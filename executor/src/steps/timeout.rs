@@ -1,4 +1,4 @@
-//! Ends a step that takes too long.
+//! Ends a step that takes too long, counted from when it began, in whichever life of the executor that was.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::{Ready, Result, Stage, Step, StepError, go_duration};
+use crate::depot::{Mark, since_boot_ms};
 
 pub(super) async fn perform(
     step: &Step,
@@ -14,12 +15,22 @@ pub(super) async fn perform(
     cancel: &CancellationToken,
     ready: &Ready,
 ) -> Result {
+    let left = match stage.place.earlier() {
+        Some(Mark::Begun { at_ms }) => {
+            limit.saturating_sub(Duration::from_millis(since_boot_ms().saturating_sub(*at_ms)))
+        }
+        _ => {
+            stage.place.note(Mark::begun_now()).await?;
+            limit
+        }
+    };
     let child = cancel.child_token();
-    let mut running = pin!(super::perform(step, stage, &child, ready));
+    let inner = stage.child(0);
+    let mut running = pin!(super::perform(step, &inner, &child, ready));
     tokio::select! {
         biased;
         result = &mut running => return result,
-        () = tokio::time::sleep(limit) => {}
+        () = tokio::time::sleep(left) => {}
     }
     child.cancel();
     let result = running.await;

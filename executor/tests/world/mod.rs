@@ -36,11 +36,28 @@ pub fn world_with(change: impl FnOnce(&mut Config)) -> World {
 }
 
 pub fn executor_in(state: PathBuf, change: impl FnOnce(&mut Config)) -> (Executor, MemoryGarden) {
+    let garden = MemoryGarden::new();
+    (executor_on(garden.clone(), state, Logs::default(), change), garden)
+}
+
+/// An executor on a garden that may have a past.
+pub fn executor_on(
+    garden: MemoryGarden,
+    state: PathBuf,
+    logs: Logs,
+    change: impl FnOnce(&mut Config),
+) -> Executor {
     let http = diego_base::http::ClientConfig { timeout: None, ..Default::default() };
     let mut config = Config::new("cell-1", TOTAL, state, diego_base::http::client(&http).unwrap());
     change(&mut config);
-    let garden = MemoryGarden::new();
-    (Executor::new(config, Arc::new(garden.clone()), Logs::default()).unwrap(), garden)
+    Executor::new(config, Arc::new(garden), logs).unwrap()
+}
+
+/// Ends an executor that leaves its containers as they are.
+pub async fn leave(executor: Executor) {
+    let stop = tokio_util::sync::CancellationToken::new();
+    stop.cancel();
+    executor.run(stop).await;
 }
 
 /// The one that goes with the time of a paused test.
@@ -106,7 +123,7 @@ impl World {
     }
 }
 
-fn describe(event: &Event) -> String {
+pub fn describe(event: &Event) -> String {
     let container = event.container();
     let guid = &container.guid;
     match (event, &container.state) {

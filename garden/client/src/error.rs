@@ -17,6 +17,9 @@ pub enum Error {
     ServiceUnavailable(String),
     #[error("{0}")]
     Unrecoverable(String),
+    /// Garden could not be asked, or went away before it had answered: it may have done what it was asked to, or not.
+    #[error("{0}")]
+    Disconnected(String),
     #[error("{0}")]
     Other(String),
 }
@@ -49,7 +52,7 @@ impl Serialize for Error {
             Error::ExecutableNotFound(_) => "ExecutableNotFoundError",
             Error::ServiceUnavailable(_) => "ServiceUnavailableError",
             Error::Unrecoverable(_) => "UnrecoverableError",
-            Error::Other(_) => "",
+            Error::Disconnected(_) | Error::Other(_) => "",
         }
         .into();
         wire.serialize(serializer)

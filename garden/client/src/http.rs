@@ -86,8 +86,9 @@ impl HttpGarden {
         };
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, connect);
         let connected = connected.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        connected
-            .map_err(|error| Error::Other(format!("cannot connect to garden at {}: {error}", self.address)))
+        connected.map_err(|error| {
+            Error::Disconnected(format!("cannot connect to garden at {}: {error}", self.address))
+        })
     }
 
     /// By a connection of its own, which ends with the answer.
@@ -188,7 +189,7 @@ fn request(method: &Method, target: &str, content_type: &str, body: Body) -> Res
 
 fn broken<E: std::fmt::Display>(method: &Method, target: &str) -> impl Fn(E) -> Error {
     let call = format!("{method} {target}");
-    move |error| Error::Other(format!("{call} at garden: {error}"))
+    move |error| Error::Disconnected(format!("{call} at garden: {error}"))
 }
 
 fn empty() -> Body {

@@ -27,6 +27,7 @@ pub enum Call {
     StreamIn,
     StreamOut,
     Run,
+    Attach,
     SetProperty,
 }
 
@@ -124,6 +125,9 @@ struct State {
     next_port: u32,
     next_process: u32,
     disk_bytes: Option<u64>,
+    /// Counts how often it has gone away.
+    departures: watch::Sender<u32>,
+    away: bool,
 }
 
 #[derive(Default)]
@@ -139,6 +143,8 @@ struct Running {
     path: String,
     script: Script,
     status: watch::Sender<Option<i32>>,
+    /// Of who came last.
+    stdout: Option<Writer>,
 }
 
 const FIRST_PORT: u32 = 61001;
@@ -218,6 +224,34 @@ impl MemoryGarden {
         ended.count()
     }
 
+    /// Its process is killed; containers go on. Until it comes back every call finds nobody.
+    pub fn go_away(&self) {
+        let mut state = self.lock();
+        state.away = true;
+        state.departures.send_modify(|departures| *departures += 1);
+    }
+
+    pub fn come_back(&self) {
+        self.lock().away = false;
+    }
+
+    /// A process of this path writes to its output; whether anybody takes it.
+    pub async fn say(&self, handle: &str, path: &str, text: &str) -> bool {
+        let writer = || {
+            let mut state = self.lock();
+            let kept = state.containers.get_mut(handle)?;
+            kept.running.values_mut().find(|running| running.path == path)?.stdout.take()
+        };
+        let Some(mut writer) = writer() else { return false };
+        let said = write(&mut writer, text).await.is_ok();
+        let mut state = self.lock();
+        let kept = state.containers.get_mut(handle);
+        if let Some(running) = kept.and_then(|kept| kept.running.values_mut().find(|r| r.path == path)) {
+            running.stdout.get_or_insert(writer);
+        }
+        said
+    }
+
     /// A container vanishes without anybody having asked.
     pub fn lose(&self, handle: &str) {
         self.lock().destroy(handle);
@@ -239,13 +273,16 @@ impl MemoryGarden {
         alive.map(|running| running.path.clone()).collect()
     }
 
-    /// What was asked, in order: `create a`, `run a /bin/app`, `signal a 1 Terminate`, `destroy a`.
+    /// What was asked, in order: `create a`, `run a /bin/app`, `signal a /bin/app Terminate`, `destroy a`.
     pub fn calls(&self) -> Vec<String> {
         self.lock().calls.clone()
     }
 
     /// Records a call, waits while it is held, and fails if it is to.
     async fn enter(&self, call: Call, record: String) -> Result<()> {
+        if self.lock().away {
+            return Err(gone());
+        }
         self.lock().calls.push(record);
         loop {
             let mut released = {
@@ -320,6 +357,7 @@ impl Kept {
             external_ip: "127.0.0.1".to_string(),
             properties: self.seen.properties.clone(),
             mapped_ports: self.ports.clone(),
+            process_ids: self.running.keys().cloned().collect(),
             ..ContainerInfo::default()
         }
     }
@@ -332,6 +370,9 @@ impl Garden for MemoryGarden {
     }
 
     async fn capacity(&self) -> Result<Capacity> {
+        if self.lock().away {
+            return Err(gone());
+        }
         let disk = self.lock().disk_bytes.unwrap_or(CAPACITY_BYTES);
         Ok(Capacity {
             memory_in_bytes: CAPACITY_BYTES,
@@ -430,32 +471,26 @@ impl Garden for MemoryGarden {
     async fn run(&self, handle: &str, spec: ProcessSpec, io: ProcessIo) -> Result<Box<dyn Process>> {
         self.enter(Call::Run, format!("run {handle} {}", spec.path)).await?;
         let (id, script, status) = self.start(handle, spec)?;
-        if let Some(mut stdout) = io.stdout {
-            write(&mut stdout, &script.stdout).await?;
+        let mut stdout = io.stdout;
+        if let Some(stdout) = &mut stdout {
+            write(stdout, &script.stdout).await?;
         }
         if let Some(mut stderr) = io.stderr {
             write(&mut stderr, &script.stderr).await?;
         }
-        let process = MemoryProcess {
-            garden: self.clone(),
-            handle: handle.to_string(),
-            id,
-            status: status.subscribe(),
-        };
+        let process = self.process(handle, &id, stdout)?;
         if let Ending::After(time, exit_status) = script.ending {
             tokio::spawn(async move {
                 tokio::time::sleep(time).await;
                 status.send_if_modified(|ended| ended.replace(exit_status).is_none());
             });
         }
-        Ok(Box::new(process))
+        Ok(process)
     }
 
-    async fn attach(&self, handle: &str, process_id: &str, _io: ProcessIo) -> Result<Box<dyn Process>> {
-        let status = self.with(handle, |kept| kept.running.get(process_id).map(|r| r.status.subscribe()))?;
-        let status = status.ok_or_else(|| Error::ProcessNotFound { process_id: process_id.to_string() })?;
-        let (garden, handle, id) = (self.clone(), handle.to_string(), process_id.to_string());
-        Ok(Box::new(MemoryProcess { garden, handle, id, status }))
+    async fn attach(&self, handle: &str, process_id: &str, io: ProcessIo) -> Result<Box<dyn Process>> {
+        self.enter(Call::Attach, format!("attach {handle}")).await?;
+        self.process(handle, process_id, io.stdout)
     }
 
     async fn net_in(&self, handle: &str, host_port: u32, container_port: u32) -> Result<(u32, u32)> {
@@ -503,10 +538,30 @@ impl MemoryGarden {
         let kept = kept.ok_or_else(|| Error::ContainerNotFound { handle: handle.to_string() })?;
         let script = script.ok_or_else(|| Error::ExecutableNotFound(format!("{}: not found", spec.path)))?;
         let (status, _) = watch::channel(None);
-        let running = Running { path: spec.path.clone(), script: script.clone(), status: status.clone() };
+        let (path, stdout) = (spec.path.clone(), None);
+        let running = Running { path, script: script.clone(), status: status.clone(), stdout };
         kept.running.insert(id.clone(), running);
         kept.seen.processes.push(spec);
         Ok((id, script, status))
+    }
+}
+
+fn gone() -> Error {
+    Error::Disconnected("the garden in memory has gone away".to_string())
+}
+
+impl MemoryGarden {
+    /// For who listens from now on.
+    fn process(&self, handle: &str, id: &str, stdout: Option<Writer>) -> Result<Box<dyn Process>> {
+        let found = self.with(handle, |kept| {
+            let running = kept.running.get_mut(id)?;
+            running.stdout = stdout;
+            Some((running.status.subscribe(), running.path.clone()))
+        })?;
+        let (status, path) = found.ok_or_else(|| Error::ProcessNotFound { process_id: id.to_string() })?;
+        let (garden, handle, id) = (self.clone(), handle.to_string(), id.to_string());
+        let departures = self.lock().departures.subscribe();
+        Ok(Box::new(MemoryProcess { garden, handle, id, path, status, departures }))
     }
 }
 
@@ -518,7 +573,9 @@ struct MemoryProcess {
     garden: MemoryGarden,
     handle: String,
     id: String,
+    path: String,
     status: watch::Receiver<Option<i32>>,
+    departures: watch::Receiver<u32>,
 }
 
 #[async_trait::async_trait]
@@ -528,13 +585,19 @@ impl Process for MemoryProcess {
     }
 
     async fn wait(&self) -> Result<i32> {
-        let mut status = self.status.clone();
-        let ended = status.wait_for(Option::is_some).await.map(|status| *status);
+        let (mut status, mut departures) = (self.status.clone(), self.departures.clone());
+        let ended = tokio::select! {
+            _ = departures.changed() => return Err(gone()),
+            ended = status.wait_for(Option::is_some) => ended.map(|status| *status),
+        };
         ended.ok().flatten().ok_or_else(|| Error::ProcessNotFound { process_id: self.id.clone() })
     }
 
     async fn signal(&self, signal: Signal) -> Result<()> {
-        self.garden.lock().calls.push(format!("signal {} {} {signal:?}", self.handle, self.id));
+        if self.garden.lock().away {
+            return Err(gone());
+        }
+        self.garden.lock().calls.push(format!("signal {} {} {signal:?}", self.handle, self.path));
         self.garden.with(&self.handle, |kept| {
             let Some(running) = kept.running.get(&self.id) else { return };
             match (signal, running.script.on_terminate) {

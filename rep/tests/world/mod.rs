@@ -18,6 +18,7 @@ use garden_client::memory::{MemoryGarden, Script};
 use rep::{Identity, Stacks};
 use rep_client::RepClient;
 use tempfile::TempDir;
+use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -42,6 +43,16 @@ pub struct Cell {
     pub admin: RepClient,
     pub runs: JoinHandle<Result<(), rep::Error>>,
     stop: CancellationToken,
+    process: Process,
+}
+
+/// What a cell's tasks are in, so that all of them end at once when it is killed.
+struct Process(Option<Runtime>);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.0.take().into_iter().for_each(Runtime::shutdown_background);
+    }
 }
 
 impl World {
@@ -103,11 +114,12 @@ impl World {
         garden.script("/fails", Script::exits(3));
         let total = CellResources { memory_mb: 1024, disk_mb: 4096, containers: 20 };
         let state: PathBuf = self.state.path().join(cell_id);
+        let process = Runtime::new().unwrap();
+        let _inside = process.enter();
         let mut config = executor::Config::new(cell_id, total, state, self.http.clone());
         config.graceful_shutdown_interval = Duration::from_millis(200);
         change(&mut config);
-        let executor =
-            Executor::new(config, Arc::new(garden.clone()), executor::logs::Logs::default()).unwrap();
+        let executor = executor(config, &garden);
         let (listen, address) = Listen::loopback().unwrap();
         let (admin_listen, admin_address) = Listen::loopback().unwrap();
         let identity = Identity {
@@ -129,8 +141,9 @@ impl World {
             garden,
             rep: RepClient::new(self.http.clone(), &format!("http://{address}")),
             admin: RepClient::new(self.http.clone(), &format!("http://{admin_address}")),
-            runs: tokio::spawn(rep::run(config, executor, stop.clone())),
+            runs: process.spawn(rep::run(config, executor, stop.clone())),
             stop,
+            process: Process(Some(process)),
         }
     }
 
@@ -199,6 +212,20 @@ impl Drop for World {
     }
 }
 
+/// Waits for the end of an earlier one: the tasks of one that was killed go one by one.
+fn executor(config: executor::Config, garden: &MemoryGarden) -> Executor {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    loop {
+        let garden = Arc::new(garden.clone());
+        match Executor::new(config.clone(), garden, executor::logs::Logs::default()) {
+            Err(executor::StartError::InUse(_)) if std::time::Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            made => return made.unwrap(),
+        }
+    }
+}
+
 impl Cell {
     /// As the machine's administrator would.
     pub async fn stop(self) {
@@ -208,7 +235,7 @@ impl Cell {
 
     /// Its process dies: nothing is said to anyone.
     pub fn kill(self) -> MemoryGarden {
-        self.runs.abort();
+        drop(self.process);
         self.garden
     }
 }

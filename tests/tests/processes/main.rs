@@ -6,6 +6,7 @@
 
 mod edge;
 mod forward;
+mod survival;
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -24,7 +25,7 @@ use tests::{Answer, Footprint, busybox_image, diego, require_root};
 const STOP_TIME: Duration = Duration::from_secs(40);
 const PATIENCE: Duration = Duration::from_secs(30);
 /// In this order they are stopped: the cell first, so that what becomes of its containers is still told.
-const NAMES: [&str; 6] = ["rep", "gdn", "auctioneer", "bbs", "locket", "file-server"];
+const NAMES: [&str; 7] = ["cell", "rep", "gdn", "auctioneer", "bbs", "locket", "file-server"];
 /// What no other Diego on this machine uses.
 const GARDEN_APART: &[&str] = &[
     "--tag=prc",
@@ -49,6 +50,9 @@ struct Processes {
     rep_flags: Vec<String>,
     /// The cell is told in a file, as deployments do it.
     rep_in_file: bool,
+    garden_flags: Vec<String>,
+    /// The rep and garden are one process.
+    one_cell: bool,
 }
 
 impl Processes {
@@ -74,6 +78,8 @@ impl Processes {
             tls: false,
             rep_flags: Vec::new(),
             rep_in_file: false,
+            garden_flags: vec!["--destroy-containers-on-stop".into()],
+            one_cell: false,
         }
     }
 
@@ -97,6 +103,10 @@ impl Processes {
         let log = self.path(&format!("{name}.log"));
         let log = std::fs::File::options().create(true).append(true).open(log).unwrap();
         let mut command = Command::new(self.path(name));
+        if name == "cell" {
+            command = diego(self.dir.path());
+            command.arg(name);
+        }
         let told_in_file = name == "rep" && self.rep_in_file;
         if self.tls && !told_in_file && !["gdn", "file-server"].contains(&name) {
             command.args(
@@ -107,12 +117,16 @@ impl Processes {
         self.running.insert(name, command.spawn().unwrap());
     }
 
-    fn start_garden(&mut self) {
+    fn told_garden(&self) -> Vec<String> {
         let mut flags: Vec<String> = GARDEN_APART.iter().map(|flag| (*flag).to_owned()).collect();
         flags.push(self.flag("bind-socket", self.path("garden.sock")));
         flags.push(self.flag("depot", self.path("garden")));
-        flags.push("--destroy-containers-on-stop".into());
-        self.start("gdn", &flags);
+        flags.extend_from_slice(&self.garden_flags);
+        flags
+    }
+
+    fn start_garden(&mut self) {
+        self.start("gdn", &self.told_garden());
     }
 
     fn start_bbs(&mut self) {
@@ -126,7 +140,7 @@ impl Processes {
     }
 
     /// In the form in which deployments render it, with keys that mean nothing here.
-    fn rep_file(&self, stack: &Path) -> Value {
+    fn rep_file(&self) -> Value {
         let path = |name: &str| self.path(name).display().to_string();
         json!({
             "cell_id": "cell-1", "zone": "z1", "cell_index": 0, "session_name": "rep", "log_level": "info",
@@ -137,7 +151,7 @@ impl Processes {
             "locket_client_key_file": path("key"), "path_to_tls_cert": path("cert"),
             "path_to_tls_key": path("key"), "path_to_tls_ca_cert": path("ca-cert"),
             "garden_network": "unix", "garden_addr": path("garden.sock"), "cache_path": path("rep-cache"),
-            "temp_dir": path("rep-work"), "preloaded_root_fs": [format!("busybox:{}", stack.display())],
+            "temp_dir": path("rep-work"), "preloaded_root_fs": [format!("busybox:{}", path("busybox.tar"))],
             "supported_providers": ["docker"], "placement_tags": [], "optional_placement_tags": null,
             "memory_mb": "auto", "disk_mb": "1024", "container_owner_name": "rep", "set_cpu_weight": true,
             "evacuation_timeout": "10m0s", "polling_interval": "30s", "layering_mode": "single-layer",
@@ -147,31 +161,44 @@ impl Processes {
         })
     }
 
-    fn start_rep(&mut self, stack: &Path) {
+    fn start_rep(&mut self) {
         if self.rep_in_file {
-            std::fs::write(self.path("rep.json"), self.rep_file(stack).to_string()).unwrap();
+            std::fs::write(self.path("rep.json"), self.rep_file().to_string()).unwrap();
             return self.start("rep", &["-config".into(), self.path("rep.json").display().to_string()]);
         }
+        let mut flags = self.told_rep();
+        flags.push(self.flag("garden", self.path("garden.sock")));
+        flags.push("--disk-mb=1024".into());
+        self.start("rep", &flags);
+    }
+
+    fn start_cell(&mut self) {
+        self.start("cell", &[self.told_rep(), self.told_garden()].concat());
+    }
+
+    fn told_rep(&self) -> Vec<String> {
         let mut flags = vec![
             "--cell-id=cell-1".into(),
             self.address("listen", "rep"),
             self.address("admin-listen", "rep-admin"),
             self.address("locket", "locket"),
-            self.flag("garden", self.path("garden.sock")),
             self.flag("state-dir", self.path("rep-state")),
             format!("--bbs-url={}", self.url("bbs")),
-            format!("--stack=busybox={}", stack.display()),
+            format!("--stack=busybox={}", self.path("busybox.tar").display()),
             "--memory-mb=512".into(),
-            "--disk-mb=1024".into(),
         ];
         flags.extend_from_slice(&self.rep_flags);
-        self.start("rep", &flags);
+        flags
     }
 
     /// The rep first: it waits for those it needs.
-    fn start_all(&mut self, stack: &Path) {
-        self.start_rep(stack);
-        self.start_garden();
+    fn start_all(&mut self) {
+        if self.one_cell {
+            self.start_cell();
+        } else {
+            self.start_rep();
+            self.start_garden();
+        }
         self.start_bbs();
         let locket = [self.address("listen", "locket"), self.flag("database", self.path("locket.sqlite"))];
         self.start("locket", &locket);
@@ -203,8 +230,17 @@ impl Processes {
         answer.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    fn until<T>(&mut self, what: &str, mut found: impl FnMut(&Processes) -> Option<T>) -> T {
-        let deadline = Instant::now() + PATIENCE;
+    fn until<T>(&mut self, what: &str, found: impl FnMut(&Processes) -> Option<T>) -> T {
+        self.until_within(PATIENCE, what, found)
+    }
+
+    fn until_within<T>(
+        &mut self,
+        limit: Duration,
+        what: &str,
+        mut found: impl FnMut(&Processes) -> Option<T>,
+    ) -> T {
+        let deadline = Instant::now() + limit;
         loop {
             if let Some(found) = found(self) {
                 return found;
@@ -213,7 +249,7 @@ impl Processes {
             let ended = ended.find(|(_, status)| status.is_some());
             let ended = ended.map(|(name, status)| format!("{name} ended with {status:?}"));
             assert_eq!(ended, None, "{}", self.ends_of_logs());
-            assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}\n{}", self.ends_of_logs());
+            assert!(Instant::now() < deadline, "not within {limit:?}: {what}\n{}", self.ends_of_logs());
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -294,13 +330,11 @@ fn certify_for(dir: &Path, name: &str) {
 }
 
 /// A root filesystem as a cell has it on its disk: a tar.
-fn busybox_stack(dir: &Path) -> PathBuf {
+fn busybox_stack(dir: &Path) {
     let image = busybox_image(&[]);
     let mut tar = Vec::new();
     flate2::read::GzDecoder::new(&image.layer[..]).read_to_end(&mut tar).unwrap();
-    let path = dir.join("busybox.tar");
-    std::fs::write(&path, tar).unwrap();
-    path
+    std::fs::write(dir.join("busybox.tar"), tar).unwrap();
 }
 
 fn web() -> Value {
@@ -338,8 +372,8 @@ fn in_six_processes(test: &str, processes: fn() -> Processes, story: impl FnOnce
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let before = Footprint::take();
     let mut processes = processes();
-    let stack = busybox_stack(processes.dir.path());
-    processes.start_all(&stack);
+    busybox_stack(processes.dir.path());
+    processes.start_all();
     processes.until("the cell is there", |processes| processes.listed(&["cells"]).pop());
     // It tries again to get its lock after some seconds; what it was not there to hear comes with convergence only.
     processes.until("the auctioneer listens", |processes| {
@@ -355,7 +389,7 @@ fn in_six_processes(test: &str, processes: fn() -> Processes, story: impl FnOnce
         answers(&mut processes, &instance);
     }
     story(&mut processes, &instance);
-    for name in NAMES {
+    for name in NAMES.into_iter().filter(|name| processes.running.contains_key(name)).collect::<Vec<_>>() {
         assert_eq!(processes.stop(name), Some(0), "{name}\n{}", processes.ends_of_logs());
     }
     assert_eq!(Footprint::take(), before, "{test} left something");

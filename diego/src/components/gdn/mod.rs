@@ -84,12 +84,18 @@ pub async fn run_gdn(flags: Flags) -> Result<()> {
 }
 
 pub async fn run(name: Name, flags: ServerFlags) -> Result<()> {
+    let (config, shutdown) = prepare(name, flags)?;
+    Ok(garden::run(config, shutdown).await?)
+}
+
+/// What garden is told, and when it is to stop.
+pub fn prepare(name: Name, flags: ServerFlags) -> Result<(garden::Config, CancellationToken)> {
     let (shutdown, levels) = begin(name, &flags.log)?;
     let listen = settings::listen(name, &flags.server)?;
     let debug =
         settings::debug_address(&flags.server).map(|address| garden::debug::Config { address, levels });
     let gardener = configuration(name, flags)?;
-    Ok(garden::run(garden::Config { listen, debug, gardener }, shutdown).await?)
+    Ok((garden::Config { listen, debug, gardener }, shutdown))
 }
 
 async fn clean_up(flags: ServerFlags) -> Result<()> {

@@ -32,7 +32,7 @@ pub(super) struct Head {
 
 impl HttpGarden {
     pub(super) async fn hijack(&self, method: Method, target: &str, body: &[u8]) -> Result<(Head, Hijacked)> {
-        let broken = |error: io::Error| Error::Other(format!("{method} {target} at garden: {error}"));
+        let broken = |error: io::Error| Error::Disconnected(format!("{method} {target} at garden: {error}"));
         let mut stream = self.open(&method, target, body).await?;
         let first: Option<ProcessPayload> = wire::read_message(&mut stream).await.map_err(broken)?;
         let first = first.ok_or_else(|| broken(io::ErrorKind::UnexpectedEof.into()))?;
@@ -41,7 +41,7 @@ impl HttpGarden {
 
     /// A connection that has left HTTP behind.
     async fn open(&self, method: &Method, target: &str, body: &[u8]) -> Result<Hijacked> {
-        let broken = |error: io::Error| Error::Other(format!("{method} {target} at garden: {error}"));
+        let broken = |error: io::Error| Error::Disconnected(format!("{method} {target} at garden: {error}"));
         let mut stream = BufReader::new(self.connect().await?);
         let length = body.len();
         let head = format!(
@@ -188,8 +188,8 @@ async fn await_exit(
             }
             Ok(Some(ProcessPayload { exit_status: Some(status), .. })) => break Ok(status),
             Ok(Some(_)) => {}
-            Ok(None) => break Err(Error::Other("connection: decode failed: EOF".into())),
-            Err(error) => break Err(Error::Other(format!("connection: decode failed: {error}"))),
+            Ok(None) => break Err(Error::Disconnected("connection: decode failed: EOF".into())),
+            Err(error) => break Err(Error::Disconnected(format!("connection: decode failed: {error}"))),
         }
     };
     // An output that nobody takes any more is no failure of the process.
@@ -209,7 +209,7 @@ impl HttpProcess {
     async fn tell(&self, message: ProcessPayload) -> Result<()> {
         let message = ProcessPayload { process_id: self.id.clone(), ..message };
         let line = wire::line(&message).map_err(|error| Error::Other(error.to_string()))?;
-        self.messages.send(line).await.map_err(|_| Error::Other("connection: closed".into()))
+        self.messages.send(line).await.map_err(|_| Error::Disconnected("connection: closed".into()))
     }
 }
 
@@ -222,7 +222,7 @@ impl Process for HttpProcess {
     async fn wait(&self) -> Result<i32> {
         let mut status = self.status.clone();
         let ended = status.wait_for(Option::is_some).await.map(|status| status.clone());
-        ended.ok().flatten().unwrap_or_else(|| Err(Error::Other("connection: closed".into())))
+        ended.ok().flatten().unwrap_or_else(|| Err(Error::Disconnected("connection: closed".into())))
     }
 
     async fn signal(&self, signal: Signal) -> Result<()> {
