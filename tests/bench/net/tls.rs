@@ -201,8 +201,8 @@ fn agent_cpu_seconds() -> Result<f64> {
 async fn idle(executor: &Executor, garden: &Garden, authority: &Path, report: &mut Report) -> Result<()> {
     let count = number("IDLE", 100);
     let weight = || memory::pss_of(std::process::id());
-    // What the first ones cost once and for all.
-    let first = names("first", 10);
+    // As many as are measured: what so many at once cost once and for all, the allocator keeps for the next.
+    let first = names("first", count);
     start(executor, garden, &first, true).await?;
     let before = weight()?;
     let without = names("without", count);
