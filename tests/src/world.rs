@@ -49,7 +49,13 @@ impl Machine {
     #[track_caller]
     pub fn has_nothing_left(self) {
         let left = Footprint::since(&self.before);
-        assert!(left.is_empty(), "{} left {left:?}", self.test);
+        assert!(
+            left.is_empty(),
+            "{} left {} things: {:?}",
+            self.test,
+            left.len(),
+            &left[..left.len().min(40)]
+        );
     }
 }
 
@@ -132,7 +138,7 @@ impl Drop for World {
                 let _ = self.dev.kill();
                 let _ = self.dev.wait();
                 if !std::thread::panicking() {
-                    panic!("diego dev did not stop within {STOP_TIME:?}");
+                    panic!("diego dev did not stop within {STOP_TIME:?}\n{}", self.end_of_log());
                 }
             }
             std::thread::sleep(Duration::from_millis(20));

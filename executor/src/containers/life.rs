@@ -141,7 +141,18 @@ impl Owner<'_> {
             tokio::select! {
                 // Commands first: who was told to stop does not begin anything else.
                 biased;
-                Some(command) = self.commands.recv() => self.obey(command).await,
+                Some(command) = self.commands.recv() => {
+                    let mut obeying = pin!(self.obey(command));
+                    // The work goes on meanwhile: it may hold what is needed to obey.
+                    tokio::select! {
+                        biased;
+                        () = &mut obeying => {}
+                        result = &mut working => {
+                            obeying.await;
+                            return result;
+                        }
+                    }
+                }
                 result = &mut working => return result,
             }
         }

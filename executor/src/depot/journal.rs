@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
-
-use tokio::sync::Mutex;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Error, Mark, RECORD, REQUEST, Record, Request, make, remove, write};
 use crate::steps::{StepError, report};
@@ -56,13 +54,16 @@ impl Journal {
         self.with(move |_| remove(&dir)).await
     }
 
-    /// One after the other, also when nobody waits for it any more.
+    /// One after the other, also when nobody waits for it any more. It takes nobody who waits to be polled: a container's
+    /// owner notes what it was told while its work waits here, too.
     async fn with(
         &self,
         act: impl FnOnce(&mut Record) -> Result<(), Error> + Send + 'static,
     ) -> Result<(), Error> {
-        let mut record = self.record.clone().lock_owned().await;
-        let acting = tokio::task::spawn_blocking(move || act(&mut record));
+        let record = self.record.clone();
+        let acting = tokio::task::spawn_blocking(move || {
+            act(&mut record.lock().unwrap_or_else(PoisonError::into_inner))
+        });
         let interrupted =
             |error| Error { act: "write", path: self.dir.clone(), source: std::io::Error::other(error) };
         acting.await.map_err(interrupted)?

@@ -109,3 +109,31 @@ async fn steps_without_a_place_are_not_written_down() {
     place.note(Mark::Passed).await.unwrap();
     assert!(!place.is_recorded() && place.earlier().is_none());
 }
+
+#[tokio::test]
+async fn a_note_that_nobody_polls_holds_up_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let depot = Depot::open(dir.path()).unwrap();
+    let journal = depot.journal(Record::new(container("c")));
+    journal.begin(Request::new(Arc::new(run_info()), settings())).await.unwrap();
+    let (go_on, until_told) = std::sync::mpsc::channel::<()>();
+    let first = tokio::spawn({
+        let journal = journal.clone();
+        async move { journal.note(move |_| until_told.recv().unwrap()).await }
+    });
+    tokio::task::yield_now().await;
+    // A container's work, which waits while its owner obeys a command.
+    let mut second = std::pin::pin!(journal.note(|record| record.container.routable = true));
+    assert!(futures_util::poll!(&mut second).is_pending());
+    let mut third = std::pin::pin!(journal.note(|record| record.stopping = true));
+    assert!(futures_util::poll!(&mut third).is_pending());
+    go_on.send(()).unwrap();
+    first.await.unwrap().unwrap();
+    tokio::time::timeout(std::time::Duration::from_secs(60), third)
+        .await
+        .expect("it waits for the second")
+        .unwrap();
+    second.await.unwrap();
+    let record = depot.found().unwrap().pop().unwrap().record;
+    assert!(record.container.routable && record.stopping);
+}
