@@ -4,7 +4,7 @@
 //! home. A socket belongs for good to the network it was made in.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -89,7 +89,7 @@ struct Errand {
 
 #[derive(Debug, Clone, Copy)]
 enum Make {
-    Listener(u16),
+    Listener { port: u16, takes_ipv6: bool },
     Stream(AddressFamily),
 }
 
@@ -114,12 +114,14 @@ impl Errands {
         Ok(Errands(sender))
     }
 
+    /// Of every address of that network: those of IPv4, and the others, too, if there are any.
     pub async fn listener(
         &self,
         namespace: &Arc<Namespace>,
         port: u16,
+        takes_ipv6: bool,
     ) -> Result<std::net::TcpListener, Error> {
-        let made = self.go(namespace, Make::Listener(port)).await;
+        let made = self.go(namespace, Make::Listener { port, takes_ipv6 }).await;
         made.map(Into::into).map_err(|source| Error::Listen { port, source })
     }
 
@@ -143,18 +145,30 @@ fn enter(namespace: &OwnedFd) -> io::Result<()> {
 }
 
 fn make(what: Make) -> io::Result<OwnedFd> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let family = match what {
-        Make::Listener(_) => AddressFamily::INET,
-        Make::Stream(family) => family,
-    };
-    let socket = socket_with(family, SocketType::STREAM, flags, None)?;
-    if let Make::Listener(port) = what {
-        // Connections of an earlier listener may not be over yet.
-        sockopt::set_socket_reuseaddr(&socket, true)?;
-        bind(&socket, &std::net::SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))?;
-        listen(&socket, BACKLOG)?;
+    match what {
+        Make::Stream(family) => socket(family),
+        Make::Listener { port, takes_ipv6: false } => {
+            listener(socket(AddressFamily::INET)?, (Ipv4Addr::UNSPECIFIED, port).into())
+        }
+        Make::Listener { port, takes_ipv6: true } => {
+            let both = socket(AddressFamily::INET6)?;
+            // Otherwise a sysctl of the network decides.
+            sockopt::set_ipv6_v6only(&both, false)?;
+            listener(both, (Ipv6Addr::UNSPECIFIED, port).into())
+        }
     }
+}
+
+fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(socket_with(family, SocketType::STREAM, flags, None)?)
+}
+
+fn listener(socket: OwnedFd, at: SocketAddr) -> io::Result<OwnedFd> {
+    // Connections of an earlier listener may not be over yet.
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    bind(&socket, &at)?;
+    listen(&socket, BACKLOG)?;
     Ok(socket)
 }
 

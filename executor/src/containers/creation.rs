@@ -18,7 +18,7 @@ use crate::cache::{Fetched, Wanted};
 use crate::credentials::Issued;
 use crate::depot::Journal;
 use crate::edge::ports::Front;
-use crate::edge::{self, Edge, Shown};
+use crate::edge::{self, Edge, Place, Shown};
 use crate::logs::{LogStream, Out};
 use crate::steps::{byte_size, report};
 use crate::{CachedDependency, Container, PortMapping, RunInfo, RunResult, Shared, credentials};
@@ -253,13 +253,14 @@ impl Order<'_> {
         else {
             return edges.cannot_enter(self.guid).map(|()| None);
         };
-        let at: NetworkNamespace = told.parse().map_err(|error: NotANamespace| error.to_string())?;
+        let network: NetworkNamespace = told.parse().map_err(|error: NotANamespace| error.to_string())?;
         let routes = &self.run_info.internal_routes;
         let to_containers =
             credentials::container_to_container(config, authority, self.guid, self.run_info, routes)
                 .map_err(|error| report(&error))?;
         let shown = Shown { to_routers: identity, to_containers: &to_containers };
-        let opened = edges.open(self.guid, at, app, fronts, shown, self.stop.child_token()).await;
+        let place = Place { network, app, has_ipv6: addresses.internal_v6.is_some() };
+        let opened = edges.open(self.guid, place, fronts, shown, self.stop.child_token()).await;
         opened.map(Some).map_err(|error| report(&error))
     }
 

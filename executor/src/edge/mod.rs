@@ -58,6 +58,16 @@ pub(crate) struct Edges {
     said: Once,
 }
 
+/// Where a container is found.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    pub network: NetworkNamespace,
+    /// Where its app is connected to.
+    pub app: IpAddr,
+    /// It has an address of IPv6 beside that of IPv4.
+    pub has_ipv6: bool,
+}
+
 /// The two certificates of a container.
 #[derive(Clone, Copy)]
 pub(crate) struct Shown<'a> {
@@ -95,16 +105,15 @@ impl Edges {
     pub async fn open(
         &self,
         guid: &str,
-        at: NetworkNamespace,
-        app: IpAddr,
+        place: Place,
         fronts: &[Front],
         shown: Shown<'_>,
         stop: CancellationToken,
     ) -> Result<Edge, Error> {
-        let namespace = Arc::new(Namespace::open(at)?);
+        let namespace = Arc::new(Namespace::open(place.network)?);
         let mut listeners = Vec::new();
         for front in fronts {
-            let socket = self.errands.listener(&namespace, front.port).await?;
+            let socket = self.errands.listener(&namespace, front.port, place.has_ipv6).await?;
             let listener = TcpListener::from_std(socket);
             listeners.push((*front, listener.map_err(|source| Error::Serve { port: front.port, source })?));
         }
@@ -113,7 +122,7 @@ impl Edges {
             guid: guid.to_string(),
             errands: self.errands.clone(),
             namespace,
-            app,
+            app: place.app,
             places: [Arc::new(Semaphore::new(self.connections_of_one)), self.places_of_all.clone()],
             tasks: TaskTracker::new(),
             stop: stop.clone(),

@@ -383,7 +383,8 @@ async fn a_container_is_served_where_it_is_and_its_connections_are_drained() {
     let shown = Shown { to_routers: &first, to_containers: &other };
     let stop = CancellationToken::new();
     let app_ip = [127, 0, 0, 1].into();
-    let open = |stop| edges.open("h", container.at(), app_ip, &fronts, shown, stop);
+    let place = Place { network: container.at(), app: app_ip, has_ipv6: false };
+    let open = |stop| edges.open("h", place, &fronts, shown, stop);
     let edge = open(stop.child_token()).await.unwrap();
 
     let inside = Arc::new(Namespace::open(container.at()).unwrap());
@@ -398,7 +399,7 @@ async fn a_container_is_served_where_it_is_and_its_connections_are_drained() {
     let mut early = connect(61001, &authority).await.unwrap();
     assert_eq!(early.read(&mut [0]).await.unwrap(), 0);
 
-    let app = TcpListener::from_std(edges.errands.listener(&inside, 8080).await.unwrap()).unwrap();
+    let app = TcpListener::from_std(edges.errands.listener(&inside, 8080, false).await.unwrap()).unwrap();
     let serve = tokio::spawn(async move {
         while let Ok((mut connection, _)) = app.accept().await {
             tokio::spawn(async move {
@@ -452,4 +453,45 @@ async fn a_container_is_served_where_it_is_and_its_connections_are_drained() {
     let mut stream = connect(61001, &authority).await.unwrap();
     assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
     drop(again);
+}
+
+#[tokio::test]
+async fn a_container_with_two_addresses_is_served_at_both() {
+    let Some(container) = Container::start("a_container_with_two_addresses_is_served_at_both") else {
+        return;
+    };
+    if !std::path::Path::new("/proc/net/if_inet6").exists() {
+        println!("SKIPPED a_container_with_two_addresses_is_served_at_both: this kernel has no IPv6");
+        return;
+    }
+    let authority = authority();
+    let edges = Edges::new(&ContainerProxy::default(), Errands::start().unwrap()).unwrap();
+    let issued = authority.issue(NAME);
+    let shown = Shown { to_routers: &issued, to_containers: &issued };
+    let inside = Arc::new(Namespace::open(container.at()).unwrap());
+    let app_ip = [127, 0, 0, 1].into();
+    let connect = async |to: IpAddr| {
+        let socket = edges.errands.stream(&inside, to).await.unwrap();
+        let stream = tokio::net::TcpSocket::from_std_stream(socket).connect((to, 61001).into()).await?;
+        let mut stream = tls(stream, authority.client(None, &[&rustls::version::TLS13])).await?;
+        let mut heard = Vec::new();
+        stream.read_to_end(&mut heard).await?;
+        std::io::Result::Ok(heard)
+    };
+    let app = TcpListener::from_std(edges.errands.listener(&inside, 8080, false).await.unwrap()).unwrap();
+    let serve = tokio::spawn(async move {
+        while let Ok((mut connection, _)) = app.accept().await {
+            connection.write_all(b"hello").await.unwrap();
+        }
+    });
+    let fronts = [Front { app_port: 8080, port: 61001 }];
+    for (has_ipv6, by_ipv6) in [(true, Some(&b"hello"[..])), (false, None)] {
+        let place = Place { network: container.at(), app: app_ip, has_ipv6 };
+        let edge = edges.open("h", place, &fronts, shown, CancellationToken::new()).await.unwrap();
+        assert_eq!(connect(app_ip).await.unwrap(), b"hello");
+        let met = connect(std::net::Ipv6Addr::LOCALHOST.into()).await;
+        assert_eq!(met.as_deref().ok(), by_ipv6, "{has_ipv6}: {met:?}");
+        edge.close(Duration::from_secs(10)).await;
+    }
+    serve.abort();
 }
