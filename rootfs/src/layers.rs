@@ -107,9 +107,14 @@ impl Layers {
         Ok(scratch)
     }
 
+    /// Emptied at every start.
+    pub fn scratch_directory(&self) -> &Path {
+        &self.scratch
+    }
+
     /// A place out of sight for what is to be removed.
     pub fn trash(&self) -> PathBuf {
-        self.scratch.join(format!("trash-{:016x}", rand::random::<u64>()))
+        tree::trash_in(&self.scratch)
     }
 
     /// Makes what was unpacked visible as a layer, whole and at once.

@@ -35,7 +35,7 @@ const WRITABLE_INODES_MIN: u64 = 16;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DiskLimit {
     pub bytes: u64,
-    /// Enforced where the filesystem counts them, as with project quotas; a btrfs does not.
+    /// Enforced where the kernel has project quotas; a btrfs counts none.
     pub inodes: u64,
     pub scope: DiskScope,
 }
@@ -136,7 +136,7 @@ impl Store {
         let size = self.size(image, limit)?;
         let counts_inodes = self.inner.areas.chosen.counts_inodes();
         if limit.inodes > 0 && !counts_inodes {
-            tracing::debug!(handle, inodes = limit.inodes, "disk.inode-limit-not-held");
+            tracing::info!(handle, inodes = limit.inodes, "disk.inode-limit-not-held");
         }
         let limit = limit.on(&image.name, size, counts_inodes)?;
         let record = RootRecord {
@@ -493,7 +493,7 @@ mod tests {
         let directory = scratch.path().join("disk");
         fs::create_dir(&directory).unwrap();
         let disk = Arc::new(Disk { directory, stalled: Barrier::new(2), goes_on: Barrier::new(2) });
-        let areas = Areas { chosen: disk.clone(), earlier: None };
+        let areas = Areas { chosen: disk.clone(), earlier: Vec::new() };
         Arc::get_mut(&mut store.inner).unwrap().areas = Arc::new(areas);
         let reserve = |handle: &str| {
             let record =

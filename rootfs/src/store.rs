@@ -4,7 +4,7 @@
 //! <dir>/lock                     held while a process uses the store
 //! <dir>/layers/<hex>/            see `layers`
 //! <dir>/images/<hex>.json        an image by its digest: its layers and how it is run
-//! <dir>/roots-….btrfs            a filesystem for what containers write, see `quota`
+//! <dir>/roots-….{ext4,btrfs}     a filesystem for what containers write, see `quota`
 //! <dir>/roots/<name>/            the same, where there is no such filesystem, see `roots`
 //! <dir>/tmp/                     under way or being removed; emptied at every start
 //! ```
@@ -262,9 +262,9 @@ impl Store {
         let client = Client::new(config.registries.clone())?;
         let chores = Arc::new(Chores::start(layers.clone()));
         let plain = directory.join("roots");
-        let plain =
-            Plain::open(plain.clone(), layers.clone(), chores.clone()).map_err(disk("open", &plain))?;
-        let areas = Arc::new(Areas::open(directory, &config.quota, plain)?);
+        let plain = Plain::open(plain.clone(), layers.scratch_directory(), chores.clone())
+            .map_err(disk("open", &plain))?;
+        let areas = Arc::new(Areas::open(directory, &config.quota, plain, &chores)?);
         let ledger = room::ledger(config.ledger.as_ref(), directory)?;
         let collector = Arc::new(Collector { layers: layers.clone(), images });
         let roots_tenant = Arc::new(RootsTenant { areas: areas.clone() });

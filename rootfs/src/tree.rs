@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -15,6 +15,11 @@ use rustix::io::Errno;
 const DEPTH_MAX: usize = 64;
 const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// A name in `directory` for what is to be removed.
+pub fn trash_in(directory: &Path) -> PathBuf {
+    directory.join(format!("trash-{:016x}", rand::random::<u64>()))
+}
 
 /// Removes whatever is at `path`; nothing there is no error.
 pub fn remove(path: &Path) -> io::Result<()> {

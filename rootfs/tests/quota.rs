@@ -1,4 +1,5 @@
-//! Limits of roots, enforced by the kernel. Needs root, btrfs and mkfs.btrfs.
+//! Limits of roots in a filesystem of our own, enforced by the kernel. Needs root, btrfs and mkfs.btrfs. In the machine that
+//! `tests/vm` boots, whose kernel has project quotas, it is an ext4.
 
 mod common;
 
@@ -34,6 +35,10 @@ fn config(backend: Backend) -> Config {
     config
 }
 
+fn backend() -> Backend {
+    if std::env::var_os("IN_VM").is_some() { Backend::Ext4 } else { Backend::Btrfs }
+}
+
 impl World {
     fn new(test: &str) -> Option<World> {
         if !common::is_root() {
@@ -42,7 +47,7 @@ impl World {
         }
         let directory = tempfile::tempdir().unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        match Store::open(&directory.path().join("store"), config(Backend::Btrfs)) {
+        match Store::open(&directory.path().join("store"), config(backend())) {
             Ok(store) => Some(World { directory, store }),
             Err(error) => {
                 println!("SKIPPED {test}: {error}");
@@ -81,8 +86,8 @@ async fn pull(store: &Store, directory: &Path) -> Image {
 
 fn image_file(store: &Path) -> PathBuf {
     let paths = fs::read_dir(store).unwrap().map(|entry| entry.unwrap().path());
-    let mut images: Vec<PathBuf> =
-        paths.filter(|path| path.extension().is_some_and(|extension| extension == "btrfs")).collect();
+    let is_image = |path: &PathBuf| path.extension().is_some_and(|kind| kind == "btrfs" || kind == "ext4");
+    let mut images: Vec<PathBuf> = paths.filter(is_image).collect();
     assert_eq!(images.len(), 1, "{images:?}");
     images.remove(0)
 }
@@ -287,7 +292,7 @@ const KILLED: &str = "ROOTFS_TEST_KILLED";
 #[tokio::test]
 async fn a_process_that_will_be_killed() {
     let Some(directory) = std::env::var_os(KILLED).map(PathBuf::from) else { return };
-    let store = Store::open(&directory.join("store"), config(Backend::Btrfs)).unwrap();
+    let store = Store::open(&directory.join("store"), config(backend())).unwrap();
     let image = pull(&store, &directory).await;
     let root = directory.join("root");
     // Seen by a container alone, as its init would mount it.
@@ -349,7 +354,7 @@ async fn a_store_whose_process_was_killed_is_opened_beside_its_living_containers
     let kill = scopeguard(move || _ = rustix::process::kill_process(living, rustix::process::Signal::KILL));
     let file = image_file(&directory.path().join("store"));
     assert!(behind_a_loop_device(&file), "the living container holds it");
-    let store = Store::open(&directory.path().join("store"), config(Backend::Btrfs)).unwrap();
+    let store = Store::open(&directory.path().join("store"), config(backend())).unwrap();
     assert!(store.handles().contains(&"living".to_string()));
     store.recover(&BTreeSet::from(["living".to_string()])).unwrap();
     assert_eq!(store.handles(), ["living"]);
@@ -366,7 +371,7 @@ async fn a_store_whose_process_was_killed_is_opened_beside_its_living_containers
     // And once more, with nobody living: then the device goes with the last process.
     drop(kill);
     until("the device is gone", || !behind_a_loop_device(&file));
-    let store = Store::open(&directory.path().join("store"), config(Backend::Btrfs)).unwrap();
+    let store = Store::open(&directory.path().join("store"), config(backend())).unwrap();
     assert_eq!(store.recover(&BTreeSet::new()).unwrap(), ["living", "new"]);
 }
 
@@ -391,7 +396,7 @@ async fn a_filesystem_that_cannot_be_mounted_is_made_anew() {
     until("the device is gone", || !behind_a_loop_device(&file));
     File::options().write(true).open(&file).unwrap().write_all(&vec![0; 1 << 20]).unwrap();
     fs::write(directory.path().join("store/roots-earlier.btrfs"), "of an earlier run").unwrap();
-    let store = Store::open(&directory.path().join("store"), config(Backend::Btrfs)).unwrap();
+    let store = Store::open(&directory.path().join("store"), config(backend())).unwrap();
     let image = pull(&store, directory.path()).await;
     store.mount("a", &image, None, BaseIds::default(), exclusive(MIB)).unwrap();
     image_file(&directory.path().join("store"));
@@ -409,7 +414,7 @@ async fn a_filesystem_that_containers_may_live_on_is_never_made_anew() {
     let mut broken = File::options().read(true).write(true).open(&file).unwrap();
     broken.write_all(&vec![0; 1 << 20]).unwrap();
     let device = garden_sys::loop_device::attach(&broken, false).unwrap();
-    for backend in [Backend::Auto, Backend::Btrfs, Backend::Plain] {
+    for backend in [Backend::Auto, backend(), Backend::Plain] {
         let refused = Store::open(&directory.path().join("store"), config(backend)).err().expect("no store");
         let said = refused.to_string();
         assert!(said.starts_with("containers may live on the filesystem for roots"), "{said}");
@@ -418,7 +423,7 @@ async fn a_filesystem_that_containers_may_live_on_is_never_made_anew() {
     }
     drop(device);
     until("the device is gone", || !behind_a_loop_device(&file));
-    Store::open(&directory.path().join("store"), config(Backend::Btrfs)).unwrap();
+    Store::open(&directory.path().join("store"), config(backend())).unwrap();
     assert_ne!(fs::metadata(&file).unwrap().ino(), broken.metadata().unwrap().ino(), "a new one");
 }
 
@@ -433,7 +438,7 @@ async fn roots_of_a_store_without_limits_are_known_to_one_with() {
     let mount = plain.mount("plain", &image, None, BaseIds::default(), exclusive(MIB)).unwrap();
     fs::write(mount.upper.join("file"), vec![1; 2 << 20]).unwrap();
     drop((mount, image, plain));
-    let store = Store::open(&directory.path().join("store"), config(Backend::Btrfs)).unwrap();
+    let store = Store::open(&directory.path().join("store"), config(backend())).unwrap();
     assert_eq!(store.handles(), ["plain"]);
     assert!(store.usage("plain").unwrap().exclusive_bytes >= 2 * MIB);
     store.unmount("plain").unwrap();
@@ -537,7 +542,7 @@ async fn a_disk_too_small_for_all_images_keeps_those_in_use_and_never_fills_up()
         Ok(disk) => disk,
         Err(reason) => return println!("SKIPPED {name}: {reason}"),
     };
-    let mut config = config(Backend::Btrfs);
+    let mut config = config(backend());
     config.quota.image_bytes = Some(256 * MIB);
     let store = Store::open(&disk.path.join("store"), config).unwrap();
     let room = store.store_usage().unwrap().room_bytes;

@@ -9,7 +9,6 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,7 +16,7 @@ use std::time::{Duration, Instant};
 use garden_sys::btrfs::{self, Group};
 use rustix::fs::{CWD, Mode, OFlags};
 
-use super::image::Image;
+use super::image::{Image, Kind};
 use super::{Config, Limit, Quota, Unavailable, Written};
 use crate::tree;
 
@@ -25,7 +24,6 @@ const ALL_ROOTS: Group = Group::new(1, 1);
 /// One in so many bytes of the filesystem is never given to roots, and this much at least.
 const KEPT_FREE_PART: u64 = 20;
 const KEPT_FREE_BYTES_MIN: u64 = 64 << 20;
-const SECTOR_BYTES: u64 = 512;
 const FIGURE_BYTES_MAX: usize = 32;
 /// How long a new root waits for what others left.
 const RECLAIM_MAX: Duration = Duration::from_secs(2);
@@ -51,13 +49,8 @@ impl Btrfs {
         if garden_sys::mount::Filesystem::open("btrfs").is_err() {
             return Err(Unavailable::NoBtrfs);
         }
-        let image = Image::open(store, config.image_bytes, lived_in)?;
-        if let Some(wanted) = config.image_bytes
-            && wanted.abs_diff(image.bytes) >= 1 << 20
-        {
-            let (path, bytes) = (image.path.display(), image.bytes);
-            tracing::warn!(%path, bytes, wanted, "the filesystem for roots keeps its size until the machine starts again");
-        }
+        let image = Image::open(store, Kind::Btrfs, config.image_bytes, lived_in)?;
+        image.compare(config.image_bytes);
         let refused = |act| move |source| Unavailable::Quota { act, source };
         let simple = enable_quota(&image).map_err(refused("enable quotas"))?;
         match btrfs::create_group(image.top(), ALL_ROOTS) {
@@ -180,7 +173,7 @@ impl Quota for Btrfs {
     }
 
     fn taken(&self) -> io::Result<u64> {
-        Ok(std::fs::metadata(&self.image.path)?.blocks() * SECTOR_BYTES)
+        self.image.taken()
     }
 
     fn promised(&self) -> io::Result<u64> {

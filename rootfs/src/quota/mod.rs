@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! project the store's own filesystem, XFS or ext4, where it counts for projects; each root a project of its own
-//! btrfs   a filesystem in a file of the store, made for this; each root a subvolume with a quota group of its own
+//! ext4    a filesystem in a file of the store, made for this; the same
+//! btrfs   another, for kernels without those quotas; each root a subvolume with a quota group of its own
 //! plain   directories of the store; limits are refused or accounted, but no write is stopped
 //! ```
 //! What is there is tried in this order at the start, and logged. Layers stay outside: they are shared, and an overlay
@@ -18,7 +19,9 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::chores::Chores;
 use crate::store::{Error, disk};
+use image::Kind;
 
 pub(crate) use plain::Plain;
 
@@ -36,6 +39,8 @@ pub enum Backend {
     Auto,
     /// An error where it does not work.
     Project,
+    /// The same.
+    Ext4,
     /// The same.
     Btrfs,
     Plain,
@@ -96,34 +101,41 @@ pub(crate) trait Quota: std::fmt::Debug + Send + Sync {
 pub(crate) struct Areas {
     /// Of new roots.
     pub chosen: Arc<dyn Quota>,
-    /// Where an earlier start put its roots, where that is elsewhere.
-    pub earlier: Option<Arc<dyn Quota>>,
+    /// Where earlier starts put their roots, where that is elsewhere.
+    pub earlier: Vec<Arc<dyn Quota>>,
 }
 
 impl Areas {
-    pub fn open(store: &Path, config: &Config, plain: Plain) -> Result<Areas, Error> {
-        let lived_in = image::lived_in(store)?;
+    pub fn open(store: &Path, config: &Config, plain: Plain, chores: &Arc<Chores>) -> Result<Areas, Error> {
+        let lived_in = |kind| image::lived_in(store, kind);
+        let living = [(Kind::Ext4, lived_in(Kind::Ext4)?), (Kind::Btrfs, lived_in(Kind::Btrfs)?)];
         let (home, by_project) = home(store, config, plain)?;
-        let settled = by_project || config.backend == Backend::Plain;
-        if settled && !lived_in {
-            return Ok(Areas { chosen: home, earlier: None });
-        }
-        match btrfs::Btrfs::open(store, config, lived_in) {
-            Ok(earlier) if settled => Ok(Areas { chosen: home, earlier: Some(Arc::new(earlier)) }),
-            Ok(chosen) => {
-                tracing::info!(store = %store.display(), backend = "btrfs", "{chosen}");
-                tracing::info!(store = %store.display(), "limits of inodes are not held: a btrfs has as many as its bytes allow");
-                Ok(Areas { chosen: Arc::new(chosen), earlier: Some(home) })
+        let mut chosen = by_project.then(|| home.clone());
+        let (mut earlier, mut reasons) = (Vec::new(), Vec::new());
+        for (kind, lived_in) in living {
+            let wanted = chosen.is_none() && wants(config.backend, kind, &living);
+            if !wanted && !lived_in {
+                continue;
             }
-            // To go on without it would be to forget them, and to withdraw the layers under them.
-            Err(error) if lived_in => Err(Unavailable::LivedIn { source: Box::new(error) }.into()),
-            Err(error) if config.backend == Backend::Btrfs => Err(error.into()),
-            Err(error) => {
-                let reason = error.to_string();
+            match open(store, config, kind, lived_in, chores) {
+                Ok(area) if wanted => chosen = Some(area),
+                Ok(area) => earlier.push(area),
+                // To go on without it would be to forget them, and to withdraw the layers under them.
+                Err(error) if lived_in => return Err(Unavailable::LivedIn { source: Box::new(error) }.into()),
+                Err(error) if config.backend != Backend::Auto => return Err(error.into()),
+                Err(error) => reasons.push(error.to_string()),
+            }
+        }
+        match &chosen {
+            Some(chosen) if Arc::ptr_eq(chosen, &home) => {}
+            Some(_) => earlier.push(home.clone()),
+            None if reasons.is_empty() => {}
+            None => {
+                let reason = reasons.join("; ");
                 tracing::warn!(store = %store.display(), reason, "disk limits are accounted, not enforced");
-                Ok(Areas { chosen: home, earlier: None })
             }
         }
+        Ok(Areas { chosen: chosen.unwrap_or(home), earlier })
     }
 
     pub fn all(&self) -> impl Iterator<Item = &Arc<dyn Quota>> {
@@ -131,9 +143,47 @@ impl Areas {
     }
 }
 
+/// Whether new roots may be put into a filesystem of a kind. What containers live from is gone on with, as long as nobody
+/// says otherwise: two such files would be two parts of one disk.
+fn wants(backend: Backend, kind: Kind, living: &[(Kind, bool)]) -> bool {
+    let none_lives = living.iter().all(|(_, lived_in)| !lived_in);
+    match backend {
+        Backend::Auto => none_lives || living.contains(&(kind, true)),
+        Backend::Ext4 => kind == Kind::Ext4,
+        Backend::Btrfs => kind == Kind::Btrfs,
+        Backend::Project | Backend::Plain => false,
+    }
+}
+
+/// A filesystem in a file.
+fn open(
+    store: &Path,
+    config: &Config,
+    kind: Kind,
+    lived_in: bool,
+    chores: &Arc<Chores>,
+) -> Result<Arc<dyn Quota>, Unavailable> {
+    let area: Arc<dyn Quota> = match kind {
+        Kind::Ext4 => {
+            let project = project::Project::in_a_file(store, config, lived_in, chores)?;
+            tracing::info!(store = %store.display(), backend = "ext4", "{project}");
+            Arc::new(project)
+        }
+        Kind::Btrfs => {
+            let btrfs = btrfs::Btrfs::open(store, config, lived_in)?;
+            tracing::info!(store = %store.display(), backend = "btrfs", "{btrfs}");
+            Arc::new(btrfs)
+        }
+    };
+    if !area.counts_inodes() {
+        tracing::warn!(store = %store.display(), "limits of inodes are not held: this kernel counts none for a directory, only bytes");
+    }
+    Ok(area)
+}
+
 /// The store's own directory of roots, and whether projects hold them to their limits.
 fn home(store: &Path, config: &Config, plain: Plain) -> Result<(Arc<dyn Quota>, bool), Error> {
-    if matches!(config.backend, Backend::Plain | Backend::Btrfs) {
+    if matches!(config.backend, Backend::Plain | Backend::Ext4 | Backend::Btrfs) {
         return Ok((Arc::new(plain), false));
     }
     match project::probe(store) {
@@ -166,9 +216,13 @@ pub enum Unavailable {
     NotRoot,
     #[error("the filesystem of {path} has no project quotas (mount option prjquota): {source}")]
     NoProjects { path: String, source: io::Error },
+    #[error("there is no {kind} for roots here: {reason}")]
+    NotHere { kind: &'static str, reason: String },
     #[error("this kernel has no btrfs")]
     NoBtrfs,
-    #[error("cannot run {program} (Debian package btrfs-progs) to make a filesystem for roots: {source}")]
+    #[error(
+        "cannot run {program} (Debian packages e2fsprogs, btrfs-progs) to make a filesystem for roots: {source}"
+    )]
     NoProgram { program: &'static str, source: io::Error },
     #[error("{program} cannot make a filesystem for roots in {path}: {said}")]
     NotMade { program: &'static str, path: String, said: String },

@@ -7,20 +7,27 @@ use std::sync::Arc;
 
 use super::{Limit, Quota, Written};
 use crate::chores::Chores;
-use crate::layers::Layers;
 use crate::{overlay, tree};
 
 #[derive(Debug)]
 pub struct Plain {
     directory: PathBuf,
-    layers: Arc<Layers>,
+    trash: PathBuf,
     chores: Arc<Chores>,
 }
 
 impl Plain {
-    pub fn open(directory: PathBuf, layers: Arc<Layers>, chores: Arc<Chores>) -> io::Result<Plain> {
-        fs::create_dir_all(&directory)?;
-        Ok(Plain { directory, layers, chores })
+    /// `trash`: a directory of the same filesystem, where what is discarded waits to be removed.
+    pub fn open(directory: PathBuf, trash: &Path, chores: Arc<Chores>) -> io::Result<Plain> {
+        for directory in [&directory, trash] {
+            fs::create_dir_all(directory)?;
+        }
+        Ok(Plain { directory, trash: trash.into(), chores })
+    }
+
+    /// Waits until all that was discarded is removed.
+    pub fn settle(&self) {
+        self.chores.settle();
     }
 }
 
@@ -43,7 +50,7 @@ impl Quota for Plain {
     }
 
     fn discard(&self, name: &str) -> io::Result<()> {
-        let trash = self.layers.trash();
+        let trash = tree::trash_in(&self.trash);
         match fs::rename(self.directory.join(name), &trash) {
             Ok(()) => self.chores.remove(trash),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}

@@ -1,11 +1,12 @@
-//! Each root a project of the store's own filesystem, XFS or ext4, where that holds projects to limits.
+//! Each root a project of a filesystem that holds projects to limits: the store's own, XFS or ext4, or an ext4 in a file of
+//! the store, made for this.
 //!
-//! Roots are plain directories of the store; whatever is made in one belongs to its project. The kernel counts bytes and
+//! Roots are plain directories; whatever is made in one belongs to its project. The kernel counts bytes and
 //! inodes as they are taken and refuses what exceeds the limit: XFS as a disk that is full (ENOSPC), ext4 as EDQUOT. ext4
 //! lets a process with CAP_SYS_RESOURCE pass; overlays give that up for what is written through them, also by root.
 //!
 //! All roots together are promised a part of the disk, as with a filesystem of their own; there is no project of projects
-//! that would hold them to it, so one root without a limit is given that part as its own.
+//! that would hold them to it, so one root without a limit is given that part as its own. An ext4 of their own is that part.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,13 +14,15 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use garden_sys::project::{self, Used};
 use rootfs_ledger::{Marks, Space};
 use rustix::fs::{CWD, Mode, OFlags};
 
+use super::image::{Image, Kind};
 use super::{Config, Limit, Plain, Quota, Unavailable, Written};
+use crate::chores::Chores;
 use crate::tree;
 
 /// Projects of ours; far from those that people number by hand. Other stores may have theirs on the same filesystem, so
@@ -37,7 +40,13 @@ pub struct Project {
     /// Of those roots that have one, by name.
     projects: Mutex<HashMap<String, u32>>,
     capacity: u64,
+    /// Where the filesystem is one for roots alone.
+    image: Option<Image>,
 }
+
+/// In an ext4 of our own.
+const ROOTS: &str = "roots";
+const TRASH: &str = "trash";
 
 /// Whether the filesystem of the store has them.
 pub fn probe(store: &Path) -> Result<File, Unavailable> {
@@ -54,24 +63,74 @@ pub fn probe(store: &Path) -> Result<File, Unavailable> {
 }
 
 impl Project {
+    /// On the store's own filesystem.
     pub fn open(plain: Plain, filesystem: File, config: &Config) -> Result<Project, Unavailable> {
-        let path = plain.directory().display().to_string();
-        let failed = |act| move |source| Unavailable::Image { act, path, source };
-        let space = Space::of(plain.directory()).map_err(failed.clone()("measure"))?;
-        let mut projects = HashMap::new();
-        let mut taken = 0;
-        for entry in std::fs::read_dir(plain.directory()).map_err(failed.clone()("read"))? {
-            let entry = entry.map_err(failed.clone()("read"))?;
+        let mut project = Project { plain, filesystem, projects: Mutex::default(), capacity: 0, image: None };
+        let space = project.measure()?;
+        let taken = project.read()?;
+        let room = Marks::of(space.total).room(space.taken());
+        project.capacity =
+            taken + config.image_bytes.unwrap_or(space.free / 2).saturating_sub(taken).min(room);
+        Ok(project)
+    }
+
+    /// In an ext4 in a file of the store.
+    pub fn in_a_file(
+        store: &Path,
+        config: &Config,
+        lived_in: bool,
+        chores: &Arc<Chores>,
+    ) -> Result<Project, Unavailable> {
+        if !rustix::process::geteuid().is_root() {
+            return Err(Unavailable::NotRoot);
+        }
+        if !lived_in {
+            super::image::probe(store, Kind::Ext4)?;
+        }
+        let image = Image::open(store, Kind::Ext4, config.image_bytes, lived_in)?;
+        image.compare(config.image_bytes);
+        let failed = |act| {
+            let path = image.path.display().to_string();
+            move |source| Unavailable::Image { act, path, source }
+        };
+        let trash = image.directory().join(TRASH);
+        let plain = Plain::open(image.directory().join(ROOTS), &trash, chores.clone());
+        let plain = plain.map_err(failed("enter the filesystem in"))?;
+        for left in std::fs::read_dir(&trash).map_err(failed("read the filesystem in"))? {
+            chores.remove(left.map_err(failed("read the filesystem in"))?.path());
+        }
+        let filesystem = File::open(image.directory()).map_err(failed("open the filesystem in"))?;
+        let mut project =
+            Project { plain, filesystem, projects: Mutex::default(), capacity: 0, image: Some(image) };
+        // Without what the filesystem keeps free of containers.
+        project.capacity = project.measure()?.total;
+        project.read()?;
+        Ok(project)
+    }
+
+    fn measure(&self) -> Result<Space, Unavailable> {
+        Space::of(self.directory()).map_err(self.failed("measure"))
+    }
+
+    fn failed(&self, act: &'static str) -> impl FnOnce(io::Error) -> Unavailable + use<> {
+        let path = self.directory().display().to_string();
+        move |source| Unavailable::Image { act, path, source }
+    }
+
+    /// Learns the projects of the roots that are there; what they take together, in bytes.
+    fn read(&mut self) -> Result<u64, Unavailable> {
+        let (mut projects, mut taken) = (HashMap::new(), 0);
+        for entry in std::fs::read_dir(self.directory()).map_err(self.failed("read"))? {
+            let entry = entry.map_err(self.failed("read"))?;
             let of = File::open(entry.path()).and_then(|root| project::of(root.as_fd()));
             // None, of a root that was made without limits.
             if let Ok(id @ 1..) = of {
                 projects.insert(entry.file_name().to_string_lossy().into_owned(), id);
-                taken += project::used(filesystem.as_fd(), id).unwrap_or_default().bytes;
+                taken += self.used(id).unwrap_or_default().bytes;
             }
         }
-        let room = Marks::of(space.total).room(space.taken());
-        let capacity = taken + config.image_bytes.unwrap_or(space.free / 2).saturating_sub(taken).min(room);
-        Ok(Project { plain, filesystem, projects: Mutex::new(projects), capacity })
+        self.projects = Mutex::new(projects);
+        Ok(taken)
     }
 
     fn projects(&self) -> MutexGuard<'_, HashMap<String, u32>> {
@@ -104,7 +163,11 @@ impl Project {
 
 impl fmt::Display for Project {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (path, bytes) = (self.directory().display(), self.capacity);
+        let bytes = self.capacity;
+        let path = match &self.image {
+            Some(image) => image.path.display(),
+            None => self.directory().display(),
+        };
         write!(f, "disk limits are enforced by project quotas on {path}, which takes up to {bytes} bytes")
     }
 }
@@ -165,12 +228,20 @@ impl Quota for Project {
     }
 
     fn taken(&self) -> io::Result<u64> {
+        if let Some(image) = &self.image {
+            return image.taken();
+        }
         let ids: Vec<u32> = self.projects().values().copied().collect();
         ids.into_iter().map(|id| self.used(id).map(|used| used.bytes)).sum()
     }
 
     fn promised(&self) -> io::Result<u64> {
-        Ok(self.capacity.saturating_sub(self.taken()?))
+        let most = self.image.as_ref().map_or(self.capacity, |image| image.bytes);
+        Ok(most.saturating_sub(self.taken()?))
+    }
+
+    fn reclaim(&self) {
+        self.plain.settle();
     }
 
     fn groups(&self) -> io::Result<usize> {
