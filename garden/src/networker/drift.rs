@@ -8,8 +8,9 @@ use std::sync::PoisonError;
 use garden_sys::netlink::route::Route;
 use garden_sys::nftables::{Family, Look};
 
+use super::links::host_side_addresses;
 use super::plan::Connection;
-use super::{Error, Networker, Result, host, host_side_addresses, make_table, rules};
+use super::{Error, Networker, Result, host, make_table, rules};
 
 /// What is there now.
 pub struct Seen {

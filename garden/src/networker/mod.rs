@@ -8,19 +8,21 @@
 pub mod address;
 mod beside;
 mod chosen;
+mod config;
 mod departures;
 mod drift;
 mod egress;
 pub mod explain;
 mod host;
+mod links;
 pub mod plan;
+mod ports;
 mod published;
 pub mod resolv;
 pub mod rules;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::BorrowedFd;
@@ -33,13 +35,14 @@ use std::time::Duration;
 use crate::milestone;
 pub use address::{AnyNetwork, Network};
 pub use chosen::Wanted;
+pub use config::Config;
+use config::{check_ipv6, check_pool};
 use departures::{Departures, Reservations};
-use garden_client::{BandwidthLimits, MappedPort, NetIn, NetOutRule, NetworkStat};
-use garden_sys::netlink::in_namespace;
-use garden_sys::netlink::route::{LINK_NAME_BYTES_MAX, Route, Veth};
+use garden_client::{NetIn, NetOutRule};
+use garden_sys::netlink::route::LINK_NAME_BYTES_MAX;
 use garden_sys::nftables::{Family, Look};
 pub use plan::Connection;
-use plan::{CONTAINER_LINK, MTU_V6_MIN, Pool, SUBNET_PREFIX_BITS, SUBNET_V6_PREFIX_BITS};
+use plan::{MTU_V6_MIN, Pool};
 pub use published::{Published, host_addresses};
 
 use crate::plugins::network::{self, Connected};
@@ -50,75 +53,6 @@ const DEFAULT_MTU: u32 = 1500;
 const SETTLE_TIME: Duration = Duration::from_secs(20);
 /// The number of a container's subnet, in hexadecimal, ends the name of its link.
 const LINK_SUFFIX_BYTES_MAX: usize = 8;
-/// By which neighbours find one another: the same on every link, and of no use beyond it.
-const HOST_LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
-const CONTAINER_LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
-const LINK_LOCAL_PREFIX_BITS: u8 = 64;
-const CONTAINER_SIDE: &str = "set up a container's side of a link";
-
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// Cut into networks of four addresses, one a container.
-    pub pool: Network,
-    /// Cut the same way; `None`: containers have no IPv6.
-    pub pool_v6: Option<Network<Ipv6Addr>>,
-    pub port_pool_start: u16,
-    pub port_pool_size: u16,
-    /// Of the nftables table; two gardens on one host need two names and two prefixes.
-    pub table: String,
-    pub link_prefix: String,
-    /// `None`: that of the link of the host's default route.
-    pub mtu: Option<u32>,
-    /// Everything of IPv4 stands for everything, unless networks of IPv6 are named, too.
-    pub deny_networks: Vec<AnyNetwork>,
-    pub allow_host_access: bool,
-    pub dns_servers: Vec<IpAddr>,
-    pub additional_dns_servers: Vec<IpAddr>,
-    pub additional_host_entries: Vec<String>,
-    /// `None`: that of the host's way to the internet.
-    pub external_ip: Option<IpAddr>,
-    /// Networks are made by somebody else: the host's firewall and settings are left alone.
-    pub idle: bool,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            pool: Network::new(Ipv4Addr::new(10, 254, 0, 0), 18),
-            pool_v6: None,
-            port_pool_start: 61001,
-            port_pool_size: 4534,
-            table: "diego".into(),
-            link_prefix: "diego-".into(),
-            mtu: None,
-            deny_networks: Vec::new(),
-            allow_host_access: false,
-            dns_servers: Vec::new(),
-            additional_dns_servers: Vec::new(),
-            additional_host_entries: Vec::new(),
-            external_ip: None,
-            idle: false,
-        }
-    }
-}
-
-impl Config {
-    /// Whether a connection of an earlier life could have been made with these settings: with others its address or the
-    /// name of its link would become another's. One without IPv6 could, before there was a pool for that.
-    pub fn could_have_made(&self, connection: &Connection) -> bool {
-        let pool_v6 = self.pool_v6.filter(|_| connection.v6.is_some());
-        let pooled = Connection::new(self.pool, pool_v6, connection.subnet, &self.link_prefix);
-        let made = match connection.chosen {
-            Some(network) if network.overlaps(self.pool) => return false,
-            Some(network) => pooled.chosen(network, connection.container_ip),
-            None => pooled,
-        };
-        let names = |connection: &Connection| {
-            (connection.host_ip, connection.container_ip, connection.v6, connection.host_link.clone())
-        };
-        u64::from(connection.subnet) < Pool::subnets(self.pool).size() && names(&made) == names(connection)
-    }
-}
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -317,65 +251,15 @@ impl Networker {
         Ok(lock(&self.reservations.chosen).acquire(wanted, self.config.pool)?)
     }
 
-    /// Adds ports to a connection: all that are asked for, or none.
-    pub fn reserve_ports(&self, connection: &mut Connection, net_in: &[NetIn]) -> Result<()> {
-        let had = connection.mapped_ports.len();
-        for port in net_in {
-            match self.reserve_port(port.host_port, port.container_port) {
-                Ok(mapped) => connection.mapped_ports.push(mapped),
-                Err(error) => {
-                    let mut ports = lock(&self.reservations.ports);
-                    connection.mapped_ports.drain(had..).for_each(|port| ports.release(port.host_port));
-                    return Err(error);
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// How many more containers there are addresses for.
     pub fn free_addresses(&self) -> u64 {
         lock(&self.reservations.subnets).free()
-    }
-
-    fn reserve_port(&self, host_port: u32, container_port: u32) -> Result<MappedPort> {
-        for port in [host_port, container_port] {
-            u16::try_from(port).map_err(|_| Error::NoSuchPort(port))?;
-        }
-        let v6 = self.config.pool_v6.is_some();
-        let mut pool = lock(&self.reservations.ports);
-        let host_port = if host_port == 0 {
-            next_free_port(&mut pool, v6)?
-        } else if host::listened_on(host_port as u16, v6) || !pool.take(host_port) {
-            return Err(Error::PortInUse(host_port));
-        } else {
-            host_port
-        };
-        Ok(MappedPort {
-            host_port,
-            container_port: if container_port == 0 { host_port } else { container_port },
-        })
     }
 
     /// Makes what [`Networker::reserve`] reserved. At an error, [`Networker::disconnect`] takes away what exists.
     pub fn connect(&self, handle: &str, connection: &Connection, namespace: BorrowedFd<'_>) -> Result<()> {
         self.link(connection, namespace)?;
         self.open_firewall(handle, connection)
-    }
-
-    /// Links a namespace with the host. Until [`Networker::open_firewall`], nothing that comes from it is let through.
-    pub fn link(&self, connection: &Connection, namespace: BorrowedFd<'_>) -> Result<()> {
-        let host = Route::open().map_err(Error::netlink("reach the host's links"))?;
-        self.make_links(&host, connection, namespace).map_err(Error::netlink("make a container's links"))?;
-        milestone::passed();
-        host::configure_link(&connection.host_link, connection.v6.is_some())?;
-        host_side(&host, connection).map_err(Error::netlink("set up the host's side of a link"))?;
-        milestone::passed();
-        let container = enter(connection, namespace)?;
-        container_side(&container, connection).map_err(Error::netlink(CONTAINER_SIDE))?;
-        rules::prepared(&self.config.table, connection)
-            .commit("prepare the firewall for a container")
-            .map_err(Error::netlink("prepare the firewall"))
     }
 
     /// Lets through what the container that has just been linked may send and receive: its address, its ports, its egress rules.
@@ -395,67 +279,9 @@ impl Networker {
             .map_err(Error::netlink("open the firewall"))
     }
 
-    /// Holds what the container receives, and what it sends, each to its rate. The kernel does it as long as the link lives,
-    /// whatever becomes of garden.
-    pub fn shape(
-        &self,
-        connection: &Connection,
-        namespace: BorrowedFd<'_>,
-        limits: BandwidthLimits,
-    ) -> Result<()> {
-        let Some(rate) = plan::rate(limits, self.mtu) else { return Ok(()) };
-        let limit = |links: &Route, name| links.limit_rate(links.index(name)?, rate);
-        let both = || {
-            limit(&Route::open()?, &connection.host_link)?;
-            limit(&Route::open_in(namespace)?, CONTAINER_LINK)
-        };
-        both().map_err(Error::netlink("limit a container's bandwidth"))
-    }
-
-    fn make_links(
-        &self,
-        host: &Route,
-        connection: &Connection,
-        namespace: BorrowedFd<'_>,
-    ) -> garden_sys::netlink::Result<()> {
-        let veth = Veth {
-            name: &connection.host_link,
-            peer_name: CONTAINER_LINK,
-            peer_namespace: namespace,
-            mtu: self.mtu,
-        };
-        match host.create_veth(&veth) {
-            // A leftover of an earlier life: nobody else may use our prefix, and our pool says the name is free.
-            Err(error) if error.errno() == Some(rustix::io::Errno::EXIST.raw_os_error()) => {
-                host.delete(&connection.host_link)?;
-                host.create_veth(&veth)
-            }
-            result => result,
-        }
-    }
-
     /// Reserves again what a container of an earlier life has that is about to be taken away.
     pub fn reserve_again(&self, connection: &Connection) {
         self.reservations.take(connection);
-    }
-
-    /// Maps one more port of a running container. The caller records the result in the connection.
-    pub fn net_in(&self, connection: &Connection, host_port: u32, container_port: u32) -> Result<MappedPort> {
-        let port = self.reserve_port(host_port, container_port)?;
-        rules::port_mapped(&self.config.table, connection, port)
-            .commit("map a port")
-            .map_err(Error::netlink("open the firewall"))
-            .inspect_err(|_| lock(&self.reservations.ports).release(port.host_port))?;
-        Ok(port)
-    }
-
-    /// Of a port that could not be recorded. One whose rule cannot be removed stays reserved.
-    pub fn undo_net_in(&self, connection: &Connection, port: MappedPort) {
-        let unmapped = rules::port_unmapped(&self.config.table, connection, port);
-        match unmapped.commit("unmap a port") {
-            Ok(()) => lock(&self.reservations.ports).release(port.host_port),
-            Err(error) => tracing::error!(port = port.host_port, %error, "cannot unmap a port"),
-        }
     }
 
     /// Back to the rules of the connection, when more could not be recorded.
@@ -483,33 +309,6 @@ impl Networker {
         if !self.departures.settle(SETTLE_TIME) {
             tracing::warn!("networks of containers are still being taken away");
         }
-    }
-
-    /// Of all containers at once, by the name of the host's link; as the container sees it.
-    pub fn traffic(&self) -> Result<BTreeMap<String, NetworkStat>> {
-        let links = Route::open()
-            .and_then(|host| host.links())
-            .map_err(Error::netlink("read the links' counters"))?;
-        let ours = links.into_iter().filter(|link| link.name.starts_with(&self.config.link_prefix));
-        Ok(ours
-            .map(|link| (link.name, NetworkStat { rx_bytes: link.tx_bytes, tx_bytes: link.rx_bytes }))
-            .collect())
-    }
-
-    /// Deletes links with our prefix that belong to none of `kept`.
-    pub fn delete_stray_links(&self, kept: &[&Connection]) -> Result<()> {
-        let host = Route::open().map_err(Error::netlink("reach the host's links"))?;
-        let links = host.links().map_err(Error::netlink("list the host's links"))?;
-        let stray = links.into_iter().map(|link| link.name).filter(|name| {
-            name.starts_with(&self.config.link_prefix)
-                && !kept.iter().any(|connection| connection.host_link == *name)
-        });
-        let mut outcome = Ok(());
-        for name in stray {
-            tracing::info!(link = name, "deleting a stray link");
-            outcome = outcome.and(host.delete(&name).map(drop));
-        }
-        outcome.map_err(Error::netlink("delete a stray link"))
     }
 
     /// When no container is left: no trace in the firewall. (Forwarding stays on: others may have come to rely on it.)
@@ -546,15 +345,6 @@ impl Networker {
             container_ip,
         )
     }
-}
-
-/// All that would only fail with the first container.
-fn check_ipv6(config: &Config, pool: Network<Ipv6Addr>, mtu: u32) -> Result<()> {
-    plan::check_pool_v6(pool, config.pool).map_err(|source| Error::PoolV6 { pool, source })?;
-    if !host::has_ipv6() {
-        return Err(Error::NoIpv6(pool));
-    }
-    if mtu < MTU_V6_MIN { Err(Error::MtuV6 { mtu, pool }) } else { Ok(()) }
 }
 
 fn policy(config: &Config, host_resolv_conf: &str) -> rules::Policy {
@@ -609,104 +399,4 @@ fn claim(kind: &'static str, name: &str) -> Result<UnixListener> {
 
 fn lock<T>(pool: &Mutex<T>) -> MutexGuard<'_, T> {
     pool.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Ports that some process of the host listens on are passed over: mapping one would take it away from that process.
-fn next_free_port(pool: &mut Pool, v6: bool) -> Result<u32> {
-    let mut passed_over = Vec::new();
-    let port = loop {
-        match pool.acquire() {
-            Some(port) if host::listened_on(port as u16, v6) => passed_over.push(port),
-            other => break other,
-        }
-    };
-    for busy in passed_over {
-        pool.release(busy);
-    }
-    port.ok_or(Error::PortsUsedUp)
-}
-
-fn host_side(host: &Route, connection: &Connection) -> garden_sys::netlink::Result<()> {
-    let index = host.index(&connection.host_link)?;
-    if connection.v6.is_some() {
-        host.without_own_addresses(index)?;
-    }
-    host.bring_up(index)?;
-    host_side_addresses(connection).iter().try_for_each(|address| address.give(host, index))
-}
-
-/// What is attached to this host would not be reached any more.
-fn check_pool(config: &Config) -> Result<()> {
-    let within = host::address_within(config.pool, &config.link_prefix);
-    match within.map_err(Error::netlink("list the host's addresses"))? {
-        Some((link, address)) => Err(Error::PoolOverlaps { pool: config.pool, link, address }),
-        None => Ok(()),
-    }
-}
-
-/// An address of one side of a link, and what is reached by it.
-#[derive(Debug, Clone, Copy)]
-enum Given {
-    Within(IpAddr, u8),
-    /// The other side alone: others of its network are on other links.
-    Beside(Ipv4Addr, Ipv4Addr),
-}
-
-impl Given {
-    fn address(self) -> IpAddr {
-        match self {
-            Self::Within(address, _) => address,
-            Self::Beside(address, _) => address.into(),
-        }
-    }
-
-    fn give(self, links: &Route, index: u32) -> garden_sys::netlink::Result<()> {
-        match self {
-            Self::Within(address, prefix_bits) => links.add_address(index, address, prefix_bits),
-            Self::Beside(address, other) => links.add_address_with_peer(index, address, other),
-        }
-    }
-
-    fn v4(connection: &Connection, address: Ipv4Addr, other: Ipv4Addr) -> Self {
-        match connection.chosen {
-            None => Self::Within(address.into(), SUBNET_PREFIX_BITS),
-            Some(_) => Self::Beside(address, other),
-        }
-    }
-}
-
-fn host_side_addresses(connection: &Connection) -> Vec<Given> {
-    let mut addresses = vec![Given::v4(connection, connection.host_ip, connection.container_ip)];
-    if let Some(ends) = connection.v6 {
-        addresses.push(Given::Within(HOST_LINK_LOCAL.into(), LINK_LOCAL_PREFIX_BITS));
-        addresses.push(Given::Within(ends.host_ip.into(), SUBNET_V6_PREFIX_BITS));
-    }
-    addresses
-}
-
-fn container_side(container: &Route, connection: &Connection) -> garden_sys::netlink::Result<()> {
-    container.bring_up(container.index("lo")?)?;
-    let index = container.index(CONTAINER_LINK)?;
-    Given::v4(connection, connection.container_ip, connection.host_ip).give(container, index)?;
-    if connection.v6.is_some() {
-        container.without_own_addresses(index)?;
-    }
-    container.bring_up(index)?;
-    container.add_default_route(connection.host_ip)?;
-    let Some(ends) = connection.v6 else { return Ok(()) };
-    container.add_address(index, CONTAINER_LINK_LOCAL, LINK_LOCAL_PREFIX_BITS)?;
-    container.add_address(index, ends.container_ip, SUBNET_V6_PREFIX_BITS)?;
-    container.add_default_route(ends.host_ip)
-}
-
-/// A door into the container's network namespace, which has what its link needs.
-fn enter(connection: &Connection, namespace: BorrowedFd<'_>) -> Result<Route> {
-    let open = || -> Result<Route> {
-        if connection.v6.is_some() {
-            host::speak_ipv6("lo")?;
-            host::speak_ipv6(CONTAINER_LINK)?;
-        }
-        Route::open().map_err(Error::netlink(CONTAINER_SIDE))
-    };
-    in_namespace(namespace, open).map_err(Error::netlink(CONTAINER_SIDE))?
 }

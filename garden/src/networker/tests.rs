@@ -9,6 +9,8 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use garden_client::{BandwidthLimits, MappedPort};
+use garden_sys::netlink::route::{Route, Veth};
 use garden_sys::netlink::{in_namespace, new_namespace};
 
 use super::*;
