@@ -25,8 +25,10 @@ const ALL_ROOTS: Group = Group::new(1, 1);
 const KEPT_FREE_PART: u64 = 20;
 const KEPT_FREE_BYTES_MIN: u64 = 64 << 20;
 const FIGURE_BYTES_MAX: usize = 32;
-/// How long a new root waits for what others left.
-const RECLAIM_MAX: Duration = Duration::from_secs(2);
+/// A new root waits for what others left until there is this much room, as long as it becomes more within this time.
+const RECLAIM_BYTES: u64 = 16 << 20;
+const RECLAIM_PATIENCE: Duration = Duration::from_secs(30);
+const RECLAIM_PUSH: Duration = Duration::from_secs(1);
 const RECLAIM_PAUSE: Duration = Duration::from_millis(10);
 const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -87,6 +89,12 @@ impl Btrfs {
             }
         };
         Ok(Group::new(0, id))
+    }
+
+    /// What roots that are there take, in bytes: no waiting makes that less.
+    fn living(&self) -> u64 {
+        let names = super::names(self).unwrap_or_default();
+        names.iter().filter_map(|name| self.figure(self.group(name).ok()?, "referenced").ok()).sum()
     }
 
     fn figure(&self, group: Group, name: &str) -> io::Result<u64> {
@@ -181,13 +189,25 @@ impl Quota for Btrfs {
     }
 
     fn reclaim(&self) {
-        let full = self.figure(ALL_ROOTS, "referenced").unwrap_or(0);
-        if let Err(error) = btrfs::sync(self.image.top()) {
-            tracing::warn!(%error, "cannot write the filesystem for roots back");
+        let enough = (self.image.bytes - kept_free(&self.image)).saturating_sub(RECLAIM_BYTES);
+        let taken = || self.figure(ALL_ROOTS, "referenced").unwrap_or(0);
+        if self.living() > enough {
+            return;
         }
-        let began = Instant::now();
-        while began.elapsed() < RECLAIM_MAX && self.figure(ALL_ROOTS, "referenced").unwrap_or(0) >= full {
+        let (mut least, mut since, mut pushed) = (taken(), Instant::now(), None);
+        while least > enough && since.elapsed() < RECLAIM_PATIENCE {
+            // What goes away only after one push is freed by the next.
+            if pushed.is_none_or(|at: Instant| at.elapsed() > RECLAIM_PUSH) {
+                if let Err(error) = btrfs::sync(self.image.top()) {
+                    tracing::warn!(%error, "cannot write the filesystem for roots back");
+                }
+                pushed = Some(Instant::now());
+            }
             std::thread::sleep(RECLAIM_PAUSE);
+            let now = taken();
+            if now < least {
+                (least, since) = (now, Instant::now());
+            }
         }
     }
 
