@@ -96,6 +96,8 @@ pub struct Disk {
     pub high_mark_bytes: u64,
     pub brim_bytes: u64,
     pub claimed_bytes: u64,
+    /// What other processes on this machine are promised of the disk, or about to write.
+    pub elsewhere_bytes: u64,
     /// What roots may take together, as advertised.
     pub roots_capacity_bytes: u64,
     pub tenants: BTreeMap<String, Tenancy>,
@@ -116,7 +118,7 @@ pub struct Tenancy {
 
 impl Disk {
     fn new(report: Report, roots_capacity_bytes: u64) -> Disk {
-        let Report { space, marks, tenants, claimed_bytes, room_bytes, collected } = report;
+        let Report { space, marks, tenants, claimed_bytes, elsewhere_bytes, room_bytes, collected } = report;
         let ours: u64 = tenants.iter().map(|(_, usage, _)| usage.bytes).sum();
         let mut by_name: BTreeMap<String, Tenancy> = BTreeMap::new();
         for (name, usage, promised) in tenants {
@@ -133,6 +135,7 @@ impl Disk {
             high_mark_bytes: marks.high,
             brim_bytes: marks.brim,
             claimed_bytes,
+            elsewhere_bytes,
             roots_capacity_bytes,
             tenants: by_name,
             others_bytes: space.taken().saturating_sub(ours),

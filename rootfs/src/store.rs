@@ -264,8 +264,9 @@ impl Store {
         let plain = directory.join("roots");
         let plain = Plain::open(plain.clone(), layers.scratch_directory(), chores.clone())
             .map_err(disk("open", &plain))?;
-        let areas = Arc::new(Areas::open(directory, &config.quota, plain, &chores)?);
         let ledger = room::ledger(config.ledger.as_ref(), directory)?;
+        let elsewhere = ledger.elsewhere()?;
+        let areas = Arc::new(Areas::open(directory, &config.quota, plain, &chores, elsewhere)?);
         let collector = Arc::new(Collector { layers: layers.clone(), images });
         let roots_tenant = Arc::new(RootsTenant { areas: areas.clone() });
         ledger.register(&collector);

@@ -279,6 +279,65 @@ async fn roots_are_offered_what_the_disk_has_at_the_moment() {
     }
 }
 
+const FILLS: &str = "FILLS_A_DISK_WITH_OTHERS";
+
+/// Started by the test below as a process of its own: claims and writes until it is refused.
+#[test]
+fn a_process_that_fills_a_disk_with_others() {
+    let Some(disk) = std::env::var_os(FILLS).map(PathBuf::from) else { return };
+    let ledger = Ledger::open_in_common(&disk, &disk.join("accounts")).unwrap();
+    println!("ready");
+    let block = vec![9; 1 << 20];
+    for number in 0.. {
+        let Ok(mut claim) = ledger.claim("a file", 24 * MIB) else { return };
+        let path = disk.join(format!("written-{}-{number}", std::process::id()));
+        let mut file = File::create(path).unwrap();
+        for _ in 0..24 {
+            claim.take(MIB).unwrap();
+            file.write_all(&block).expect("what was claimed can be written");
+        }
+    }
+}
+
+/// As `gdn`, `rep`, a file server and a registry cache do on one machine.
+#[tokio::test]
+async fn processes_that_fill_one_disk_leave_what_others_were_promised() {
+    let name = "processes_that_fill_one_disk_leave_what_others_were_promised";
+    let Some(disk) = SmallDisk::new(name) else { return };
+    let ledger = Ledger::open_in_common(&disk.path, &disk.path.join("accounts")).unwrap();
+    let store = store(&disk.path, Some(&ledger));
+    let start = || {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "a_process_that_fills_a_disk_with_others", "--nocapture"])
+            .env(FILLS, &disk.path)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .unwrap();
+        let (mut said, mut output, mut byte) = (String::new(), child.stdout.take().unwrap(), [0]);
+        while !said.contains("ready") {
+            assert_eq!(output.read(&mut byte).unwrap(), 1, "it ended: {said}");
+            said.push(byte[0] as char);
+        }
+        (child, output)
+    };
+    // One is killed with a claim in its hand, which is nobody's then.
+    let mut children = [start(), start(), start(), start()];
+    children[0].0.kill().unwrap();
+    for (child, output) in &mut children {
+        output.read_to_end(&mut Vec::new()).unwrap();
+        let status = child.wait().unwrap();
+        assert!(status.success() || status.code().is_none(), "{status}");
+    }
+    assert_eq!(ledger.elsewhere().unwrap(), 0, "they are gone, and so are their words");
+    let (space, promised) = (disk.space(), store.disk().unwrap().tenants["roots"].promised_bytes);
+    let kept = space.total - Marks::of(space.total).brim;
+    assert!(promised > 200 * MIB, "{promised}");
+    // But for what the filesystem itself needs to keep so many files.
+    assert!(space.free + MIB >= kept + promised, "{} are free, {promised} promised, {kept} kept", space.free);
+    assert!(space.free < kept + promised + 64 * MIB, "and the rest was given: {}", space.free);
+}
+
 const PULLS: &str = "PULLS_UNTIL_IT_IS_KILLED";
 
 /// Started by the test below as a process of its own.

@@ -4,11 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use brain::file_server::{BlobDir, Config, MakeRoom};
 use clap::Args;
 use diego_base::serve::Listen;
-use rootfs::ledger::Ledger;
 use tokio_util::sync::CancellationToken;
 
 use super::flags::Log;
@@ -30,15 +29,13 @@ pub struct Flags {
 pub async fn run(flags: Flags, shutdown: CancellationToken) -> Result<()> {
     let Flags { listen, static_dir, blob_dir, log: _ } = flags;
     anyhow::ensure!(static_dir.is_dir(), "cannot serve {}: it is no directory", static_dir.display());
-    let blobs = blob_dir.map(own_account).transpose()?;
+    let blobs = blob_dir.map(with_account).transpose()?;
     let config = Config { listen: Listen::Tcp(listen), static_dir, blobs };
     Ok(brain::file_server::run(config, shutdown).await?)
 }
 
-/// Other processes on the same disk have theirs; what they write is seen as taken.
-fn own_account(path: PathBuf) -> Result<BlobDir> {
-    std::fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
-    let ledger = Ledger::open(&path)?;
+fn with_account(path: PathBuf) -> Result<BlobDir> {
+    let ledger = super::disk::account(&path)?;
     let make_room: MakeRoom = Arc::new(move |bytes| {
         let claim = ledger.claim("a blob", bytes).map_err(|error| error.to_string())?;
         Ok(Box::new(claim))

@@ -7,6 +7,7 @@ mod auctioneer;
 mod bbs;
 mod cell;
 pub mod deployed;
+mod disk;
 mod edge;
 mod file_server;
 mod flags;

@@ -52,7 +52,9 @@ impl Flags {
 
 pub async fn run(flags: Flags, shutdown: CancellationToken) -> Result<()> {
     let (writers, tls) = (flags.writers()?, flags.tls.server()?);
+    let ledger = super::disk::account(&flags.dir)?;
     let mut config = cache::Config::new(Listen::Tcp(flags.listen), flags.dir);
+    config.ledger = Some(ledger);
     (config.writers, config.tls) = (writers, tls);
     config.advertised = flags.advertise;
     config.keep_pinned = Duration::from_secs(u64::from(flags.keep_pinned_days) * 24 * 3600);

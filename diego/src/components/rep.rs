@@ -266,6 +266,7 @@ fn executor(
     config.disk_follows_garden = limits.disk_mb.is_none();
     config.destroy_containers_on_stop = limits.destroy_containers_on_stop;
     voice.edge.apply(&mut config)?;
+    config.ledger = Some(super::disk::account(&config.cache_dir)?);
     Ok(Executor::new(config, garden, logs)?)
 }
 

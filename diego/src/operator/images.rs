@@ -186,6 +186,7 @@ fn show(disk: &Disk) -> anyhow::Result<()> {
         print(&format!("{name:<18} {taken:>10} {unused:>10} {promised:>10}"))?;
     }
     print(&format!("{:<18} {:>10}", "being written", size(disk.claimed_bytes)))?;
+    print(&format!("{:<18} {:>10} {:>10} {:>10}", "other components", "", "", size(disk.elsewhere_bytes)))?;
     print(&format!("{:<18} {:>10}", "others", size(disk.others_bytes)))
 }
 

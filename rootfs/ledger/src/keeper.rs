@@ -1,11 +1,13 @@
 //! The thread that looks after a disk: now and then, for what others write, and whenever a claim comes near the brim.
 
 use std::sync::{Arc, Condvar, Mutex, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Inner, Ledger, lock};
 
 const INTERVAL: Duration = Duration::from_secs(10);
+/// What is promised changes with what others write, and other processes are to know.
+const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
 /// Where nothing could be freed, asking again at once would not help.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -21,11 +23,12 @@ impl Bell {
         self.heard.notify_all();
     }
 
-    fn wait(&self, most: Duration) {
+    /// Whether it was rung.
+    fn wait(&self, most: Duration) -> bool {
         let rung = lock(&self.rung);
         let waited = self.heard.wait_timeout_while(rung, most, |rung| !*rung);
         let (mut rung, _) = waited.unwrap_or_else(|poisoned| poisoned.into_inner());
-        *rung = false;
+        std::mem::take(&mut *rung)
     }
 }
 
@@ -36,12 +39,20 @@ pub fn start(inner: &Arc<Inner>) {
 }
 
 fn work(bell: &Bell, ledger: &Weak<Inner>) {
+    let mut looked = Instant::now();
     loop {
-        bell.wait(INTERVAL);
-        let Some(inner) = ledger.upgrade() else { return };
-        if let Err(error) = Ledger(inner).keep() {
+        let rung = bell.wait(PUBLISH_INTERVAL);
+        let Some(ledger) = ledger.upgrade().map(Ledger) else { return };
+        let mut done = ledger.publish();
+        if rung || looked.elapsed() >= INTERVAL {
+            looked = Instant::now();
+            done = done.and_then(|()| ledger.keep().map(drop));
+        }
+        if let Err(error) = done {
             tracing::warn!(%error, "cannot look after the disk");
         }
-        std::thread::sleep(PAUSE);
+        if rung {
+            std::thread::sleep(PAUSE);
+        }
     }
 }

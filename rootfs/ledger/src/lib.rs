@@ -12,8 +12,10 @@
 //! ever written beyond the brim, and the marks lie below it on a disk of any size ([`Marks`]).
 //!
 //! Those who take room are [`Tenant`]s: each knows what of its own is in use, and never gives that. Nothing is known
-//! here of what they keep. One ledger speaks for one disk and one process; what another process takes is seen as taken.
+//! here of what they keep. One ledger speaks for one disk and one process; what another process takes is seen as taken,
+//! and what it is promised or about to write stands on a [`Board`](board), where both have one in common.
 
+mod board;
 mod keeper;
 mod marks;
 mod space;
@@ -24,6 +26,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use board::Board;
 use keeper::Bell;
 pub use marks::Marks;
 pub use space::Space;
@@ -103,6 +106,8 @@ pub struct Report {
     /// Of each tenant: what it takes, and what more is promised to it.
     pub tenants: Vec<(&'static str, Usage, u64)>,
     pub claimed_bytes: u64,
+    /// What other processes on the disk have claimed, or are promised.
+    pub elsewhere_bytes: u64,
     /// What claims may still take.
     pub room_bytes: u64,
     pub collected: Collected,
@@ -130,6 +135,10 @@ struct Inner {
     tenants: Mutex<Vec<Weak<dyn Tenant>>>,
     /// Not written as yet.
     claimed: Mutex<u64>,
+    /// In common with other processes, and below which directory.
+    board: Option<(PathBuf, Board)>,
+    /// As it was found last, for the board.
+    last_promised: AtomicU64,
     /// One collection at a time: two would take twice what is needed.
     collecting: Mutex<()>,
     figures: Figures,
@@ -160,11 +169,34 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+fn device(path: &Path) -> Result<u64, Error> {
+    let failed = |errno: rustix::io::Errno| Error::Measure { path: path.into(), source: errno.into() };
+    rustix::fs::stat(path).map(|stat| stat.st_dev).map_err(failed)
+}
+
 impl Ledger {
     /// Of the disk that `directory` is on, watched until the last clone is gone.
     pub fn open(directory: &Path) -> Result<Ledger, Error> {
+        Ledger::start(directory, None)
+    }
+
+    /// The same, in common with all processes that say so of the same disk: they see what each other has claimed and was
+    /// promised. `boards`: a directory that all of them can write, made if it is not there; without it the account is this
+    /// process's own.
+    pub fn open_in_common(directory: &Path, boards: &Path) -> Result<Ledger, Error> {
+        let board = match Board::join(boards, device(directory)?) {
+            Ok(board) => Some((boards.to_path_buf(), board)),
+            Err(error) => {
+                tracing::warn!(boards = %boards.display(), %error, "the account of the disk is this process's own");
+                None
+            }
+        };
+        Ledger::start(directory, board)
+    }
+
+    fn start(directory: &Path, board: Option<(PathBuf, Board)>) -> Result<Ledger, Error> {
         let path = directory.to_path_buf();
-        let ledger = Ledger::of(directory, Box::new(move || Space::of(&path)));
+        let ledger = Ledger::of(directory, Box::new(move || Space::of(&path)), board);
         ledger.space()?;
         keeper::start(&ledger.0);
         Ok(ledger)
@@ -172,24 +204,23 @@ impl Ledger {
 
     /// This one where `directory` is on the same disk, another where it is not.
     pub fn of_disk(&self, directory: &Path) -> Result<Ledger, Error> {
-        let device = |path: &Path| {
-            let stat = rustix::fs::stat(path);
-            let failed =
-                |errno: rustix::io::Errno| Error::Measure { path: path.into(), source: errno.into() };
-            stat.map(|stat| stat.st_dev).map_err(failed)
-        };
         if device(&self.0.path)? == device(directory)? {
             return Ok(self.clone());
         }
-        Ledger::open(directory)
+        match &self.0.board {
+            Some((boards, _)) => Ledger::open_in_common(directory, boards),
+            None => Ledger::open(directory),
+        }
     }
 
-    fn of(directory: &Path, measure: Measure) -> Ledger {
+    fn of(directory: &Path, measure: Measure, board: Option<(PathBuf, Board)>) -> Ledger {
         Ledger(Arc::new(Inner {
             path: directory.into(),
             measure,
             tenants: Mutex::default(),
             claimed: Mutex::default(),
+            board,
+            last_promised: AtomicU64::new(0),
             collecting: Mutex::default(),
             figures: Figures::default(),
             bell: Arc::default(),
@@ -200,6 +231,9 @@ impl Ledger {
     pub fn register(&self, tenant: &Arc<impl Tenant + 'static>) {
         let tenant: Arc<dyn Tenant> = tenant.clone();
         lock(&self.0.tenants).push(Arc::downgrade(&tenant));
+        if let Err(error) = self.publish() {
+            tracing::warn!(%error, "cannot tell others what is promised");
+        }
     }
 
     /// Room for `bytes` more, kept until it is written or the answer is dropped. Blocking: where there is none, what is
@@ -223,14 +257,14 @@ impl Ledger {
     /// What claims may still take, in bytes.
     pub fn room(&self) -> Result<u64, Error> {
         let claimed = lock(&self.0.claimed);
-        let (space, promised) = (self.space()?, self.promised()?);
+        let (space, promised) = (self.space()?, self.promised()? + self.elsewhere()?);
         Ok(Marks::of(space.total).room(space.taken() + promised + *claimed))
     }
 
     /// What `promised` bytes are worth: as much as the disk could give if everything unused went. Blocking.
     pub fn can_keep(&self, promised: u64) -> Result<u64, Error> {
         let space = self.space()?;
-        let claimed = *lock(&self.0.claimed);
+        let claimed = *lock(&self.0.claimed) + self.elsewhere()?;
         let evictable: u64 = self.usages().map(|(_, usage, _)| usage.evictable_bytes).sum();
         let room = Marks::of(space.total).room(space.taken().saturating_sub(evictable) + claimed);
         Ok(promised.min(room))
@@ -256,7 +290,7 @@ impl Ledger {
     /// How much is to go.
     fn over_the_mark(&self) -> Result<Option<u64>, Error> {
         let claimed = lock(&self.0.claimed);
-        let (space, promised) = (self.space()?, self.promised()?);
+        let (space, promised) = (self.space()?, self.promised()? + self.elsewhere()?);
         Ok(Marks::of(space.total).excess(space.taken() + promised + *claimed))
     }
 
@@ -299,6 +333,7 @@ impl Ledger {
             marks: Marks::of(space.total),
             tenants: self.usages().collect(),
             claimed_bytes,
+            elsewhere_bytes: self.elsewhere()?,
             room_bytes: self.room()?,
             collected: Collected {
                 times: read(&figures.times),
@@ -324,6 +359,29 @@ impl Ledger {
         promised.map_err(|source| Error::Measure { path: self.0.path.clone(), source })
     }
 
+    /// What other processes have spoken for, in bytes.
+    pub fn elsewhere(&self) -> Result<u64, Error> {
+        let others = self.0.board.as_ref().map_or(Ok(0), |(_, board)| board.glance());
+        others.map_err(|source| Error::Measure { path: self.0.path.clone(), source })
+    }
+
+    /// Tells other processes what is promised here by now.
+    fn publish(&self) -> Result<(), Error> {
+        if self.0.board.is_some() {
+            let promised = self.promised()?;
+            let claimed = lock(&self.0.claimed);
+            self.0.last_promised.store(promised, Ordering::Relaxed);
+            self.say(*claimed);
+        }
+        Ok(())
+    }
+
+    fn say(&self, claimed: u64) {
+        if let Some((_, board)) = &self.0.board {
+            board.publish(self.0.last_promised.load(Ordering::Relaxed) + claimed);
+        }
+    }
+
     /// One that cannot be asked is left out, and said so.
     fn usages(&self) -> impl Iterator<Item = (&'static str, Usage, u64)> {
         self.tenants().into_iter().filter_map(|tenant| {
@@ -340,14 +398,19 @@ impl Ledger {
     /// Enters more into the account if it fits; otherwise the answer is the room there is.
     fn enter(&self, bytes: u64) -> Result<Result<(), u64>, Error> {
         let mut claimed = lock(&self.0.claimed);
+        let board = self.0.board.as_ref().map(|(_, board)| (board, board.turn()));
+        let elsewhere = board.as_ref().map_or(Ok(0), |(board, turn)| board.others(turn));
+        let elsewhere = elsewhere.map_err(|source| Error::Measure { path: self.0.path.clone(), source })?;
         let (space, promised) = (self.space()?, self.promised()?);
-        let (marks, taken) = (Marks::of(space.total), space.taken() + promised + *claimed);
+        self.0.last_promised.store(promised, Ordering::Relaxed);
+        let (marks, taken) = (Marks::of(space.total), space.taken() + promised + *claimed + elsewhere);
         let room = marks.room(taken);
         if room < bytes {
             return Ok(Err(room));
         }
         *claimed += bytes;
-        drop(claimed);
+        self.say(*claimed);
+        drop((board, claimed));
         if marks.excess(taken + bytes).is_some() {
             self.0.bell.ring();
         }
@@ -412,7 +475,9 @@ impl Claim {
     fn give_back(&mut self, bytes: u64) {
         let bytes = bytes.min(self.claimed);
         self.claimed -= bytes;
-        *lock(&self.ledger.0.claimed) -= bytes;
+        let mut claimed = lock(&self.ledger.0.claimed);
+        *claimed -= bytes;
+        self.ledger.say(*claimed);
     }
 }
 

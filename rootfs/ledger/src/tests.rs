@@ -27,7 +27,7 @@ impl Disk {
         });
         let measured = disk.clone();
         let measure = move || Ok(Space { total: measured.total, free: measured.total - measured.taken() });
-        let ledger = Ledger::of(Path::new("/disk"), Box::new(measure));
+        let ledger = Ledger::of(Path::new("/disk"), Box::new(measure), None);
         ledger.register(&disk);
         (disk, ledger)
     }
@@ -177,6 +177,51 @@ fn the_keeper_is_woken_by_a_claim_and_ends_with_the_ledger() {
     while inner.strong_count() > 0 {
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Two processes' accounts of one disk, of which one is promised room and the other claims.
+#[test]
+fn what_another_process_is_promised_or_has_claimed_is_not_given_away() {
+    let boards = std::env::temp_dir().join(format!("ledger-common-{}", std::process::id()));
+    _ = std::fs::remove_dir_all(&boards);
+    for seed in 0..300 {
+        let mut chance = StdRng::seed_from_u64(seed);
+        let total = chance.random_range(100..5000);
+        let promised = chance.random_range(0..total / 3);
+        let (disk, alone) = Disk::new(total, promised, &[]);
+        drop(alone);
+        let account = || {
+            let measured = disk.clone();
+            let measure =
+                move || Ok(Space { total: measured.total, free: measured.total - measured.taken() });
+            let board = Board::join(&boards, seed).unwrap();
+            Ledger::of(Path::new("/disk"), Box::new(measure), Some((boards.clone(), board)))
+        };
+        let accounts = [account(), account()];
+        accounts[0].register(&disk);
+        assert_eq!(accounts[1].elsewhere().unwrap(), promised);
+        let mut claims: Vec<(Claim, u64)> = Vec::new();
+        for _ in 0..40 {
+            let bytes = chance.random_range(1..total / 4);
+            match chance.random_range(0..3) {
+                0 | 1 => {
+                    let claim = accounts[chance.random_range(0..2)].claim("a", bytes);
+                    claims.extend(claim.ok().map(|claim| (claim, bytes)));
+                }
+                _ if !claims.is_empty() => {
+                    let (mut claim, bytes) = claims.swap_remove(chance.random_range(0..claims.len()));
+                    claim.take(bytes).unwrap();
+                    disk.put(bytes, chance.random_bool(0.7).then_some(1));
+                }
+                _ => {}
+            }
+            let claimed: u64 = accounts.iter().map(|account| *lock(&account.0.claimed)).sum();
+            let spoken_for = disk.taken() + promised + claimed;
+            assert!(spoken_for <= Marks::of(total).brim, "seed {seed}: {spoken_for} of {total}");
+        }
+        drop((claims, accounts));
+    }
+    std::fs::remove_dir_all(boards).unwrap();
 }
 
 /// Whatever everybody does, in whatever order: the brim is never crossed, and a claim is refused only when nothing unused

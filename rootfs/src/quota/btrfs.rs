@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use garden_sys::btrfs::{self, Group};
 use rustix::fs::{CWD, Mode, OFlags};
 
-use super::image::{Image, Kind};
-use super::{Config, Limit, Quota, Unavailable, Written};
+use super::image::{Image, Kind, Wanted};
+use super::{Limit, Quota, Unavailable, Written};
 use crate::tree;
 
 const ALL_ROOTS: Group = Group::new(1, 1);
@@ -44,15 +44,15 @@ pub struct Btrfs {
 }
 
 impl Btrfs {
-    pub fn open(store: &Path, config: &Config, lived_in: bool) -> Result<Btrfs, Unavailable> {
+    pub fn open(store: &Path, wanted: Wanted, lived_in: bool) -> Result<Btrfs, Unavailable> {
         if !rustix::process::geteuid().is_root() {
             return Err(Unavailable::NotRoot);
         }
         if garden_sys::mount::Filesystem::open("btrfs").is_err() {
             return Err(Unavailable::NoBtrfs);
         }
-        let image = Image::open(store, Kind::Btrfs, config.image_bytes, lived_in)?;
-        image.compare(config.image_bytes);
+        let image = Image::open(store, Kind::Btrfs, wanted, lived_in)?;
+        image.compare(wanted.bytes);
         let refused = |act| move |source| Unavailable::Quota { act, source };
         let simple = enable_quota(&image).map_err(refused("enable quotas"))?;
         match btrfs::create_group(image.top(), ALL_ROOTS) {

@@ -34,6 +34,23 @@ const PREFIX: &str = "roots-";
 const SECTOR_BYTES: u64 = 512;
 const ALIGNMENT: u64 = 1 << 20;
 
+/// How much of the disk roots are to have.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// `None`: half of what is free.
+    pub bytes: Option<u64>,
+    /// What other processes on the disk are promised already.
+    pub elsewhere: u64,
+}
+
+impl Wanted {
+    /// As much of it as a disk has.
+    pub fn of(self, space: Space) -> u64 {
+        let most = Marks::of(space.total).room(space.taken().saturating_add(self.elsewhere));
+        self.bytes.unwrap_or(space.free.saturating_sub(self.elsewhere) / 2).min(most)
+    }
+}
+
 /// What the file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -134,7 +151,7 @@ pub struct Image {
 impl Image {
     /// Opens the filesystem of this run of the machine, made if there is none. `wanted`: how large it may become.
     /// `lived_in`: what [`lived_in`] said; then it is never made anew.
-    pub fn open(store: &Path, kind: Kind, wanted: Option<u64>, lived_in: bool) -> Result<Image, Unavailable> {
+    pub fn open(store: &Path, kind: Kind, wanted: Wanted, lived_in: bool) -> Result<Image, Unavailable> {
         let path = kind.file(store);
         remove_earlier(store).map_err(at("remove earlier filesystems in", store))?;
         if path.try_exists().map_err(at("look for", &path))? {
@@ -283,11 +300,10 @@ fn remove_earlier(store: &Path) -> io::Result<()> {
 }
 
 /// What is wanted, but no more than the disk has.
-fn size(store: &Path, wanted: Option<u64>) -> Result<u64, Unavailable> {
+fn size(store: &Path, wanted: Wanted) -> Result<u64, Unavailable> {
     let space = Space::of(store).map_err(at("measure", store))?;
-    let most = Marks::of(space.total).room(space.taken());
-    let bytes = wanted.unwrap_or(space.free / 2).min(most);
-    if let Some(wanted) = wanted
+    let bytes = wanted.of(space);
+    if let Some(wanted) = wanted.bytes
         && bytes < wanted
     {
         tracing::warn!(

@@ -21,14 +21,15 @@ use std::sync::Arc;
 
 use crate::chores::Chores;
 use crate::store::{Error, disk};
-use image::Kind;
+use image::{Kind, Wanted};
 
 pub(crate) use plain::Plain;
 
 #[derive(Debug, Clone, Default)]
 pub struct Config {
     pub backend: Backend,
-    /// What roots may take together, in bytes; `None`: half of what is free when they are first made room for.
+    /// What roots may take together, in bytes; `None`: half of what is free, and not promised to others, when they are first
+    /// made room for.
     pub image_bytes: Option<u64>,
 }
 
@@ -106,10 +107,17 @@ pub(crate) struct Areas {
 }
 
 impl Areas {
-    pub fn open(store: &Path, config: &Config, plain: Plain, chores: &Arc<Chores>) -> Result<Areas, Error> {
+    pub fn open(
+        store: &Path,
+        config: &Config,
+        plain: Plain,
+        chores: &Arc<Chores>,
+        elsewhere: u64,
+    ) -> Result<Areas, Error> {
+        let size = Wanted { bytes: config.image_bytes, elsewhere };
         let lived_in = |kind| image::lived_in(store, kind);
         let living = [(Kind::Ext4, lived_in(Kind::Ext4)?), (Kind::Btrfs, lived_in(Kind::Btrfs)?)];
-        let (home, by_project) = home(store, config, plain)?;
+        let (home, by_project) = home(store, config.backend, size, plain)?;
         let mut chosen = by_project.then(|| home.clone());
         let (mut earlier, mut reasons) = (Vec::new(), Vec::new());
         for (kind, lived_in) in living {
@@ -117,7 +125,7 @@ impl Areas {
             if !wanted && !lived_in {
                 continue;
             }
-            match open(store, config, kind, lived_in, chores) {
+            match open(store, size, kind, lived_in, chores) {
                 Ok(area) if wanted => chosen = Some(area),
                 Ok(area) => earlier.push(area),
                 // To go on without it would be to forget them, and to withdraw the layers under them.
@@ -158,19 +166,19 @@ fn wants(backend: Backend, kind: Kind, living: &[(Kind, bool)]) -> bool {
 /// A filesystem in a file.
 fn open(
     store: &Path,
-    config: &Config,
+    size: Wanted,
     kind: Kind,
     lived_in: bool,
     chores: &Arc<Chores>,
 ) -> Result<Arc<dyn Quota>, Unavailable> {
     let area: Arc<dyn Quota> = match kind {
         Kind::Ext4 => {
-            let project = project::Project::in_a_file(store, config, lived_in, chores)?;
+            let project = project::Project::in_a_file(store, size, lived_in, chores)?;
             tracing::info!(store = %store.display(), backend = "ext4", "{project}");
             Arc::new(project)
         }
         Kind::Btrfs => {
-            let btrfs = btrfs::Btrfs::open(store, config, lived_in)?;
+            let btrfs = btrfs::Btrfs::open(store, size, lived_in)?;
             tracing::info!(store = %store.display(), backend = "btrfs", "{btrfs}");
             Arc::new(btrfs)
         }
@@ -182,17 +190,17 @@ fn open(
 }
 
 /// The store's own directory of roots, and whether projects hold them to their limits.
-fn home(store: &Path, config: &Config, plain: Plain) -> Result<(Arc<dyn Quota>, bool), Error> {
-    if matches!(config.backend, Backend::Plain | Backend::Ext4 | Backend::Btrfs) {
+fn home(store: &Path, backend: Backend, size: Wanted, plain: Plain) -> Result<(Arc<dyn Quota>, bool), Error> {
+    if matches!(backend, Backend::Plain | Backend::Ext4 | Backend::Btrfs) {
         return Ok((Arc::new(plain), false));
     }
     match project::probe(store) {
         Ok(filesystem) => {
-            let project = project::Project::open(plain, filesystem, config)?;
+            let project = project::Project::open(plain, filesystem, size)?;
             tracing::info!(store = %store.display(), backend = "project", "{project}");
             Ok((Arc::new(project), true))
         }
-        Err(error) if config.backend == Backend::Project => Err(error.into()),
+        Err(error) if backend == Backend::Project => Err(error.into()),
         Err(error) => {
             let reason = error.to_string();
             tracing::debug!(store = %store.display(), reason, "no project quotas");

@@ -17,11 +17,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use garden_sys::project::{self, Used};
-use rootfs_ledger::{Marks, Space};
+use rootfs_ledger::Space;
 use rustix::fs::{CWD, Mode, OFlags};
 
-use super::image::{Image, Kind};
-use super::{Config, Limit, Plain, Quota, Unavailable, Written};
+use super::image::{Image, Kind, Wanted};
+use super::{Limit, Plain, Quota, Unavailable, Written};
 use crate::chores::Chores;
 use crate::tree;
 
@@ -64,20 +64,20 @@ pub fn probe(store: &Path) -> Result<File, Unavailable> {
 
 impl Project {
     /// On the store's own filesystem.
-    pub fn open(plain: Plain, filesystem: File, config: &Config) -> Result<Project, Unavailable> {
+    pub fn open(plain: Plain, filesystem: File, wanted: Wanted) -> Result<Project, Unavailable> {
         let mut project = Project { plain, filesystem, projects: Mutex::default(), capacity: 0, image: None };
         let space = project.measure()?;
         let taken = project.read()?;
-        let room = Marks::of(space.total).room(space.taken());
-        project.capacity =
-            taken + config.image_bytes.unwrap_or(space.free / 2).saturating_sub(taken).min(room);
+        // What roots take already is theirs.
+        let bytes = wanted.bytes.map(|bytes| bytes.saturating_sub(taken));
+        project.capacity = taken + Wanted { bytes, ..wanted }.of(space);
         Ok(project)
     }
 
     /// In an ext4 in a file of the store.
     pub fn in_a_file(
         store: &Path,
-        config: &Config,
+        wanted: Wanted,
         lived_in: bool,
         chores: &Arc<Chores>,
     ) -> Result<Project, Unavailable> {
@@ -87,8 +87,8 @@ impl Project {
         if !lived_in {
             super::image::probe(store, Kind::Ext4)?;
         }
-        let image = Image::open(store, Kind::Ext4, config.image_bytes, lived_in)?;
-        image.compare(config.image_bytes);
+        let image = Image::open(store, Kind::Ext4, wanted, lived_in)?;
+        image.compare(wanted.bytes);
         let failed = |act| {
             let path = image.path.display().to_string();
             move |source| Unavailable::Image { act, path, source }

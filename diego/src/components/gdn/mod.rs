@@ -123,10 +123,12 @@ fn begin(name: Name, log: &flags::LogFlags) -> Result<(CancellationToken, LevelS
 
 fn configuration(name: Name, flags: ServerFlags) -> Result<garden::gardener::Config> {
     let init = crate::dev::beside("garden-init").context("cannot find pid 1 of containers")?;
-    let settings = settings::settings(name, flags, init)?;
+    let mut settings = settings::settings(name, flags, init)?;
     for settings::Note { flag, why } in settings.notes {
         tracing::info!(target: SOURCE, flag, why, "this flag has no effect");
     }
+    let account = super::disk::account(&settings.gardener.directory)?;
+    settings.gardener.rootfs.ledger = Some(account);
     Ok(settings.gardener)
 }
 
