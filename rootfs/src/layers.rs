@@ -32,6 +32,9 @@ pub struct LayerRecord {
     pub entries: u64,
     /// Directories made only because something is in them, parents first.
     pub implied: Vec<String>,
+    /// Directories in which there are whiteouts.
+    #[serde(default)]
+    pub with_whiteouts: Vec<String>,
     pub opaque: bool,
     /// Of the machine's run in which it was unpacked.
     pub boot: String,
@@ -254,6 +257,7 @@ mod tests {
             bytes: 1,
             entries: 1,
             implied: Vec::new(),
+            with_whiteouts: Vec::new(),
             opaque: false,
             boot: String::new(),
         }

@@ -349,7 +349,7 @@ async fn unpack_blocking(
     let unpacking = tokio::task::spawn_blocking(move || {
         let scratch = layers.scratch().map_err(disk("make a directory in", layers.directory()))?;
         let unpacked = unpack_below(reader, &expected, &scratch, &below, limits, &mut room);
-        let (unpacked, implied) =
+        let unpacked =
             unpacked.map_err(|source| Error::Layer { image: naming.image, layer: naming.layer, source })?;
         if unpacked.devices_skipped > 0 {
             tracing::debug!(layer = %unpacked.diff_id, skipped = unpacked.devices_skipped, "left out device nodes");
@@ -358,7 +358,8 @@ async fn unpack_blocking(
             id: id.unwrap_or(unpacked.diff_id),
             bytes: unpacked.bytes,
             entries: unpacked.entries,
-            implied,
+            implied: implied(&unpacked.implied, &below),
+            with_whiteouts: named(&unpacked.with_whiteouts, &below),
             opaque: unpacked.opaque && below.as_os_str().is_empty(),
             boot: String::new(),
         };
@@ -377,22 +378,35 @@ fn unpack_below(
     below: &Path,
     limits: Limits,
     room: &mut dyn Room,
-) -> Result<(unpack::Unpacked, Vec<String>), unpack::Error> {
+) -> Result<unpack::Unpacked, unpack::Error> {
     let root = scratch.root().join(below);
     std::fs::create_dir_all(&root)
         .map_err(|source| unpack::Error::Write { entry: below.display().to_string(), source })?;
-    let unpacked = unpack::unpack(reader, expected, &root, limits, room)?;
-    // Names that are no text are rare and keep the looks they have.
-    let text = |place: &unpack::Place| String::from_utf8(place.bytes().to_vec()).ok();
+    unpack::unpack(reader, expected, &root, limits, room)
+}
+
+/// With the directories above what was unpacked, which have no entries either.
+fn implied(places: &[unpack::Place], below: &Path) -> Vec<String> {
     let prefix = below.to_string_lossy();
     let mut implied: Vec<String> =
         prefix.match_indices('/').map(|(at, _)| prefix[..at].to_string()).collect();
     if !prefix.is_empty() {
         implied.push(prefix.to_string());
     }
-    let beneath = unpacked.implied.iter().filter_map(text);
-    implied.extend(beneath.map(|path| if prefix.is_empty() { path } else { format!("{prefix}/{path}") }));
-    Ok((unpacked, implied))
+    implied.extend(named(places, below));
+    implied
+}
+
+/// As they are called in the layer. Names that are no text are rare and keep the looks they have.
+fn named(places: &[unpack::Place], below: &Path) -> Vec<String> {
+    let prefix = below.to_string_lossy();
+    let text = |place: &unpack::Place| String::from_utf8(place.bytes().to_vec()).ok();
+    let in_layer = |path: String| match (prefix.is_empty(), path.is_empty()) {
+        (true, _) => path,
+        (false, true) => prefix.to_string(),
+        (false, false) => format!("{prefix}/{path}"),
+    };
+    places.iter().filter_map(text).map(in_layer).collect()
 }
 
 /// A download as the reader that the unpacker wants; it ends when the download does, complete or not.

@@ -13,7 +13,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, MutexGuard, PoisonError};
 
-use rustix::fs::{AtFlags, CWD, Mode};
+use rustix::fs::{AtFlags, CWD, Mode, Timespec, Timestamps};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
@@ -391,6 +391,14 @@ fn dress(
             AtFlags::SYMLINK_NOFOLLOW,
         )?;
         rustix::fs::chmod(&path, Mode::from_raw_mode(directory.mode))?;
+    }
+    // Last, for what was made inside changed them; those inside first.
+    for directory in inherited.iter().rev() {
+        if let Some((tv_sec, tv_nsec)) = directory.modified {
+            let modified = Timespec { tv_sec, tv_nsec };
+            let times = Timestamps { last_access: modified, last_modification: modified };
+            rustix::fs::utimensat(CWD, upper.join(&directory.path), &times, AtFlags::SYMLINK_NOFOLLOW)?;
+        }
     }
     Ok(())
 }

@@ -50,20 +50,26 @@ pub fn stack(layers: &[Layer]) -> Vec<&Lower> {
     stacked
 }
 
-/// A directory that the topmost layer holding it has no entry for: its looks are those it has in a lower layer. The
-/// overlay would show it with the topmost layer's, so it is made in the upper directory, which comes before all.
+/// A directory that the overlay would not show as it is meant, so it is made in the upper directory, which comes before
+/// all. Either the topmost layer holding it has no entry for it: its looks are those it has in a lower layer. Or it has
+/// whiteouts, and no other layer has it: such a directory is listed as it lies there, with the names of what is not there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inherited {
     pub path: String,
     pub mode: u32,
     pub uid: u32,
     pub gid: u32,
+    /// When it was changed last: seconds and nanoseconds.
+    #[serde(default)]
+    pub modified: Option<(i64, i64)>,
 }
 
 /// An unpacked layer as this module looks at it: its root, and which of its directories were only implied.
 pub struct Opened {
     pub root: PathBuf,
     pub implied: Vec<String>,
+    /// Which of them hold whiteouts.
+    pub with_whiteouts: Vec<String>,
     /// As [`Layer::opaque`].
     pub opaque: bool,
 }
@@ -85,7 +91,9 @@ enum Looks {
 /// The directories to make in a root's upper directory, parents first. `layers` is topmost first.
 pub fn inherited(layers: &[Opened]) -> std::io::Result<Vec<Inherited>> {
     let wanted: BTreeSet<&str> = layers.iter().flat_map(|l| &l.implied).map(String::as_str).collect();
-    if wanted.is_empty() || layers.len() < 2 {
+    let with_whiteouts: BTreeSet<&str> =
+        layers.iter().flat_map(|l| &l.with_whiteouts).map(String::as_str).collect();
+    if with_whiteouts.is_empty() && (wanted.is_empty() || layers.len() < 2) {
         return Ok(Vec::new());
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -99,6 +107,13 @@ pub fn inherited(layers: &[Opened]) -> std::io::Result<Vec<Inherited>> {
     for path in wanted.into_iter().take(INHERITED_MAX) {
         if let Some((depth, inherited)) = topmost(&views, true, path)
             && depth > 0
+        {
+            found.insert(path.to_string(), inherited);
+        }
+    }
+    for path in with_whiteouts.into_iter().filter(|path| !path.is_empty()).take(INHERITED_MAX) {
+        if !found.contains_key(path)
+            && let Some(inherited) = of_one_layer(&views, path)
         {
             found.insert(path.to_string(), inherited);
         }
@@ -138,6 +153,23 @@ fn topmost(layers: &[View<'_>], entry: bool, path: &str) -> Option<(usize, Inher
     None
 }
 
+/// The looks of `path` where one layer alone makes up what is seen of it.
+fn of_one_layer(layers: &[View<'_>], path: &str) -> Option<Inherited> {
+    let mut found = None;
+    for layer in layers {
+        match looks(&layer.root, path) {
+            Looks::Absent => {}
+            Looks::Hides => break,
+            Looks::Directory(_) if found.is_some() => return None,
+            Looks::Directory(inherited) => found = Some(inherited),
+        }
+        if layer.opaque || hides_below(&layer.root, path) {
+            break;
+        }
+    }
+    found
+}
+
 /// Whether a layer's own directory there, or one above it, lets nothing of lower layers through.
 fn hides_below(root: &OwnedFd, path: &str) -> bool {
     let prefixes = path.match_indices('/').map(|(at, _)| &path[..at]).chain([path]);
@@ -171,7 +203,13 @@ fn looks(root: &OwnedFd, path: &str) -> Looks {
     match stat {
         Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
             let mode = stat.st_mode & 0o7777;
-            Looks::Directory(Inherited { path: path.into(), mode, uid: stat.st_uid, gid: stat.st_gid })
+            Looks::Directory(Inherited {
+                path: path.into(),
+                mode,
+                uid: stat.st_uid,
+                gid: stat.st_gid,
+                modified: Some((stat.st_mtime as i64, stat.st_mtime_nsec as i64)),
+            })
         }
         Ok(_) | Err(rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => Looks::Hides,
         Err(_) => Looks::Absent,
@@ -219,7 +257,12 @@ mod tests {
         let layer = |name: &str, implied: &[&str]| {
             let root = scratch.path().join(name);
             std::fs::create_dir_all(root.join("usr/share")).unwrap();
-            Opened { root, implied: implied.iter().map(|path| path.to_string()).collect(), opaque: false }
+            Opened {
+                root,
+                implied: implied.iter().map(|path| path.to_string()).collect(),
+                with_whiteouts: Vec::new(),
+                opaque: false,
+            }
         };
         // Some tools write files without the directories above them.
         let found = inherited(&[layer("upper", &["usr", "usr/share"]), layer("base", &["usr"])]).unwrap();
@@ -234,7 +277,12 @@ mod tests {
             let root = scratch.path().join(name);
             std::fs::create_dir_all(root.join(directory)).unwrap();
             std::fs::set_permissions(root.join(directory), std::fs::Permissions::from_mode(mode)).unwrap();
-            Opened { root, implied: implied.iter().map(|path| path.to_string()).collect(), opaque: false }
+            Opened {
+                root,
+                implied: implied.iter().map(|path| path.to_string()).collect(),
+                with_whiteouts: Vec::new(),
+                opaque: false,
+            }
         };
         let base = layer("base", "var/tmp", 0o1777, &[]);
         let upper = layer("upper", "var/tmp/new", 0o755, &["var", "var/tmp", "var/tmp/new"]);

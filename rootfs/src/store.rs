@@ -424,15 +424,15 @@ impl Inner {
     ) -> Result<Image, Error> {
         let path = self.layers.directory();
         let layers = layers.into_iter().map(|(lower, record)| {
-            let (bytes, entries, opaque, implied) = match record {
-                Some(record) => (record.bytes, record.entries, record.opaque, record.implied),
-                None => (0, 0, false, Vec::new()),
-            };
+            let (bytes, entries, opaque) =
+                record.as_ref().map_or((0, 0, false), |record| (record.bytes, record.entries, record.opaque));
+            let (implied, with_whiteouts) =
+                record.map(|record| (record.implied, record.with_whiteouts)).unwrap_or_default();
             let root = match &lower {
                 Lower::Stored(id) => self.layers.path(id).join(ROOT),
                 Lower::Directory(path) => path.clone(),
             };
-            (Layer { lower, bytes, entries, opaque }, Opened { root, implied, opaque })
+            (Layer { lower, bytes, entries, opaque }, Opened { root, implied, with_whiteouts, opaque })
         });
         let (layers, mut opened): (Vec<Layer>, Vec<Opened>) = layers.unzip();
         opened.reverse();

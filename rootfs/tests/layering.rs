@@ -161,9 +161,8 @@ fn look(root: &Path, below: &str, seen: &mut BTreeMap<String, (Node, u64)>) {
     for entry in fs::read_dir(root.join(below)).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         let path = if below.is_empty() { name } else { format!("{below}/{name}") };
-        // A directory of one layer alone is listed by the kernel as it is, with the names of whiteouts that hide nothing.
-        // There is nothing to be found under them.
-        let Ok(metadata) = fs::symlink_metadata(root.join(&path)) else { continue };
+        let metadata = fs::symlink_metadata(root.join(&path));
+        let metadata = metadata.unwrap_or_else(|error| panic!("{path} is listed and not there: {error}"));
         assert!(!metadata.file_type().is_char_device(), "a whiteout shows at {path}");
         let mode = metadata.mode() & 0o7777;
         let node = if metadata.is_dir() {

@@ -38,6 +38,7 @@ pub struct Extracted {
     pub bytes: u64,
     pub entries: u64,
     pub implied: Vec<Place>,
+    pub with_whiteouts: Vec<Place>,
     pub opaque: bool,
     pub devices_skipped: u64,
 }
@@ -59,6 +60,7 @@ pub fn extract(
         limits,
         room,
         implied: BTreeSet::new(),
+        with_whiteouts: BTreeSet::new(),
         times: Vec::new(),
         times_bytes: 0,
         buffer: vec![0; COPY_BYTES],
@@ -103,6 +105,7 @@ struct Tree<'a> {
     limits: Limits,
     room: &'a mut dyn Room,
     implied: BTreeSet<Place>,
+    with_whiteouts: BTreeSet<Place>,
     times: Vec<(Place, Timespec)>,
     times_bytes: usize,
     buffer: Vec<u8>,
@@ -258,11 +261,14 @@ impl Tree<'_> {
 
     /// A place that this layer itself has filled stays; only what lower layers have there is hidden.
     fn whiteout(&mut self, place: &Place) -> Result<(), Error> {
-        let (parent, name) = split(place)?;
-        let parent = self.parent(&parent, place)?;
+        let (above, name) = split(place)?;
+        let parent = self.parent(&above, place)?;
         let parent = parent.as_fd();
         match rustix::fs::mknodat(parent, name, FileType::CharacterDevice, Mode::empty(), 0) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.with_whiteouts.insert(above);
+                Ok(())
+            }
             Err(Errno::EXIST) => {
                 match rustix::fs::openat(parent, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty()) {
                     Ok(directory) => set_opaque(directory.as_fd(), place),
@@ -340,6 +346,7 @@ impl Tree<'_> {
             rustix::fs::futimens(&directory, &times).map_err(|errno| failed(&place, errno.into()))?;
         }
         self.extracted.implied = self.implied.into_iter().collect();
+        self.extracted.with_whiteouts = self.with_whiteouts.into_iter().collect();
         Ok(self.extracted)
     }
 }

@@ -100,6 +100,8 @@ pub struct Unpacked {
     /// Directories that had to be made for what is in them but have no entry of their own: in lower layers they may
     /// look otherwise.
     pub implied: Vec<Place>,
+    /// Directories in which there are, or were, whiteouts.
+    pub with_whiteouts: Vec<Place>,
     /// Nothing of lower layers shows through.
     pub opaque: bool,
     /// Device nodes, which no layer may bring.
@@ -135,6 +137,7 @@ pub fn unpack(
             bytes: extracted.bytes,
             entries: extracted.entries,
             implied: extracted.implied,
+            with_whiteouts: extracted.with_whiteouts,
             opaque: extracted.opaque,
             devices_skipped: extracted.devices_skipped,
         })
