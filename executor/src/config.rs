@@ -44,6 +44,10 @@ pub struct Config {
     pub trusted_system_certificates: Option<PathBuf>,
     /// A file or directory of the host, mounted read-only at `/etc/cf-assets/healthcheck`.
     pub healthcheck_assets: Option<PathBuf>,
+    /// Directories of files that say where volume drivers are.
+    pub volume_driver_dirs: Vec<PathBuf>,
+    /// Between two looks for drivers.
+    pub volume_discovery_interval: Duration,
     pub instance_identity: Option<InstanceIdentity>,
     /// How often it is asked whether a certificate is to be replaced.
     pub clock_look_period: Duration,
@@ -88,6 +92,8 @@ impl Config {
             work_dir: state_dir.join("work"),
             trusted_system_certificates: None,
             healthcheck_assets: None,
+            volume_driver_dirs: Vec::new(),
+            volume_discovery_interval: Duration::from_secs(30),
             instance_identity: None,
             clock_look_period: Duration::from_secs(60),
             container_proxy: None,

@@ -90,6 +90,9 @@ pub struct RunInfo {
     /// -1: unlimited.
     pub log_rate_limit_bytes_per_second: i64,
     pub volume_mounted_files: Vec<File>,
+    /// Records of executors that knew of none have none.
+    #[serde(default)]
+    pub volume_mounts: Vec<VolumeMount>,
     /// Speak TLS for its ports, if the cell does.
     pub enable_container_proxy: bool,
 }
@@ -128,6 +131,17 @@ pub struct Sidecar {
     pub action: Action,
     pub memory_mb: u64,
     pub disk_mb: u64,
+}
+
+/// A volume that a driver of the cell mounts.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct VolumeMount {
+    pub driver: String,
+    pub volume_id: String,
+    /// For the driver.
+    pub config: serde_json::Map<String, serde_json::Value>,
+    pub container_path: String,
+    pub writable: bool,
 }
 
 /// One egress rule, as the BBS has it (its `SecurityGroupRule`).

@@ -19,6 +19,7 @@ mod metrics;
 mod namespace;
 mod recipe;
 mod steps;
+mod volumes;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -44,6 +45,7 @@ use rootfs_ledger::Ledger;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use volumes::Volumes;
 
 /// A cell's executor; cheap to clone.
 #[derive(Clone)]
@@ -60,6 +62,7 @@ pub(crate) struct Shared {
     ledger: Ledger,
     errands: Errands,
     edges: Option<Edges>,
+    volumes: Volumes,
     streams: Streams,
     creates: Semaphore,
     deletes: Semaphore,
@@ -101,6 +104,7 @@ impl Executor {
         let hub = Hub::new();
         let store = Store::new(config.total, hub.clone());
         Ok(Executor(Arc::new(Shared {
+            volumes: Volumes::new(config.volume_driver_dirs.clone(), &found),
             waiting: Waiting::new(found, &store),
             store,
             depot,
@@ -221,6 +225,11 @@ impl Executor {
         }
         let _permit = self.0.reads.acquire().await.map_err(|_| Error::ShuttingDown)?;
         Ok(self.0.garden.stream_out(guid, "root", path).await?)
+    }
+
+    /// Names of the volume drivers that answer.
+    pub fn volume_drivers(&self) -> Vec<String> {
+        self.0.volumes.drivers()
     }
 
     pub async fn ping(&self) -> Result<(), Error> {

@@ -24,7 +24,6 @@ pub struct Identity {
     pub rootfs_schemes: Vec<String>,
     pub placement_tags: Vec<String>,
     pub optional_placement_tags: Vec<String>,
-    pub volume_drivers: Vec<String>,
     /// Taken by each LRP instance on top of its own memory; 0 without a proxy.
     pub proxy_memory_mb: i32,
     /// Passed on in the presence.
@@ -67,7 +66,7 @@ impl AuctionCell {
             total_resources: resources(self.executor.total_resources()),
             zone: identity.zone.clone(),
             evacuating: self.evacuation.has_begun(),
-            volume_drivers: identity.volume_drivers.clone(),
+            volume_drivers: self.executor.volume_drivers(),
             placement_tags: identity.placement_tags.clone(),
             optional_placement_tags: identity.optional_placement_tags.clone(),
             proxy_memory_allocation_mb: identity.proxy_memory_mb,

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use bbs_models::{
     CachedDependency, CertificateProperties, DesiredLrp, EnvironmentVariable, ImageCredentials, LogRateLimit,
-    MetricTags, Network, RulePorts, RuleProtocol, SecurityGroupRule, Task, exclusive_layers_as_downloads,
-    resolve_metric_tags, shared_layers_as_dependencies,
+    MetricTags, Network, RulePorts, RuleProtocol, SecurityGroupRule, Task, VolumeDevice, VolumeMode,
+    VolumeMount, exclusive_layers_as_downloads, resolve_metric_tags, shared_layers_as_dependencies,
 };
 use executor::{EgressRule, LogConfig, PortMapping, RunInfo, RunRequest, Sidecar, Tags};
 use serde::Deserialize;
@@ -24,6 +24,11 @@ pub enum Error {
     UnknownStack(#[from] UnknownStack),
     #[error("cannot read the internal routes: {0}")]
     InternalRoutes(#[source] serde_json::Error),
+    /// Its words are not told: they may quote passwords.
+    #[error("cannot read the mount config of a volume of driver '{0}': it is no JSON object")]
+    MountConfig(String),
+    #[error("a volume of driver '{0}' is on no shared device, and drivers mount no others")]
+    VolumeDevice(String),
 }
 
 /// What is the same for every recipe of a cell.
@@ -72,6 +77,7 @@ pub fn of_lrp(desired: &DesiredLrp, lrp: &LrpInstance, around: &Surroundings) ->
         sidecars: desired.sidecars.iter().map(sidecar).collect(),
         log_rate_limit_bytes_per_second: log_rate(desired.log_rate_limit),
         volume_mounted_files: desired.volume_mounted_files.clone(),
+        volume_mounts: volume_mounts(&desired.volume_mounts)?,
         // A Task is not connected to.
         enable_container_proxy: !desired.ports.is_empty(),
     };
@@ -113,6 +119,7 @@ pub fn of_task(task: &Task, around: &Surroundings) -> Result<RunRequest, Error> 
         certificate_organizational_units: organizational_units(definition.certificate_properties.as_ref()),
         log_rate_limit_bytes_per_second: log_rate(definition.log_rate_limit),
         volume_mounted_files: definition.volume_mounted_files.clone(),
+        volume_mounts: volume_mounts(&definition.volume_mounts)?,
         ..RunInfo::default()
     };
     let tags = Tags::from([(RESULT_FILE_TAG.into(), definition.result_file.clone())]);
@@ -165,6 +172,27 @@ fn cached_dependency(dependency: CachedDependency) -> executor::CachedDependency
         checksum_algorithm: dependency.checksum_algorithm,
         checksum_value: dependency.checksum_value,
     }
+}
+
+fn volume_mounts(mounts: &[VolumeMount]) -> Result<Vec<executor::VolumeMount>, Error> {
+    mounts.iter().map(volume_mount).collect()
+}
+
+fn volume_mount(mount: &VolumeMount) -> Result<executor::VolumeMount, Error> {
+    let VolumeDevice::Shared { volume_id, mount_config } = &mount.device else {
+        return Err(Error::VolumeDevice(mount.driver.clone()));
+    };
+    let config = match mount_config.trim() {
+        "" => None,
+        config => serde_json::from_str(config).map_err(|_| Error::MountConfig(mount.driver.clone()))?,
+    };
+    Ok(executor::VolumeMount {
+        driver: mount.driver.clone(),
+        volume_id: volume_id.clone(),
+        config: config.unwrap_or_default(),
+        container_path: mount.container_dir.clone(),
+        writable: mount.mode == VolumeMode::ReadWrite,
+    })
 }
 
 fn credentials(credentials: Option<&ImageCredentials>) -> (String, String) {
@@ -247,6 +275,47 @@ mod tests {
 
     fn run(path: &str) -> Action {
         Action::Run(RunAction { path: path.into(), user: "vcap".into(), ..RunAction::default() })
+    }
+
+    #[test]
+    fn volumes_are_what_drivers_are_asked_for() {
+        let mount = |device| VolumeMount {
+            driver: "nfs".into(),
+            container_dir: "/data".into(),
+            mode: VolumeMode::ReadWrite,
+            device,
+        };
+        let shared = |mount_config: &str| {
+            let (volume_id, mount_config) = ("v".into(), mount_config.into());
+            mount(VolumeDevice::Shared { volume_id, mount_config })
+        };
+        let converted = volume_mount(&shared(r#"{"source":"nfs://a","uid":1}"#)).unwrap();
+        assert_eq!(
+            (&*converted.driver, &*converted.volume_id, &*converted.container_path),
+            ("nfs", "v", "/data")
+        );
+        assert_eq!(serde_json::to_string(&converted.config).unwrap(), r#"{"source":"nfs://a","uid":1}"#);
+        assert!(converted.writable);
+        let read_only = VolumeMount { mode: VolumeMode::ReadOnly, ..shared("") };
+        assert!(!volume_mount(&read_only).unwrap().writable);
+        for nothing in ["", " ", "null", "{}"] {
+            assert!(volume_mount(&shared(nothing)).unwrap().config.is_empty(), "{nothing:?}");
+        }
+        for wrong in ["{", "[1]", "secret"] {
+            let error = volume_mount(&shared(wrong)).unwrap_err().to_string();
+            assert_eq!(
+                error,
+                "cannot read the mount config of a volume of driver 'nfs': it is no JSON object"
+            );
+        }
+        let dedicated = VolumeDevice::Dedicated {
+            mounter_id: "m".into(),
+            mount_config: String::new(),
+            device_config: String::new(),
+        };
+        for device in [VolumeDevice::None, dedicated] {
+            assert!(matches!(volume_mount(&mount(device)), Err(Error::VolumeDevice(_))));
+        }
     }
 
     fn instance() -> LrpInstance {

@@ -147,6 +147,9 @@ struct Offer {
     /// Make a droplet a layer of the root filesystem instead of unpacking it in each container.
     #[arg(long)]
     two_layer: bool,
+    /// A directory of files that say where volume drivers are: NAME.json, NAME.spec or NAME.sock. May be given many times.
+    #[arg(long = "volume-driver-dir")]
+    volume_driver_dirs: Vec<PathBuf>,
     /// For containers, in MiB; otherwise what garden has.
     #[arg(long)]
     memory_mb: Option<u64>,
@@ -265,6 +268,7 @@ fn executor(
     config.depot_dir = voice.depot_dir();
     config.disk_follows_garden = limits.disk_mb.is_none();
     config.destroy_containers_on_stop = limits.destroy_containers_on_stop;
+    config.volume_driver_dirs.clone_from(&voice.offer.volume_driver_dirs);
     voice.edge.apply(&mut config)?;
     config.ledger = Some(super::disk::account(&config.cache_dir)?);
     Ok(Executor::new(config, garden, logs)?)

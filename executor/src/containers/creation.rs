@@ -21,10 +21,12 @@ use crate::edge::ports::Front;
 use crate::edge::{self, Edge, Place, Shown};
 use crate::logs::{LogStream, Out};
 use crate::steps::{byte_size, report};
-use crate::{CachedDependency, Container, PortMapping, RunInfo, RunResult, Shared, credentials};
+use crate::volumes::{self, Volume};
+use crate::{CachedDependency, Container, PortMapping, RunInfo, RunResult, Shared, VolumeMount, credentials};
 
 const MEBIBYTE: u64 = 1024 * 1024;
 const MODE_READ_ONLY: u8 = 0;
+const MODE_READ_WRITE: u8 = 1;
 const ORIGIN_HOST: u8 = 0;
 const SCOPE_TOTAL: u8 = 0;
 const SCOPE_EXCLUSIVE: u8 = 1;
@@ -33,6 +35,7 @@ const SCOPE_EXCLUSIVE: u8 = 1;
 #[derive(Default)]
 pub(crate) struct Held {
     pub dependencies: Vec<Fetched>,
+    pub volumes: Vec<Volume>,
     /// Given to whoever runs it.
     pub edge: Option<Edge>,
 }
@@ -62,8 +65,7 @@ impl Order<'_> {
         }
         let (cell, guid) = (&self.shared.config.cell_id, self.guid);
         self.logs.announce(Out::Out, &format!("Cell {cell} creating container for instance {guid}"));
-        let downloads = held.dependencies.iter().map(Fetched::name).collect();
-        match self.create_in_garden(furnishing, downloads).await {
+        match self.create_in_garden(furnishing, held).await {
             Ok((container, edge)) => {
                 held.edge = edge;
                 self.logs.announce(
@@ -94,6 +96,7 @@ impl Order<'_> {
             furnishing.mounts.push(read_only(source.clone(), certificates_path));
             furnishing.env.push(format!("CF_SYSTEM_CERT_PATH={certificates_path}"));
         }
+        self.volumes(held, &mut furnishing).await?;
         if config.instance_identity.is_some() {
             let dir = credentials::prepare(config, self.guid).map_err(|error| {
                 self.log_failure(&error);
@@ -118,6 +121,28 @@ impl Order<'_> {
 
     fn log_failure(&self, error: &dyn std::error::Error) {
         tracing::error!(guid = self.guid, error = %report(error), "executor.container-setup-failed");
+    }
+
+    /// One after the other, as they may lie within one another.
+    async fn volumes(&self, held: &mut Held, furnishing: &mut Furnishing) -> Result<(), RunResult> {
+        for mount in &self.run_info.volume_mounts {
+            let mounting = self.stop.run_until_cancelled(self.volume(mount, held)).await;
+            let source = mounting.ok_or_else(stopped_before_running)?.map_err(|error| {
+                self.log_failure(&error);
+                let told = error.for_users().map(|told| format!(", errors: {told}")).unwrap_or_default();
+                failure(&format!("failed to mount volume{told}"), true)
+            })?;
+            let mode = if mount.writable { MODE_READ_WRITE } else { MODE_READ_ONLY };
+            furnishing.mounts.push(BindMount { mode, ..read_only(source, &mount.container_path) });
+        }
+        Ok(())
+    }
+
+    async fn volume(&self, mount: &VolumeMount, held: &mut Held) -> Result<PathBuf, volumes::Error> {
+        let volume = self.shared.volumes.volume(self.guid, mount)?;
+        let path = self.shared.volumes.mount(&volume, &mount.config).await?;
+        held.volumes.push(volume);
+        Ok(path)
     }
 
     /// All at once; the first that fails ends the others.
@@ -178,7 +203,7 @@ impl Order<'_> {
     async fn create_in_garden(
         &self,
         furnishing: Furnishing,
-        downloads: Vec<String>,
+        held: &Held,
     ) -> Result<(Container, Option<Edge>), String> {
         let garden = &self.shared.garden;
         let fronts = self.fronts()?;
@@ -206,10 +231,13 @@ impl Order<'_> {
                 container.state = crate::State::Created;
             }
         };
+        let (downloads, volumes) =
+            (held.dependencies.iter().map(Fetched::name).collect(), held.volumes.clone());
         let noted = fill.clone();
         let noted = self.journal.note(move |record| {
             noted(&mut record.container);
             record.downloads = downloads;
+            record.volumes = volumes;
         });
         noted.await.map_err(|error| report(&error))?;
         let container = self.shared.store.change(self.guid, fill);
@@ -319,6 +347,15 @@ pub(crate) async fn release(shared: &Shared, guid: &str, held: &mut Held) {
             Err(error) => {
                 tracing::error!(guid, dir = %dir.display(), %error, "executor.cannot-remove-directory")
             }
+        }
+    }
+}
+
+/// Gives back the volumes of a container that garden no longer has. A driver that fails is asked again, by and by.
+pub(crate) async fn unmount(shared: &Shared, guid: &str, held: &mut Held) {
+    while let Some(volume) = held.volumes.pop() {
+        if let Err(error) = shared.volumes.unmount(&volume).await {
+            tracing::error!(guid, error = %report(&error), "executor.failed-to-unmount-volume");
         }
     }
 }

@@ -52,7 +52,12 @@ pub(crate) fn start(shared: &Arc<Shared>, request: RunRequest) -> Result<(), Err
     let container = shared.store.initialize(request, sender)?;
     let run_info = container.run_info.clone().unwrap_or_default();
     let request = Request::new(run_info, Settings::of(&shared.config));
-    spawn(Work::new(shared, &request, Record::new(container)), commands, Past::None(Box::new(request)));
+    spawn(
+        Work::new(shared, &request, Record::new(container)),
+        commands,
+        Past::None(Box::new(request)),
+        Held::default(),
+    );
     Ok(())
 }
 
@@ -60,7 +65,8 @@ pub(crate) fn start(shared: &Arc<Shared>, request: RunRequest) -> Result<(), Err
 pub(crate) fn go_on(shared: &Arc<Shared>, found: Found, past: Past, commands: mpsc::Receiver<Command>) {
     let unknown = |_| Request::new(Arc::default(), Settings::of(&shared.config));
     let request = found.request.unwrap_or_else(unknown);
-    spawn(Work::new(shared, &request, found.record), commands, past);
+    let held = Held { volumes: found.record.held_volumes().to_vec(), ..Held::default() };
+    spawn(Work::new(shared, &request, found.record), commands, past, held);
 }
 
 /// What an earlier life has made of a container.
@@ -76,16 +82,15 @@ pub(crate) enum Past {
     Completed,
 }
 
-fn spawn(work: Work, commands: mpsc::Receiver<Command>, past: Past) {
+fn spawn(work: Work, commands: mpsc::Receiver<Command>, past: Past, held: Held) {
     let shared = work.shared.clone();
     shared.streams.insert(&work.guid, &work.logs);
     let leaving = shared.leaving.clone();
-    shared.owners.spawn(async move { leaving.run_until_cancelled(live(work, commands, past)).await });
+    shared.owners.spawn(async move { leaving.run_until_cancelled(live(work, commands, past, held)).await });
 }
 
-async fn live(work: Work, commands: mpsc::Receiver<Command>, past: Past) {
+async fn live(work: Work, commands: mpsc::Receiver<Command>, past: Past, mut held: Held) {
     let mut owner = Owner { work: &work, commands, deletes: Vec::new(), told_to_stop: false };
-    let mut held = Held::default();
     if !matches!(past, Past::Completed) {
         let stopping = matches!(past, Past::Created { stopping: true, .. });
         let mut result = owner.attend(work.perform(&mut held, past), stopping).await;
@@ -409,8 +414,10 @@ impl Work {
     async fn destroy(&self, held: &mut Held) -> Result<(), Error> {
         self.announce("destroying container for instance");
         let permit = self.shared.deletes.acquire().await;
-        let _permit = permit.map_err(|_| Error::ShuttingDown)?;
+        let permit = permit.map_err(|_| Error::ShuttingDown)?;
         let destroyed = self.shared.garden.destroy(&self.guid).await;
+        // Others need not wait for a driver that hangs.
+        drop(permit);
         creation::release(&self.shared, &self.guid, held).await;
         match destroyed {
             Ok(()) | Err(garden_client::Error::ContainerNotFound { .. }) => {}
@@ -421,6 +428,7 @@ impl Work {
             }
         }
         self.announce("successfully destroyed container for instance");
+        creation::unmount(&self.shared, &self.guid, held).await;
         // Nothing is left of it that a later life would have to know.
         if let Err(error) = self.journal.forget().await {
             tracing::error!(guid = self.guid, error = steps::report(&error), "executor.depot.not-forgotten");

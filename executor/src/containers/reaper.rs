@@ -21,6 +21,13 @@ pub(crate) async fn run(shared: &Arc<Shared>, shutdown: CancellationToken) {
     let interval = shared.config.reap_interval.min(shared.config.reserved_expiration / 2);
     let mut ticks = tokio::time::interval(interval.max(Duration::from_millis(10)));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let discovering = CancellationToken::new();
+    let (drivers, until) = (shared.clone(), discovering.clone());
+    shared.owners.spawn(async move {
+        let interval = drivers.config.volume_discovery_interval;
+        until.run_until_cancelled(drivers.volumes.run(interval)).await;
+    });
+    let discovering = discovering.drop_guard();
     shared.waiting.go_on(shared);
     // The first tick is at once: what an earlier life left without a record is destroyed before anything else.
     while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
@@ -32,6 +39,7 @@ pub(crate) async fn run(shared: &Arc<Shared>, shutdown: CancellationToken) {
             break;
         }
     }
+    drop(discovering);
     match shared.empties.load(Ordering::SeqCst) {
         true => close(shared).await,
         false => leave(shared).await,

@@ -25,7 +25,8 @@ pub(crate) use journal::{Journal, Place};
 
 use crate::recipe::Settings;
 use crate::steps::StepError;
-use crate::{Container, RunInfo, StartError};
+use crate::volumes::Volume;
+use crate::{Container, RunInfo, StartError, State};
 
 /// Of the files, and of the recipes that the places of steps belong to: another number is another language.
 const FORMAT: u32 = 1;
@@ -58,14 +59,25 @@ pub(crate) struct Record {
     pub stopping: bool,
     /// Names of the downloads that are mounted into it.
     pub downloads: Vec<String>,
+    /// Volumes that are mounted into it.
+    #[serde(default)]
+    pub volumes: Vec<Volume>,
     /// By their places in the recipe.
     pub steps: BTreeMap<String, Mark>,
 }
 
 impl Record {
     pub fn new(container: Container) -> Self {
-        let (downloads, steps) = Default::default();
-        Record { format: FORMAT, container, stopping: false, downloads, steps }
+        let (downloads, volumes, steps) = Default::default();
+        Record { format: FORMAT, container, stopping: false, downloads, volumes, steps }
+    }
+
+    /// For a later life: before it was created a container uses none, and after it has completed neither.
+    pub fn held_volumes(&self) -> &[Volume] {
+        match self.container.state {
+            State::Created | State::Running => &self.volumes,
+            State::Reserved | State::Initializing | State::Completed(_) => &[],
+        }
     }
 }
 

@@ -115,13 +115,15 @@ pub const TABLE: Table = &[
     ("unhealthy_monitoring_interval", Flag("unhealthy-monitoring-interval")),
     ("use_node_port_for_pod_service", Nothing),
     ("use_schedulable_disk_size", Nothing),
+    ("volman_driver_paths", Special),
     ("zone", Flag("zone")),
 ];
 
 type Flags = Result<Vec<String>, (&'static str, String)>;
 
 pub fn specials(settings: &Settings) -> Flags {
-    let parts = [url, garden, capacity, stacks, layering, identity, proxy, downloads, hook, loggregator];
+    let parts =
+        [url, garden, capacity, stacks, layering, identity, proxy, downloads, hook, volumes, loggregator];
     let mut flags = Vec::new();
     for part in parts {
         flags.extend(part(settings)?);
@@ -230,6 +232,13 @@ fn hook(settings: &Settings) -> Flags {
     Ok(words.iter().map(|word| format!("--post-setup-hook={word}")).collect())
 }
 
+/// As a search path is written.
+fn volumes(settings: &Settings) -> Flags {
+    let dirs = settings.text("volman_driver_paths")?.unwrap_or_default();
+    let dirs = dirs.split(':').filter(|dir| !dir.is_empty());
+    Ok(dirs.map(|dir| format!("--volume-driver-dir={dir}")).collect())
+}
+
 fn loggregator(settings: &Settings) -> Flags {
     let told = settings.within("loggregator")?;
     let (Some(ca), Some(port)) = (told.text("loggregator_ca_path")?, told.text("loggregator_api_port")?)
@@ -298,6 +307,10 @@ mod tests {
             (
                 json!({"post_setup_hook": "sh -c 'rm -f /x'"}),
                 vec!["--post-setup-hook=sh", "--post-setup-hook=-c", "--post-setup-hook=rm -f /x"],
+            ),
+            (
+                json!({"volman_driver_paths": "/a:/b"}),
+                vec!["--volume-driver-dir=/a", "--volume-driver-dir=/b"],
             ),
             (json!({"path_to_tls_ca_cert": "/a"}), vec!["--downloads-ca-cert-file=/a"]),
             (json!({"loggregator": {"loggregator_api_port": 3458}}), vec![]),
