@@ -146,18 +146,8 @@ impl Owner<'_> {
             tokio::select! {
                 // Commands first: who was told to stop does not begin anything else.
                 biased;
-                Some(command) = self.commands.recv() => {
-                    let mut obeying = pin!(self.obey(command));
-                    // The work goes on meanwhile: it may hold what is needed to obey.
-                    tokio::select! {
-                        biased;
-                        () = &mut obeying => {}
-                        result = &mut working => {
-                            obeying.await;
-                            return result;
-                        }
-                    }
-                }
+                // What it takes to obey must never wait for the work, which waits meanwhile.
+                Some(command) = self.commands.recv() => self.obey(command).await,
                 result = &mut working => return result,
             }
         }

@@ -17,6 +17,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -33,6 +35,9 @@ const FORMAT: u32 = 1;
 const REQUEST: &str = "request.json";
 const RECORD: &str = "record.json";
 const LOCK: &str = ".lock";
+/// What its last owner was about to start has its lock, too, until it is another program.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// What a container is to do, and what of the cell's settings became part of it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -140,10 +145,14 @@ impl Depot {
         let lock = dir.join(LOCK);
         let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(lock);
         let lock = lock.map_err(unusable)?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Depot { dir: dir.to_path_buf(), _lock: lock }),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(StartError::InUse(dir.to_path_buf())),
-            Err(error) => Err(unusable(error.into())),
+        let patience = Instant::now() + LOCK_PATIENCE;
+        loop {
+            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Depot { dir: dir.to_path_buf(), _lock: lock }),
+                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < patience => thread::sleep(LOCK_PAUSE),
+                Err(rustix::io::Errno::WOULDBLOCK) => return Err(StartError::InUse(dir.to_path_buf())),
+                Err(error) => return Err(unusable(error.into())),
+            }
         }
     }
 
