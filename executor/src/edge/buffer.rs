@@ -80,10 +80,6 @@ impl Buffer {
         assert!(self.begin <= self.end, "more was forgotten than there was");
     }
 
-    pub fn clear(&mut self) {
-        (self.begin, self.end) = (0, 0);
-    }
-
     /// Back to the thread what is not used, and no more kept than is in use.
     pub fn close(&mut self) {
         if self.bytes.is_empty() {
@@ -173,7 +169,7 @@ mod tests {
     fn one_connections_bytes_are_no_others() {
         let mut first = Buffer::default();
         first.open().extend(b"secret");
-        first.clear();
+        first.forget(6);
         first.close();
         let mut second = Buffer::default();
         second.open();

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::faces::Face;
-use super::relay::{Activity, Client, Relay};
+use super::relay::{Activity, Arrival, Relay};
 use super::session::Session;
 use crate::namespace::{self, Errands, Namespace};
 
@@ -48,8 +48,8 @@ pub(super) struct House {
 enum Error {
     #[error(transparent)]
     Relay(#[from] super::relay::Error),
-    #[error(transparent)]
-    Session(#[from] super::session::Error),
+    #[error("cannot begin a handshake")]
+    Session(#[from] rustls::Error),
     #[error(transparent)]
     Namespace(#[from] namespace::Error),
     #[error("the client did not complete its handshake within {HANDSHAKE_TIME:?}")]
@@ -101,8 +101,8 @@ async fn places(of: &[Arc<Semaphore>; 2]) -> Vec<OwnedSemaphorePermit> {
 async fn serve(house: &House, client: TcpStream, app_port: u16, face: &Face) -> Result<(), Error> {
     // Small messages are not held back for others to join them; where that is refused they are, which is bearable.
     let _ = client.set_nodelay(true);
-    let mut client = Client::new(client, Session::new(face.config.clone())?);
-    timeout(HANDSHAKE_TIME, client.shake_hands()).await.map_err(|_| Error::SlowHandshake)??;
+    let arrival = Arrival::new(client, Session::new(face.config.clone())?);
+    let client = timeout(HANDSHAKE_TIME, arrival.shake_hands()).await.map_err(|_| Error::SlowHandshake)??;
     let app = match connect(house, app_port).await {
         Ok(app) => app,
         Err(error) => {

@@ -8,9 +8,11 @@
 //! network is, garden must tell ([`garden_client::NETWORK_NAMESPACE_PROPERTY`]).
 
 mod buffer;
+mod cipher;
 mod faces;
 mod listener;
 pub(crate) mod ports;
+mod records;
 mod relay;
 mod session;
 #[cfg(test)]

@@ -13,69 +13,100 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::buffer::Buffer;
-use super::session::{self, Session};
+use super::records::{self, Records};
+use super::session::Session;
 
-/// Read at once: more is not faster. With what TLS adds, and for a record begun, a connection holds three times this at
-/// the most.
+/// Read from a client at once; as much as is read from an app.
 const CHUNK_BYTES: usize = 128 * 1024;
 /// Of an answer to the client's own messages, before more of them are read.
 const ANSWER_BYTES_MAX: usize = CHUNK_BYTES;
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
+    #[error("the handshake failed: {0}")]
+    Handshake(#[source] rustls::Error),
     #[error(transparent)]
-    Tls(#[from] session::Error),
+    Records(#[from] records::Error),
     #[error("the client's connection ended: {0}")]
     Client(#[source] io::Error),
     #[error("the app's connection ended: {0}")]
     App(#[source] io::Error),
 }
 
-/// The client's end.
-pub(super) struct Client {
-    stream: TcpStream,
-    session: Session,
+#[derive(Default)]
+struct Buffers {
     /// A record that has not come whole.
     received: Buffer,
     to_client: Buffer,
     to_app: Buffer,
 }
 
-impl Client {
-    pub fn new(stream: TcpStream, session: Session) -> Client {
-        let (received, to_client, to_app) = Default::default();
-        Client { stream, session, received, to_client, to_app }
+impl Buffers {
+    fn close(&mut self) {
+        self.received.close();
+        self.to_client.close();
+        self.to_app.close();
+    }
+}
+
+/// Somebody has come.
+pub(super) struct Arrival {
+    stream: TcpStream,
+    session: Session,
+    buffers: Buffers,
+}
+
+impl Arrival {
+    pub fn new(stream: TcpStream, session: Session) -> Arrival {
+        Arrival { stream, session, buffers: Buffers::default() }
     }
 
     /// Until both know each other. The caller bounds the time.
-    pub async fn shake_hands(&mut self) -> Result<(), Error> {
+    pub async fn shake_hands(mut self) -> Result<Client, Error> {
         std::future::poll_fn(|cx| {
             let shaken = self.poll_shake_hands(cx);
-            self.close_buffers();
+            self.buffers.close();
             shaken
         })
-        .await
+        .await?;
+        let Arrival { stream, session, buffers } = self;
+        Ok(Client { stream, records: session.into_records()?, buffers })
     }
 
     fn poll_shake_hands(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let Arrival { stream, session, buffers: Buffers { received, to_client, to_app } } = self;
         loop {
-            ready!(self.to_client.poll_send(&mut self.stream, cx)).map_err(Error::Client)?;
-            if !self.session.is_handshaking() {
+            ready!(to_client.poll_send(stream, cx)).map_err(Error::Client)?;
+            if !session.is_handshaking() {
                 return Poll::Ready(Ok(()));
             }
-            if let Err(error) = ready!(self.poll_receive(cx)) {
-                // The reason, if the client takes it at once.
-                let _ = self.to_client.poll_send(&mut self.stream, cx);
-                return Poll::Ready(Err(error));
+            ready!(received.open().poll_fill(stream, CHUNK_BYTES, cx)).map_err(Error::Client)?;
+            match session.take(received.filled(), to_app.open(), to_client.open()) {
+                Ok(taken) => received.forget(taken),
+                Err(error) => {
+                    // The reason, if the client takes it at once.
+                    let _ = to_client.poll_send(stream, cx);
+                    return Poll::Ready(Err(Error::Handshake(error)));
+                }
             }
         }
     }
+}
 
+/// The client's end.
+pub(super) struct Client {
+    stream: TcpStream,
+    records: Records,
+    buffers: Buffers,
+}
+
+impl Client {
     /// Nothing comes from the app, and nothing will: said if the client takes it at once.
     pub async fn dismiss(mut self) {
         let told = std::future::poll_fn(|cx| {
-            self.session.finish(self.received.filled(), self.to_client.open())?;
-            Poll::Ready(match self.to_client.poll_send(&mut self.stream, cx) {
+            let Client { stream, records, buffers: Buffers { to_client, .. } } = &mut self;
+            records.finish(to_client.open())?;
+            Poll::Ready(match to_client.poll_send(stream, cx) {
                 Poll::Ready(sent) => sent.map_err(Error::Client),
                 Poll::Pending => Ok(()),
             })
@@ -85,19 +116,57 @@ impl Client {
         }
     }
 
-    /// Reads once from the client; what is for the app is in `to_app` then.
-    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let received = self.received.open();
-        ready!(received.poll_fill(&mut self.stream, CHUNK_BYTES, cx)).map_err(Error::Client)?;
-        let taken = self.session.take(received.filled(), self.to_app.open(), self.to_client.open())?;
-        self.received.forget(taken);
+    /// Reads once from the client. The app has what it takes at once; the rest is in `to_app` then.
+    fn poll_pass_up(&mut self, app: &mut TcpStream, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let Client { stream, records, buffers: Buffers { received, to_client, to_app } } = self;
+        ready!(received.open().poll_fill(stream, CHUNK_BYTES, cx)).map_err(Error::Client)?;
+        let taken = records.open(received.filled(), to_client.open())?;
+        let mut content = &received.filled()[..taken.content_bytes];
+        while !content.is_empty() {
+            match Pin::new(&mut *app).poll_write(cx, content) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(Error::App(io::ErrorKind::WriteZero.into()))),
+                Poll::Ready(Ok(sent)) => content = &content[sent..],
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(Error::App(error))),
+                Poll::Pending => {
+                    to_app.open().extend(content);
+                    break;
+                }
+            }
+        }
+        received.forget(taken.bytes);
         Poll::Ready(Ok(()))
     }
 
-    fn close_buffers(&mut self) {
-        self.received.close();
-        self.to_client.close();
-        self.to_app.close();
+    /// Reads once from the app; what is for the client is in `to_client` then. Answers whether the app has finished.
+    fn poll_pass_down(&mut self, app: &TcpStream, cx: &mut Context<'_>) -> Poll<Result<bool, Error>> {
+        let Client { records, buffers: Buffers { to_client, .. }, .. } = self;
+        loop {
+            ready!(app.poll_read_ready(cx)).map_err(Error::App)?;
+            let out = to_client.open();
+            records.make_ready(out)?;
+            let row = out.room(records.row_bytes());
+            match app.try_read_vectored(&mut records.contents(row)) {
+                Ok(0) => {
+                    records.finish(out)?;
+                    return Poll::Ready(Ok(true));
+                }
+                Ok(length) => {
+                    let sealed = records.seal(row, length)?;
+                    out.add(sealed);
+                    return Poll::Ready(Ok(false));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(Error::App(error))),
+            }
+        }
+    }
+
+    /// Why the connection ends, if the client takes it at once.
+    fn explain(&mut self, error: &records::Error, cx: &mut Context<'_>) {
+        let Client { stream, records, buffers: Buffers { to_client, .. } } = self;
+        if records.explain(error, to_client.open()).is_ok() {
+            let _ = to_client.poll_send(stream, cx);
+        }
     }
 }
 
@@ -146,7 +215,7 @@ impl<'a> Relay<'a> {
 
     #[cfg(test)]
     pub fn bytes_held(&self) -> usize {
-        let Client { received, to_client, to_app, .. } = &self.client;
+        let Buffers { received, to_client, to_app } = &self.client.buffers;
         [received, to_client, to_app].map(Buffer::held).iter().sum()
     }
 
@@ -154,12 +223,16 @@ impl<'a> Relay<'a> {
     pub async fn run(&mut self) -> Result<(), Error> {
         std::future::poll_fn(|cx| {
             let (up, down) = (self.poll_up(cx), self.poll_down(cx));
-            self.client.close_buffers();
-            match (up, down) {
+            let ended = match (up, down) {
                 (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => Poll::Ready(Err(error)),
                 (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ok(())),
                 _ => Poll::Pending,
+            };
+            if let Poll::Ready(Err(Error::Records(error))) = &ended {
+                self.client.explain(error, cx);
             }
+            self.client.buffers.close();
+            ended
         })
         .await
     }
@@ -168,20 +241,21 @@ impl<'a> Relay<'a> {
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let client = &mut self.client;
         loop {
-            ready!(client.to_app.poll_send(&mut self.app, cx)).map_err(Error::App)?;
+            ready!(client.buffers.to_app.poll_send(&mut self.app, cx)).map_err(Error::App)?;
             if self.app_told {
                 return Poll::Ready(Ok(()));
             }
-            if client.session.client_finished() {
+            if client.records.client_finished() {
                 // Who is gone already need not be told.
                 let _ = ready!(Pin::new(&mut self.app).poll_shutdown(cx));
                 self.app_told = true;
                 continue;
             }
-            if client.to_client.len() > ANSWER_BYTES_MAX {
-                ready!(client.to_client.poll_send(&mut client.stream, cx)).map_err(Error::Client)?;
+            let answers = &mut client.buffers.to_client;
+            if answers.len() > ANSWER_BYTES_MAX {
+                ready!(answers.poll_send(&mut client.stream, cx)).map_err(Error::Client)?;
             }
-            match ready!(client.poll_receive(cx)) {
+            match ready!(client.poll_pass_up(&mut self.app, cx)) {
                 Ok(()) => self.activity.note(),
                 Err(error) if self.activity.client_told() && is_end(&error) => return self.leave(cx),
                 Err(error) => return Poll::Ready(Err(error)),
@@ -200,7 +274,7 @@ impl<'a> Relay<'a> {
     fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let client = &mut self.client;
         loop {
-            ready!(client.to_client.poll_send(&mut client.stream, cx)).map_err(Error::Client)?;
+            ready!(client.buffers.to_client.poll_send(&mut client.stream, cx)).map_err(Error::Client)?;
             if self.activity.client_told() {
                 return Poll::Ready(Ok(()));
             }
@@ -209,24 +283,9 @@ impl<'a> Relay<'a> {
                 self.activity.client_told.store(true, Ordering::Relaxed);
                 continue;
             }
-            let mut plain = Buffer::default();
-            let read = plain.open().poll_fill(&mut self.app, CHUNK_BYTES, cx);
-            let (rest, out) = (client.received.filled(), client.to_client.open());
-            let sealed = match &read {
-                Poll::Ready(Ok(())) => client.session.encrypt(rest, plain.filled(), out),
-                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                    self.app_finished = true;
-                    client.session.finish(rest, out)
-                }
-                _ => Ok(()),
-            };
-            plain.clear();
-            plain.close();
-            sealed?;
-            match ready!(read) {
-                Ok(()) => self.activity.note(),
-                Err(_) if self.app_finished => {}
-                Err(error) => return Poll::Ready(Err(Error::App(error))),
+            self.app_finished = ready!(client.poll_pass_down(&self.app, cx))?;
+            if !self.app_finished {
+                self.activity.note();
             }
         }
     }

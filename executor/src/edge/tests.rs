@@ -13,9 +13,12 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::buffer::Buffer;
-use super::relay::{Activity, Client, Relay};
+use super::relay::{Activity, Arrival, Relay};
 use super::session::Session;
 use super::*;
+
+#[path = "records_tests.rs"]
+mod records;
 
 const NAME: &str = "instance-guid";
 
@@ -82,8 +85,7 @@ async fn relayed(
     let ((outside, inside), (to_app, app)) = (pair().await, pair().await);
     let config = config(&ContainerProxy::default(), &authority.issue(NAME));
     tokio::spawn(async move {
-        let mut client = Client::new(inside, Session::new(config).unwrap());
-        client.shake_hands().await.unwrap();
+        let client = Arrival::new(inside, Session::new(config).unwrap()).shake_hands().await.unwrap();
         let activity = Activity::now();
         Relay::new(client, to_app, &activity).run().await
     });
@@ -156,16 +158,13 @@ async fn an_app_that_writes_more_than_its_client_reads_has_to_wait() {
 async fn a_connection_on_which_nothing_happens_holds_no_buffer() {
     let authority = authority();
     let ((outside, inside), (to_app, mut app)) = (pair().await, pair().await);
-    let mut client = Client::new(
-        inside,
-        Session::new(config(&ContainerProxy::default(), &authority.issue(NAME))).unwrap(),
-    );
+    let config = config(&ContainerProxy::default(), &authority.issue(NAME));
+    let arrival = Arrival::new(inside, Session::new(config).unwrap());
     let connecting = tls(outside, authority.client(None, &[&rustls::version::TLS13]));
-    let (shaken, connected) = tokio::join!(client.shake_hands(), connecting);
+    let (shaken, connected) = tokio::join!(arrival.shake_hands(), connecting);
     let mut outside = connected.unwrap();
-    shaken.unwrap();
     let activity = Activity::now();
-    let mut relay = Relay::new(client, to_app, &activity);
+    let mut relay = Relay::new(shaken.unwrap(), to_app, &activity);
     let exchange = async {
         outside.write_all(&pattern(100_000)).await.unwrap();
         let mut got = vec![0; 100_000];
@@ -223,19 +222,20 @@ async fn only_clients_with_the_right_certificate_are_let_in() {
         for (case, (proxy, shows, is_let_in)) in table.iter().enumerate() {
             let (outside, inside) = pair().await;
             let config = config(proxy, &ours.issue(NAME));
-            let mut client = Client::new(inside, Session::new(config).unwrap());
+            let arrival = Arrival::new(inside, Session::new(config).unwrap());
             let connecting = async {
                 let mut stream = tls(outside, ours.client(*shows, &[version])).await?;
                 // With the newer version a refusal is heard of with the first answer.
                 stream.read(&mut [0]).await
             };
             let serving = async {
-                let shaken = client.shake_hands().await;
-                let is_in = shaken.is_ok();
-                if is_in {
-                    client.dismiss().await;
+                match arrival.shake_hands().await {
+                    Ok(client) => {
+                        client.dismiss().await;
+                        true
+                    }
+                    Err(_) => false,
                 }
-                is_in
             };
             let (met, served) = tokio::join!(connecting, serving);
             assert_eq!((met.is_ok(), served), (*is_let_in, *is_let_in), "case {case}, {version:?}: {met:?}");
