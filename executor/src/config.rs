@@ -31,7 +31,8 @@ pub struct Config {
     pub unhealthy_monitoring_interval: Duration,
     /// Of one declarative check that does not say itself.
     pub check_timeout: Duration,
-    /// Downloads and cached dependencies; survives restarts.
+    /// Downloads and cached dependencies; survives restarts. This directory, and the next two, are the executor's own: what it
+    /// does not know of there is removed.
     pub cache_dir: PathBuf,
     pub cache_bytes_max: u64,
     /// What is known of each container; from it a later executor takes them over.
@@ -85,11 +86,11 @@ impl Config {
             healthy_monitoring_interval: Duration::from_secs(30),
             unhealthy_monitoring_interval: Duration::from_secs(2),
             check_timeout: Duration::from_secs(1),
-            cache_dir: state_dir.join("cache"),
+            cache_dir: state_dir.join("executor-cache"),
             cache_bytes_max: 10 * 1024 * 1024 * 1024,
-            depot_dir: state_dir.join("containers"),
+            depot_dir: state_dir.join("executor-containers"),
             destroy_containers_on_stop: false,
-            work_dir: state_dir.join("work"),
+            work_dir: state_dir.join("executor-work"),
             trusted_system_certificates: None,
             healthcheck_assets: None,
             volume_driver_dirs: Vec::new(),

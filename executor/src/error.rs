@@ -24,6 +24,8 @@ pub enum Error {
 pub enum StartError {
     #[error("cannot prepare {path}")]
     Directory { path: std::path::PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    NotOwn(#[from] crate::own::Refused),
     #[error("another executor runs with {0}")]
     InUse(std::path::PathBuf),
     #[error("cannot read what an earlier executor left: {0}")]

@@ -41,7 +41,7 @@ fn identity() -> InstanceIdentity {
 
 /// The certificate in the files of a container, which fits the key beside it.
 fn on_disk(state: &Path) -> CertificateDer<'static> {
-    let read = |name| fs::read(state.join("work/credentials/a").join(name)).unwrap();
+    let read = |name| fs::read(state.join("executor-work/credentials/a").join(name)).unwrap();
     let (chain, key) = (read("instance.crt"), read("instance.key"));
     let chain: Vec<_> = CertificateDer::pem_slice_iter(&chain).map(Result::unwrap).collect();
     assert_eq!(chain.len(), 2);
@@ -191,7 +191,7 @@ async fn a_certificate_is_replaced_under_way_and_no_connection_fails_for_it() {
     let stop = Arc::new(AtomicBool::new(false));
     let connecting = [61001, 61443].map(|port| keep_connecting(&network, port, &client, &stop));
     clock.advance(Duration::from_secs(23 * 3600 + 1800));
-    let chain = || fs::read_to_string(state.join("work/credentials/a/instance.crt")).unwrap();
+    let chain = || fs::read_to_string(state.join("executor-work/credentials/a/instance.crt")).unwrap();
     let (first, deadline) = (chain(), Instant::now() + PATIENCE);
     loop {
         let now = chain();

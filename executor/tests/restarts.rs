@@ -60,8 +60,10 @@ impl Cell {
     }
 
     fn records(&self) -> usize {
-        let entries = std::fs::read_dir(self.path("containers")).unwrap();
-        entries.filter(|entry| entry.as_ref().unwrap().file_name() != ".lock").count()
+        let entries = std::fs::read_dir(self.path("executor-containers")).unwrap();
+        entries
+            .filter(|entry| !entry.as_ref().unwrap().file_name().to_string_lossy().starts_with('.'))
+            .count()
     }
 
     fn calls(&self, kind: &str) -> Vec<String> {
@@ -116,7 +118,7 @@ impl Life {
         assert!(self.executor.list().is_empty());
         assert_eq!(self.executor.remaining_resources(), TOTAL);
         assert_eq!(cell.records(), 0);
-        for dir in ["work/credentials", "work/files"] {
+        for dir in ["executor-work/credentials", "executor-work/files"] {
             assert_eq!(std::fs::read_dir(cell.path(dir)).unwrap().count(), 0, "{dir}");
         }
         self.end().await;
@@ -149,11 +151,11 @@ async fn a_running_container_outlives_its_executor() {
     assert_eq!((after.ports, after.tags, after.internal_ip), (before.ports, before.tags, before.internal_ip));
     assert_eq!(after.run_info.unwrap().volume_mounted_files.len(), 1);
     assert_eq!(second.executor.remaining_resources().memory_mb, 900);
-    assert!(cell.path("work/files/a/db/password").exists(), "what is mounted stays");
+    assert!(cell.path("executor-work/files/a/db/password").exists(), "what is mounted stays");
     cell.until_called("attach a", 1).await;
     assert!(cell.garden.say("a", "/app", "still here\n").await);
     assert_eq!(cell.said("still here"), 1);
-    assert!(cell.path("work/credentials/a/instance.crt").exists());
+    assert!(cell.path("executor-work/credentials/a/instance.crt").exists());
     cell.garden.exit("a", "/app", 3);
     second.expect(&["Failed a: APP: Exited with status 3"]).await;
     assert_eq!(cell.calls("run a").len(), 1);
@@ -412,15 +414,37 @@ async fn a_garden_that_stays_away_is_given_up() {
 async fn what_is_nobodys_is_taken_away() {
     let cell = Cell::new();
     cell.begin().end().await;
-    for dir in ["work/credentials/gone", "work/files/gone", "containers/unreadable"] {
+    for dir in
+        ["executor-work/credentials/gone", "executor-work/files/gone", "executor-containers/unreadable"]
+    {
         std::fs::create_dir_all(cell.path(dir)).unwrap();
     }
-    std::fs::write(cell.path("work/upload"), "half").unwrap();
+    std::fs::write(cell.path("executor-work/upload"), "half").unwrap();
     let owned = [("executor:owner".to_string(), "executor".to_string())].into();
     let spec = garden_client::ContainerSpec { handle: "x".into(), properties: owned, ..Default::default() };
     cell.garden.create(spec).await.unwrap();
     let life = cell.begin();
     cell.until_called("destroy x", 1).await;
-    assert!(!cell.path("work/upload").exists());
+    assert!(!cell.path("executor-work/upload").exists());
     life.leaves_nothing(&cell).await;
+}
+
+#[tokio::test]
+async fn a_directory_that_others_use_is_never_taken_for_the_executors() {
+    let take: [fn(&mut Config, PathBuf); 3] = [
+        |config, path| config.work_dir = path,
+        |config, path| config.cache_dir = path,
+        |config, path| config.depot_dir = path,
+    ];
+    for take in take {
+        let (others, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::create_dir(others.path().join("letters")).unwrap();
+        let http = diego_base::http::client(&diego_base::http::ClientConfig::default()).unwrap();
+        let mut config = Config::new("cell-1", TOTAL, state.path().to_path_buf(), http);
+        take(&mut config, others.path().to_path_buf());
+        let started = Executor::new(config, std::sync::Arc::new(MemoryGarden::new()), Logs::default());
+        let refused = started.err().expect("it is others'").to_string();
+        assert!(refused.contains("holds 'letters'"), "{refused}");
+        assert_eq!(std::fs::read_dir(others.path()).unwrap().count(), 1);
+    }
 }

@@ -143,7 +143,7 @@ async fn what_is_cached_is_asked_for_but_not_sent_again() {
     assert_eq!(shelf.asked.load(Ordering::SeqCst), 3);
     assert!(world.said().contains(&"APP: Downloaded the app".to_string()));
     // What was replaced is gone from the disk.
-    until(|| files_in(&world.state.path().join("cache")) == 1).await;
+    until(|| files_in(&world.state.path().join("executor-cache")) == 1).await;
 }
 
 #[tokio::test]
@@ -159,7 +159,7 @@ async fn downloads_that_fail_name_the_artifact_and_nothing_of_the_url() {
         world.expect(&[&format!("Reserved {guid}"), &failed]).await;
     }
     assert!(!world.said().iter().any(|line| line.contains("secret")));
-    until(|| files_in(&world.state.path().join("cache")) == 0).await;
+    until(|| files_in(&world.state.path().join("executor-cache")) == 0).await;
 }
 
 #[tokio::test]
@@ -212,7 +212,7 @@ async fn a_stop_ends_a_download_that_hangs() {
     assert!(started.elapsed() < Duration::from_secs(5));
     world.expect(&["Reserved a", "Failed a: cancelled (stopped)"]).await;
     world.nothing_is_left().await;
-    assert_eq!(files_in(&world.state.path().join("cache")), 0);
+    assert_eq!(files_in(&world.state.path().join("executor-cache")), 0);
 }
 
 #[tokio::test]
@@ -296,7 +296,7 @@ async fn the_cache_survives_a_restart_and_forgets_what_it_does_not_know() {
     let url = format!("{}/app", serve(shelf.clone()).await);
     let mut world = world();
     let state = world.state.path().to_path_buf();
-    let cache = state.join("cache");
+    let cache = state.join("executor-cache");
     world.garden.script("/app", Script::runs());
     let cached_dependencies = vec![dependency(&url, "k"), dependency(&url, "")];
     world.start("a", RunInfo { cached_dependencies, ..recipe("/app") });
@@ -328,7 +328,7 @@ async fn the_least_recently_used_goes_first_and_what_is_used_never() {
         world.start(key, RunInfo { cached_dependencies: vec![dependency(&url, key)], ..recipe("/app") });
         world.expect(&[&format!("Reserved {key}"), &format!("Running {key}")]).await;
     }
-    let cache = world.state.path().join("cache");
+    let cache = world.state.path().join("executor-cache");
     assert_eq!(files_in(&cache), 3, "all are used");
     for key in ["1", "2", "3"] {
         world.executor.delete(key).await.unwrap();
@@ -380,7 +380,8 @@ async fn a_file_is_uploaded_with_its_digests() {
 /// Everything but the index.
 fn files_in(dir: &std::path::Path) -> usize {
     let entries = std::fs::read_dir(dir).unwrap().filter_map(Result::ok);
-    entries.filter(|entry| !entry.file_name().to_string_lossy().starts_with("index.json")).count()
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.filter(|name| !name.starts_with("index.json") && !name.starts_with('.')).count()
 }
 
 async fn until(condition: impl Fn() -> bool) {

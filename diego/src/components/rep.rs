@@ -225,7 +225,7 @@ pub async fn speak(
 /// As whom the presence is held: made once, so that a rep that is started again holds it on.
 fn owner(depot_dir: &Path) -> Result<String> {
     let path = depot_dir.join(PRESENCE_OWNER_FILE);
-    std::fs::create_dir_all(depot_dir).with_context(|| format!("cannot make {}", depot_dir.display()))?;
+    executor::claim_directory(depot_dir)?;
     match std::fs::read_to_string(&path) {
         Ok(owner) if !owner.trim().is_empty() => return Ok(owner.trim().to_owned()),
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -277,7 +277,7 @@ fn executor(
 impl Voice {
     /// Beside what containers use of this cell.
     fn depot_dir(&self) -> PathBuf {
-        self.tuning.temp_dir.as_ref().unwrap_or(&self.state_dir).join("containers")
+        self.tuning.temp_dir.as_ref().unwrap_or(&self.state_dir).join("executor-containers")
     }
 
     fn identity(&self) -> Identity {

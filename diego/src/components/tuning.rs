@@ -50,10 +50,10 @@ pub struct Tuning {
     /// Of downloads that are kept.
     #[arg(long, default_value_t = 10 << 30)]
     max_cache_size_in_bytes: u64,
-    /// Where downloads are kept; otherwise in the state directory.
+    /// Where downloads are kept, in a directory executor-cache; otherwise in the state directory.
     #[arg(long)]
     cache_path: Option<PathBuf>,
-    /// For uploads under way and instances' credentials; otherwise in the state directory.
+    /// For uploads under way, instances' credentials and records, in directories executor-…; otherwise in the state directory.
     #[arg(long)]
     pub temp_dir: Option<PathBuf>,
     /// Of one container, if 0 without limit.
@@ -101,10 +101,10 @@ impl Tuning {
         config.work.downloads = self.max_concurrent_downloads;
         config.cache_bytes_max = self.max_cache_size_in_bytes;
         if let Some(path) = &self.cache_path {
-            config.cache_dir.clone_from(path);
+            config.cache_dir = path.join("executor-cache");
         }
         if let Some(path) = &self.temp_dir {
-            config.work_dir.clone_from(path);
+            config.work_dir = path.join("executor-work");
         }
         config.container_inode_limit = self.container_inode_limit;
         config.cpu_shares_max = self.container_max_cpu_shares;

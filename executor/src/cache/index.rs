@@ -13,6 +13,7 @@ use rootfs_ledger::{Evict, Usage};
 use serde::{Deserialize, Serialize};
 
 use super::fetch::Validators;
+use crate::own::is_mark;
 
 const INDEX_FILE: &str = "index.json";
 
@@ -149,9 +150,10 @@ impl Index {
     /// Downloads that were cut short, directories half unpacked, entries whose record was lost.
     fn remove_strangers(&self, held: &Held) -> io::Result<()> {
         for item in std::fs::read_dir(&self.dir)? {
-            let path = item?.path();
+            let item = item?;
+            let (path, name) = (item.path(), item.file_name());
             let known = self.entries.values().chain(held.values()).any(|entry| entry.path == path);
-            if !known && path.file_name().is_none_or(|name| name != INDEX_FILE) {
+            if !known && !is_mark(&name) && name != INDEX_FILE {
                 remove(&path)?;
             }
         }

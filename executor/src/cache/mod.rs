@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::StartError;
+use crate::own::claim;
 
 /// What to get. Without a cache key it is fetched for this one use.
 pub(crate) struct Wanted<'a> {
@@ -132,6 +133,7 @@ impl Cache {
         ledger: Ledger,
         in_use: &[String],
     ) -> Result<Self, StartError> {
+        claim(dir)?;
         let (index, again) = Index::open(dir, bytes_max, in_use)
             .map_err(|source| StartError::Directory { path: dir.to_path_buf(), source })?;
         let left = index.left().clone();

@@ -19,6 +19,7 @@ use super::life::{self, COMMANDS_MAX, Command, Past};
 use super::store::{Store, failure};
 use crate::cache::Cache;
 use crate::depot::{Found, keep_only};
+use crate::own::claim;
 use crate::{Config, Shared, StartError, State};
 
 const NOT_CREATED: &str = "the cell's agent was started again before the container was created";
@@ -83,9 +84,8 @@ pub(crate) fn prepare_work_dir(config: &Config, found: &[Found]) -> Result<(), S
     let guids: BTreeSet<&str> = found.iter().map(|found| found.record.container.guid.as_str()).collect();
     let dir = &config.work_dir;
     let unusable = |source| StartError::Directory { path: dir.to_path_buf(), source };
+    claim(dir)?;
     let kept = ["credentials", "files"];
-    // The records may be there, too.
-    let depot = config.depot_dir.strip_prefix(dir).ok().and_then(|depot| depot.to_str());
-    keep_only(dir, &kept.into_iter().chain(depot).collect()).map_err(unusable)?;
+    keep_only(dir, &kept.into_iter().collect()).map_err(unusable)?;
     kept.iter().try_for_each(|kept| keep_only(&dir.join(kept), &guids)).map_err(unusable)
 }

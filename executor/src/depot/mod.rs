@@ -14,7 +14,7 @@ mod name;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -25,6 +25,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub(crate) use journal::{Journal, Place};
 
+use crate::own::{claim, is_mark};
 use crate::recipe::Settings;
 use crate::steps::StepError;
 use crate::volumes::Volume;
@@ -141,7 +142,8 @@ impl Depot {
     /// One executor at a time.
     pub fn open(dir: &Path) -> Result<Depot, StartError> {
         let unusable = |source| StartError::Directory { path: dir.to_path_buf(), source };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(unusable)?;
+        claim(dir)?;
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(unusable)?;
         let lock = dir.join(LOCK);
         let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(lock);
         let lock = lock.map_err(unusable)?;
@@ -265,12 +267,13 @@ fn failed(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     move |source| Error { act, path, source }
 }
 
-/// Makes a directory of things by guid if need be, and takes out what belongs to no container that lives on.
+/// Makes a directory of things by guid if need be, in one of the executor's own, and takes out what belongs to no container that lives on.
 pub(crate) fn keep_only(dir: &Path, guids: &BTreeSet<&str>) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
-        if entry.file_name().to_str().is_some_and(|name| guids.contains(name)) {
+        let name = entry.file_name();
+        if is_mark(&name) || name.to_str().is_some_and(|name| guids.contains(name)) {
             continue;
         }
         match entry.file_type()?.is_dir() {

@@ -110,7 +110,7 @@ impl World {
         assert!(self.garden.handles().is_empty(), "{:?}", self.garden.handles());
         assert!(self.executor.list().is_empty());
         assert_eq!(self.executor.remaining_resources(), TOTAL);
-        for dir in ["work/credentials", "work/files"] {
+        for dir in ["executor-work/credentials", "executor-work/files"] {
             let entries = std::fs::read_dir(self.state.path().join(dir)).map(|entries| entries.count());
             assert_eq!(entries.unwrap_or(0), 0, "{dir}");
         }

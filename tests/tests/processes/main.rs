@@ -151,7 +151,7 @@ impl Processes {
             "locket_client_key_file": path("key"), "path_to_tls_cert": path("cert"),
             "path_to_tls_key": path("key"), "path_to_tls_ca_cert": path("ca-cert"),
             "garden_network": "unix", "garden_addr": path("garden.sock"), "cache_path": path("rep-cache"),
-            "temp_dir": path("rep-work"), "preloaded_root_fs": [format!("busybox:{}", path("busybox.tar"))],
+            "temp_dir": path("of-many"), "preloaded_root_fs": [format!("busybox:{}", path("busybox.tar"))],
             "supported_providers": ["docker"], "placement_tags": [], "optional_placement_tags": null,
             "memory_mb": "auto", "disk_mb": "1024", "container_owner_name": "rep", "set_cpu_weight": true,
             "evacuation_timeout": "10m0s", "polling_interval": "30s", "layering_mode": "single-layer",
@@ -163,6 +163,7 @@ impl Processes {
 
     fn start_rep(&mut self) {
         if self.rep_in_file {
+            std::fs::create_dir_all(self.path("of-many/others")).unwrap();
             std::fs::write(self.path("rep.json"), self.rep_file().to_string()).unwrap();
             return self.start("rep", &["-config".into(), self.path("rep.json").display().to_string()]);
         }
@@ -452,6 +453,7 @@ fn a_cell_is_started_as_deployments_start_it() {
         assert!(!log.contains("without effect"), "{log}");
         assert!(log.contains(r#""message":"rep.started""#), "{log}");
         a_task_runs(processes);
+        assert!(processes.path("of-many/others").exists(), "a directory for everybody stays everybody's");
     });
 }
 
