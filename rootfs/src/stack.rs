@@ -208,7 +208,7 @@ fn looks(root: &OwnedFd, path: &str) -> Looks {
                 mode,
                 uid: stat.st_uid,
                 gid: stat.st_gid,
-                modified: Some((stat.st_mtime as i64, stat.st_mtime_nsec as i64)),
+                modified: Some((stat.st_mtime, stat.st_mtime_nsec as i64)),
             })
         }
         Ok(_) | Err(rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => Looks::Hides,
