@@ -90,6 +90,7 @@ fn exposition(disk: &Disk, pulls: PullFigures) -> String {
         ("disk_room_bytes", disk.room_bytes),
         ("disk_claimed_bytes", disk.claimed_bytes),
         ("disk_others_bytes", disk.others_bytes),
+        ("disk_promised_elsewhere_bytes", disk.elsewhere_bytes),
         ("disk_high_mark_bytes", disk.high_mark_bytes),
         ("disk_low_mark_bytes", disk.low_mark_bytes),
         ("roots_capacity_bytes", disk.roots_capacity_bytes),

@@ -74,7 +74,7 @@ pub async fn pin(
     Err(anyhow!("the registry cache ended without an answer").into())
 }
 
-fn is_local(image: &str) -> bool {
+pub fn is_local(image: &str) -> bool {
     ["oci:", "preloaded:", "/"].iter().any(|scheme| image.starts_with(scheme))
 }
 

@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use rootfs::admin::{self, CollectRequest, Disk, Freed, ImageRow, PullLine, PullRequest};
 use serde::de::DeserializeOwned;
 
-use super::image::{Bars, reference};
+use super::image::{Bars, is_local, reference};
 use super::output::{self, Row, print};
 use super::{Failure, Global};
 
@@ -30,15 +30,18 @@ enum Command {
     List,
     /// Bring an image here, ready to be mounted.
     Pull {
+        /// `registry.example:5000/team/web:1`, `web` of the default registry, or with its scheme: docker://, oci:, preloaded:,
+        /// or a directory's path.
         image: String,
         /// USER:PASSWORD for its registry.
-        #[arg(long, env = "DIEGO_IMAGE_CREDENTIALS", hide_env_values = true)]
-        credentials: Option<String>,
+        #[arg(long, env = "DIEGO_IMAGE_CREDENTIALS", hide_env_values = true, value_parser = user_and_password)]
+        credentials: Option<(String, String)>,
     },
-    /// Forget images by their digest, or the beginning of it. What is in use stays on the disk as long as it is.
+    /// Forget images. What is in use stays on the disk as long as it is.
     Rm {
+        /// Digests, the beginnings of digests, or names, as `list` shows them.
         #[arg(required = true)]
-        digests: Vec<String>,
+        images: Vec<String>,
     },
     /// Take away what is unused, the longest unused first: layers, downloads, the registry cache.
     Gc {
@@ -63,13 +66,14 @@ pub async fn run(global: &Global, flags: Flags) -> Result<(), Failure> {
     match flags.command.unwrap_or(Command::List) {
         Command::List => output::rows(global.json, &admin.images().await?)?,
         Command::Pull { image, credentials } => admin.pull(global, &image, credentials).await?,
-        Command::Rm { digests } => admin.remove(&digests).await?,
+        Command::Rm { images } => admin.remove(global, &images).await?,
         Command::Gc { mb, unused_hours } => {
             let request = CollectRequest { bytes: mb.map(|mb| mb << 20), unused_for: unused_hours * 3600 };
             let request = admin.http.post(format!("{HOST}/v1/collect")).json(&request);
             let freed: Freed = read(request).await?;
             match global.json {
                 true => output::line(&freed)?,
+                false if freed.things == 0 => print("nothing to take away: all is in use, or was lately")?,
                 false => print(&format!("{} freed, of {} things", size(freed.bytes), freed.things))?,
             }
         }
@@ -86,7 +90,10 @@ impl Admin {
         let socket = admin::socket(&store);
         if !socket.exists() {
             let store = store.display();
-            return Err(anyhow!("no garden runs on the store {store}, or only root may ask it").into());
+            let said = format!(
+                "no garden runs on the store {store} (another is named by --store), or only root may ask it"
+            );
+            return Err(Failure::Unreachable(said));
         }
         diego_base::tls::install_provider();
         let http = reqwest::Client::builder().unix_socket(socket).no_proxy().build();
@@ -97,15 +104,17 @@ impl Admin {
         read(self.http.get(format!("{HOST}/v1/images"))).await
     }
 
-    async fn pull(&self, global: &Global, image: &str, credentials: Option<String>) -> Result<(), Failure> {
-        let (username, password) = credentials
-            .as_deref()
-            .and_then(|both| both.split_once(':'))
-            .map(|(username, password)| (username.to_owned(), password.to_owned()))
-            .unwrap_or_default();
-        let request = PullRequest { image: reference(image), username, password };
+    async fn pull(
+        &self,
+        global: &Global,
+        image: &str,
+        credentials: Option<(String, String)>,
+    ) -> Result<(), Failure> {
+        let (username, password) = credentials.unwrap_or_default();
+        let image = if is_local(image) { image.to_owned() } else { reference(image) };
+        let request = PullRequest { image, username, password };
         let request = self.http.post(format!("{HOST}/v1/images")).json(&request);
-        let answer = accepted(request.send().await.context("cannot reach the store")?).await?;
+        let answer = answered(request).await?;
         let mut bars = Bars::new(global.json);
         let (mut pending, mut chunks) = (Vec::new(), answer.bytes_stream());
         while let Some(chunk) = chunks.next().await {
@@ -126,25 +135,55 @@ impl Admin {
         Err(anyhow!("the store ended without an answer").into())
     }
 
-    async fn remove(&self, digests: &[String]) -> Result<(), Failure> {
+    async fn remove(&self, global: &Global, wanted: &[String]) -> Result<(), Failure> {
         let images = self.images().await?;
-        for digest in digests {
-            let wanted = digest.trim_start_matches("sha256:");
-            let hex = |image: &&ImageRow| image.digest.trim_start_matches("sha256:").starts_with(wanted);
-            let found: Vec<&ImageRow> = images.iter().filter(hex).collect();
-            let [image] = found[..] else {
-                return Err(Failure::Unsuccessful(format!("{} images begin with {digest}", found.len())));
-            };
-            let request = self.http.delete(format!("{HOST}/v1/images/{}", image.digest));
-            accepted(request.send().await.context("cannot reach the store")?).await?;
+        // All are found before the first is removed.
+        let found = wanted.iter().map(|wanted| find(&images, wanted)).collect::<Result<Vec<_>, _>>()?;
+        for image in found {
+            answered(self.http.delete(format!("{HOST}/v1/images/{}", image.digest))).await?;
+            if !global.json {
+                print(&format!("forgot {}  {}", image.digest, image.name))?;
+            }
         }
         Ok(())
     }
 }
 
+/// By its name, or by its digest or the beginning of it, which must be that of one alone.
+fn find<'a>(images: &'a [ImageRow], wanted: &str) -> Result<&'a ImageRow, Failure> {
+    let name = if is_local(wanted) { wanted.to_owned() } else { reference(wanted) };
+    if let Some(image) = images.iter().find(|image| image.name == name) {
+        return Ok(image);
+    }
+    let hex = wanted.strip_prefix("sha256:").unwrap_or(wanted);
+    let begins = |image: &&ImageRow| image.digest.trim_start_matches("sha256:").starts_with(hex);
+    match images.iter().filter(|_| !hex.is_empty()).filter(begins).collect::<Vec<_>>()[..] {
+        [image] => Ok(image),
+        [] => Err(Failure::Unknown(format!("there is no image '{wanted}'"))),
+        [_, _, ..] => {
+            Err(Failure::Unsuccessful(format!("the digests of several images begin with {wanted}")))
+        }
+    }
+}
+
+fn user_and_password(text: &str) -> Result<(String, String), String> {
+    let (user, password) = text.split_once(':').ok_or("it must be USER:PASSWORD")?;
+    Ok((user.into(), password.into()))
+}
+
 async fn read<T: DeserializeOwned>(request: reqwest::RequestBuilder) -> Result<T, Failure> {
-    let answer = accepted(request.send().await.context("cannot reach the store")?).await?;
+    let answer = answered(request).await?;
     Ok(answer.json().await.context("cannot read the store's answer")?)
+}
+
+async fn answered(request: reqwest::RequestBuilder) -> Result<reqwest::Response, Failure> {
+    match request.send().await {
+        Ok(answer) => accepted(answer).await,
+        Err(error) if error.is_connect() => Err(Failure::Unreachable(
+            "no garden runs on this store any more: nobody answers on its socket".into(),
+        )),
+        Err(error) => Err(anyhow::Error::new(error).context("cannot reach the store").into()),
+    }
 }
 
 async fn accepted(answer: reqwest::Response) -> Result<reqwest::Response, Failure> {
@@ -158,11 +197,12 @@ async fn accepted(answer: reqwest::Response) -> Result<reqwest::Response, Failur
 }
 
 impl Row for ImageRow {
-    const HEADINGS: &'static [&'static str] = &["DIGEST", "IMAGE", "LAYERS", "SIZE", "USED", "IN USE"];
+    const HEADINGS: &'static [&'static str] = &["DIGEST", "IMAGE", "LAYERS", "SIZE", "LAST USED", "IN USE"];
 
     fn cells(&self) -> Vec<String> {
         let short: String = self.digest.trim_start_matches("sha256:").chars().take(12).collect();
-        let ago = output::age(0, i64::try_from(self.unused_for).unwrap_or(0).saturating_mul(1_000_000_000));
+        let unused_ns = i64::try_from(self.unused_for).unwrap_or(0).saturating_mul(1_000_000_000);
+        let ago = format!("{} ago", output::age(0, unused_ns));
         let in_use = if self.in_use { "yes" } else { "" };
         vec![short, self.name.clone(), self.layers.to_string(), size(self.bytes), ago, in_use.into()]
     }
@@ -193,4 +233,48 @@ fn show(disk: &Disk) -> anyhow::Result<()> {
 /// `1.5 GiB`.
 fn size(bytes: u64) -> String {
     indicatif::BinaryBytes(bytes).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_is_named_by_its_digest_the_beginning_of_it_or_its_name_and_never_by_nothing() {
+        let row = |digest: &str, name: &str| ImageRow {
+            digest: format!("sha256:{digest}"),
+            name: name.into(),
+            layers: 1,
+            bytes: 1,
+            in_use: false,
+            unused_for: 0,
+        };
+        let images =
+            [row("abc1", "docker://h:1/web:1"), row("abd2", "oci:///a/b:1"), row("ffff", "docker:///web")];
+        let found = |wanted: &str| match find(&images, wanted) {
+            Ok(image) => image.digest.clone(),
+            Err(error) => error.to_string(),
+        };
+        for (wanted, expected) in [
+            ("sha256:abc1", "sha256:abc1"),
+            ("abd", "sha256:abd2"),
+            ("h:1/web:1", "sha256:abc1"),
+            ("oci:///a/b:1", "sha256:abd2"),
+            ("web", "sha256:ffff"),
+            ("ab", "the digests of several images begin with ab"),
+            ("", "there is no image ''"),
+            ("sha256:", "there is no image 'sha256:'"),
+            ("0", "there is no image '0'"),
+        ] {
+            assert_eq!(found(wanted), expected, "{wanted}");
+        }
+        let one = &images[..1];
+        assert!(find(one, "sha256:").is_err(), "also where there is only one");
+    }
+
+    #[test]
+    fn credentials_without_a_password_are_refused() {
+        assert_eq!(user_and_password("a:b:c"), Ok(("a".into(), "b:c".into())));
+        assert!(user_and_password("token").is_err());
+    }
 }
