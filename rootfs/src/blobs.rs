@@ -102,7 +102,7 @@ impl Blobs {
     pub async fn begin(&self) -> io::Result<Incoming> {
         let path = self.tmp.join(format!("blob-{:016x}", rand::random::<u64>()));
         let file = File::options().write(true).create_new(true).open(&path).await?;
-        Ok(Incoming { file, hasher: Hasher::default(), path: Unfinished(path) })
+        Ok(Incoming { file, hasher: Hasher::default(), path: Unfinished(path), broken: false })
     }
 
     /// Writes a small blob whole.
@@ -120,7 +120,8 @@ impl Blobs {
 
     /// Makes a written blob visible if it is the `expected` one; otherwise it is gone, and the answer is what it was.
     pub async fn keep(&self, incoming: Incoming, expected: &Digest) -> io::Result<Result<u64, Digest>> {
-        let Incoming { mut file, hasher, path } = incoming;
+        incoming.check()?;
+        let Incoming { mut file, hasher, path, .. } = incoming;
         file.flush().await?;
         let size = hasher.bytes();
         let actual = hasher.digest();
@@ -139,18 +140,38 @@ pub struct Incoming {
     file: File,
     hasher: Hasher,
     path: Unfinished,
+    /// A write failed: what is in the file is not what was hashed, and whoever goes on would not notice.
+    broken: bool,
 }
 
 impl Incoming {
     pub async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all(bytes).await?;
+        self.check()?;
+        let written = self.file.write_all(bytes).await;
+        self.broken = written.is_err();
         self.hasher.update(bytes);
-        Ok(())
+        written
     }
 
-    /// Waits until others can read what was written so far.
+    /// Waits until others can read what was written so far. Only then it is known to be written.
     pub async fn flush(&mut self) -> io::Result<()> {
-        self.file.flush().await
+        self.check()?;
+        let flushed = self.file.flush().await;
+        self.broken = flushed.is_err();
+        flushed
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.broken {
+            Err(io::Error::other("an earlier piece of it could not be written"))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// It is good for nothing any more.
+    pub fn is_broken(&self) -> bool {
+        self.broken
     }
 
     pub fn bytes(&self) -> u64 {

@@ -1,10 +1,11 @@
 //! A small disk filled to its brim by everybody at once, and processes killed while they fill it. Needs root and ext4.
 
 mod common;
+#[path = "common/disk.rs"]
+mod small;
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
-use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -12,7 +13,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::{Tar, image};
-use garden_sys::mount::{self, Filesystem, MountAttrFlags};
 use rootfs::admin::PullRequest;
 use rootfs::ledger::{Ledger, Marks, Space};
 use rootfs::quota::Backend;
@@ -20,63 +20,11 @@ use rootfs::registry::cache;
 use rootfs::unpack::Room;
 use rootfs::{BaseIds, Config, DiskLimit, DiskScope, Image, Store};
 use serde_json::json;
+use small::SmallDisk;
 use tokio_util::sync::CancellationToken;
 
 const MIB: u64 = 1 << 20;
-const DISK_BYTES: u64 = 700 * MIB;
 const ROOTS_BYTES: u64 = 256 * MIB;
-
-/// A disk of its own; gone with the answer.
-struct SmallDisk {
-    path: PathBuf,
-    _file: tempfile::TempDir,
-}
-
-impl SmallDisk {
-    fn new(test: &str) -> Option<SmallDisk> {
-        if !common::is_root() {
-            println!("SKIPPED {test}: needs root");
-            return None;
-        }
-        match SmallDisk::make() {
-            Ok(disk) => Some(disk),
-            Err(reason) => {
-                println!("SKIPPED {test}: {reason}");
-                None
-            }
-        }
-    }
-
-    fn make() -> Result<SmallDisk, String> {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("disk");
-        let disk = File::options().read(true).write(true).create_new(true).open(&file).unwrap();
-        disk.set_len(DISK_BYTES).unwrap();
-        let made = Command::new("mkfs.ext4").args(["-q", "-m", "0"]).arg(&file).status();
-        if !made.as_ref().is_ok_and(|status| status.success()) {
-            return Err(format!("mkfs.ext4: {made:?}"));
-        }
-        let device = garden_sys::loop_device::attach(&disk, false).map_err(|error| error.to_string())?;
-        let ext4 = Filesystem::open("ext4").map_err(|error| error.to_string())?;
-        ext4.set_path("source", &device.path).unwrap();
-        ext4.create().map_err(|error| error.to_string())?;
-        let mounted = ext4.mount(MountAttrFlags::empty()).unwrap();
-        let path = directory.path().join("mounted");
-        fs::create_dir(&path).unwrap();
-        mount::move_mount(mounted.as_fd(), &path).unwrap();
-        Ok(SmallDisk { path, _file: directory })
-    }
-
-    fn space(&self) -> Space {
-        Space::of(&self.path).unwrap()
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        mount::unmount(&self.path).unwrap();
-    }
-}
 
 fn store(disk: &Path, ledger: Option<&Ledger>) -> Store {
     let mut config = Config::default();

@@ -122,7 +122,11 @@ pub async fn go_on(
             let upload = cache.uploads.get(id)?;
             let mut incoming = upload.lock().await;
             check_range(headers, incoming.bytes())?;
-            append(cache, &mut incoming, body).await?;
+            let appended = append(cache, &mut incoming, body).await;
+            if incoming.is_broken() {
+                cache.uploads.open().remove(id);
+            }
+            appended?;
             Ok(progress(StatusCode::ACCEPTED, name, id, incoming.bytes()))
         }
         Method::PUT => {
@@ -167,7 +171,8 @@ async fn append(cache: &Arc<Cache>, incoming: &mut Incoming, body: Body) -> Resu
         unchecked -= piece.len();
         incoming.write(&piece).await.map_err(|error| Refusal::disk(&error))?;
     }
-    Ok(())
+    // Who is told how much is here goes on from there.
+    incoming.flush().await.map_err(|error| Refusal::disk(&error))
 }
 
 async fn finish(
