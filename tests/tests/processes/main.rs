@@ -7,6 +7,7 @@
 mod edge;
 mod forward;
 mod survival;
+mod volumes;
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -366,7 +367,11 @@ fn answers(processes: &mut Processes, instance: &Value) {
 }
 
 /// A whole Diego and an instance in it that answers; after the story nothing is left of it.
-fn in_six_processes(test: &str, processes: fn() -> Processes, story: impl FnOnce(&mut Processes, &Value)) {
+fn in_six_processes(
+    test: &str,
+    processes: impl FnOnce() -> Processes,
+    story: impl FnOnce(&mut Processes, &Value),
+) {
     if !require_root(test) {
         return;
     }

@@ -28,7 +28,7 @@ impl Processes {
         }
     }
 
-    fn lrp(&self, process: &str) -> Value {
+    pub(super) fn lrp(&self, process: &str) -> Value {
         self.listed(&["actual-lrps", "-p", process]).pop().unwrap_or_default()
     }
 
