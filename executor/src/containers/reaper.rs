@@ -47,9 +47,7 @@ pub(crate) async fn run(shared: &Arc<Shared>, shutdown: CancellationToken) {
 }
 
 fn expire(shared: &Shared) {
-    let lifespan = i64::try_from(shared.config.reserved_expiration.as_nanos()).unwrap_or(i64::MAX);
-    let allocated_before = shared.config.clock.now_ns().saturating_sub(lifespan);
-    for guid in shared.store.expire(allocated_before) {
+    for guid in shared.store.expire(shared.config.reserved_expiration) {
         tracing::info!(guid, "executor.container-expired");
     }
 }

@@ -5,8 +5,10 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::life::Command;
 use crate::events::Hub;
@@ -37,6 +39,8 @@ struct Slot {
     container: Container,
     /// Where the owner task takes commands; none while reserved, or when it expired before it had one.
     owner: Option<mpsc::Sender<Command>>,
+    /// By a clock that is not turned; the container's own time is for those who look at it.
+    reserved_at: Instant,
 }
 
 /// What a delete finds.
@@ -74,7 +78,10 @@ impl Store {
         inner.taken.disk_mb += request.resource.disk_mb;
         inner.taken.containers += 1;
         let container = Container::reserved(&request.guid, request.resource, request.tags, now_ns);
-        inner.slots.insert(request.guid, Slot { container: container.clone(), owner: None });
+        inner.slots.insert(
+            request.guid,
+            Slot { container: container.clone(), owner: None, reserved_at: Instant::now() },
+        );
         self.hub.emit(Event::Reserved(container));
         Ok(())
     }
@@ -86,7 +93,10 @@ impl Store {
         inner.taken.memory_mb += container.resource.memory_mb;
         inner.taken.disk_mb += container.resource.disk_mb;
         inner.taken.containers += 1;
-        inner.slots.insert(container.guid.clone(), Slot { container, owner: Some(owner) });
+        inner.slots.insert(
+            container.guid.clone(),
+            Slot { container, owner: Some(owner), reserved_at: Instant::now() },
+        );
     }
 
     /// Reserved to Initializing, with the owner that will do the rest.
@@ -144,11 +154,11 @@ impl Store {
     }
 
     /// Reservations that nobody ran in time are completed, for their owner to learn of it and delete them.
-    pub fn expire(&self, allocated_before_ns: i64) -> Vec<String> {
+    pub fn expire(&self, lifespan: Duration) -> Vec<String> {
         let mut expired = Vec::new();
         for slot in self.lock().slots.values_mut() {
             let container = &mut slot.container;
-            if container.state == State::Reserved && container.allocated_at <= allocated_before_ns {
+            if container.state == State::Reserved && slot.reserved_at.elapsed() >= lifespan {
                 complete(container, failure("expired container", false), &self.hub);
                 expired.push(container.guid.clone());
             }
