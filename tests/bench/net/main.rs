@@ -9,6 +9,7 @@ mod connect;
 #[path = "../garden/figures.rs"]
 #[allow(dead_code)]
 mod figures;
+mod link;
 #[path = "../garden/memory.rs"]
 #[allow(dead_code)]
 mod memory;

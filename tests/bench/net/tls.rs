@@ -1,11 +1,12 @@
 //! TLS at the edge of containers: this process is the agent that serves it, by its executor.
 //!
-//! Throughput: one connection through the mapped port of one container, in turns without and with TLS. A busy connection
-//! keeps its app, the agent and its client busy, each a processor: on fewer the ratio is less than the work of each would
-//! have it. So the same is measured with a far client, which leaves what comes sealed, and what the agent's own work is.
+//! Throughput: one connection through the mapped port of one container, in turns without and with TLS; over the loopback,
+//! and over a link of 10 Gbit/s, as cells have it. A busy connection keeps its app, the agent and its client busy, each a
+//! processor: on fewer the ratio is less than the work of each would have it. So the same is measured with a far client,
+//! which leaves what comes sealed, and all is told with what each party worked for it.
 //! Idle: what so many containers more weigh with TLS than without.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -18,13 +19,13 @@ use garden_client::{Address, HttpGarden};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use tokio_util::sync::CancellationToken;
 
+use super::app::cpu_seconds;
 use super::figures::Report;
+use super::link::{self, Link};
 use super::{Garden, memory, number};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const PORT: u16 = 8080;
-/// Of the kernel's accounts of processes, on every machine.
-const TICKS_PER_SECOND: f64 = 100.0;
 
 pub async fn measure(garden: &Garden, work: &Path, report: &mut Report) -> Result<()> {
     let authority = work.join("authority.pem");
@@ -133,24 +134,47 @@ enum Way<'a> {
     Far(&'a Path),
 }
 
-/// Seconds that a client in a process of its own needs.
-async fn fetch(executor: &Executor, guid: &str, bytes: u64, way: Way<'_>) -> Result<f64> {
-    let container = executor.get(guid)?;
+/// Seconds that so many bytes took, and what each party worked for them.
+#[derive(Debug, Clone, Copy, Default)]
+struct Fetched {
+    seconds: f64,
+    client: f64,
+    agent: f64,
+    app: f64,
+}
+
+/// With a client in a process of its own.
+async fn fetch(from: &Target<'_>, bytes: u64, way: Way<'_>) -> Result<Fetched> {
+    let container = from.executor.get(from.guid)?;
     let port = container.ports.first().context("no port is mapped")?;
     let port = if matches!(way, Way::Plain) { port.host_port } else { port.host_tls_proxy_port };
-    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let address = SocketAddr::from((from.over.map_or(Ipv4Addr::LOCALHOST, |_| link::CELL), port));
     let mut client = Command::new(std::env::current_exe()?);
     client.arg("client").arg(address.to_string()).arg(bytes.to_string());
     match way {
         Way::Plain => {}
-        Way::Tls(authority) => drop(client.arg("near").arg(authority).arg(guid)),
-        Way::Far(authority) => drop(client.arg("far").arg(authority).arg(guid)),
+        Way::Tls(authority) => drop(client.arg("near").arg(authority).arg(from.guid)),
+        Way::Far(authority) => drop(client.arg("far").arg(authority).arg(from.guid)),
     }
-    let output = tokio::task::spawn_blocking(move || client.output()).await??;
+    let agent = cpu_seconds("self")?;
+    let output = match from.over {
+        None => tokio::task::spawn_blocking(move || client.output()).await??,
+        Some(link) => tokio::task::block_in_place(|| link.outside(|| client.output()))??,
+    };
     if !output.status.success() {
         bail!("a client failed: {}", String::from_utf8_lossy(&output.stderr));
     }
-    Ok(String::from_utf8(output.stdout)?.trim().parse()?)
+    let told = String::from_utf8(output.stdout)?;
+    let (seconds, client) = told.trim().split_once(' ').context("a client that does not tell its figures")?;
+    let agent = cpu_seconds("self")? - agent;
+    Ok(Fetched { seconds: seconds.parse()?, client: client.parse()?, agent, app: 0.0 })
+}
+
+/// A container, and the way there: without a link, over the loopback.
+struct Target<'a> {
+    executor: &'a Executor,
+    guid: &'a str,
+    over: Option<&'a Link>,
 }
 
 async fn throughput(
@@ -161,41 +185,88 @@ async fn throughput(
 ) -> Result<()> {
     let guids = names("busy", 1);
     start(executor, garden, &guids, true).await?;
-    let bytes = (number("MIB", 2000) << 20) as u64;
-    let (mut plain, mut tls, mut far) = (Vec::new(), Vec::new(), Vec::new());
-    let mut agent_seconds = Vec::new();
-    for _ in 0..number("ROUNDS", 7) {
-        plain.push(fetch(executor, &guids[0], bytes, Way::Plain).await?);
-        let before = agent_cpu_seconds()?;
-        tls.push(fetch(executor, &guids[0], bytes, Way::Tls(authority)).await?);
-        agent_seconds.push(agent_cpu_seconds()? - before);
-        far.push(fetch(executor, &guids[0], bytes, Way::Far(authority)).await?);
-    }
-    remove(executor, &guids).await?;
-    let [(plain, plain_best), (tls, tls_best), (far, far_best)] = [plain, tls, far].map(|mut seconds| {
-        seconds.sort_by(f64::total_cmp);
-        let of = |seconds: f64| bytes as f64 / 1e6 / seconds;
-        (of(seconds[seconds.len() / 2]), of(seconds[0]))
-    });
-    agent_seconds.sort_by(f64::total_cmp);
-    report.note(&format!(
-        "one connection, median (best): plain {plain:.0} ({plain_best:.0}) MB/s, TLS {tls:.0} ({tls_best:.0}) MB/s, \
-         to a far client {far:.0} ({far_best:.0}) MB/s"
-    ));
-    report.figure("tls_proxy_mb_s", tls, "MB/s");
-    report.figure("tls_proxy_throughput_ratio", tls / plain, "TLS/plain");
-    report.figure("tls_proxy_far_client_ratio", far / plain, "TLS/plain");
-    let each_gb = agent_seconds[agent_seconds.len() / 2] * 1e9 / bytes as f64;
-    report.figure("tls_proxy_agent_cpu_s_per_gb", each_gb, "s");
-    Ok(())
+    let loopback = Target { executor, guid: &guids[0], over: None };
+    let [plain, tls, far] = in_turns(&loopback, authority, "over the loopback", report).await?;
+    report.figure("tls_proxy_mb_s", tls.mb_s, "MB/s");
+    report.figure("tls_proxy_throughput_ratio", tls.mb_s / plain.mb_s, "TLS/plain");
+    report.figure("tls_proxy_far_client_ratio", far.mb_s / plain.mb_s, "TLS/plain");
+    report.figure("tls_proxy_agent_cpu_s_per_gb", tls.each_gb.agent, "s");
+    let link = Link::new()?;
+    let over_link = Target { over: Some(&link), ..loopback };
+    let [plain, tls, far] = in_turns(&over_link, authority, "over 10 Gbit/s", report).await?;
+    report.figure("tls_proxy_10g_mb_s", tls.mb_s, "MB/s");
+    report.figure("tls_proxy_10g_ratio", tls.mb_s / plain.mb_s, "TLS/plain");
+    report.figure("tls_proxy_10g_far_client_ratio", far.mb_s / plain.mb_s, "TLS/plain");
+    remove(executor, &guids).await
 }
 
-/// Of this process, in user's and in kernel's mode.
-fn agent_cpu_seconds() -> Result<f64> {
-    let stat = std::fs::read_to_string("/proc/self/stat")?;
-    let fields: Vec<_> = stat.rsplit_once(')').context("no fields")?.1.split_whitespace().collect();
-    let ticks: f64 = fields[11].parse::<f64>()? + fields[12].parse::<f64>()?;
-    Ok(ticks / TICKS_PER_SECOND)
+/// Medians of some rounds.
+struct Speed {
+    mb_s: f64,
+    best_mb_s: f64,
+    /// Seconds of a processor.
+    each_gb: Fetched,
+}
+
+/// Plain, with TLS, and to a far client.
+async fn in_turns(
+    target: &Target<'_>,
+    authority: &Path,
+    place: &str,
+    report: &mut Report,
+) -> Result<[Speed; 3]> {
+    let bytes = (number("MIB", 2000) << 20) as u64;
+    let app = app_process()?;
+    let mut rounds: [Vec<Fetched>; 3] = Default::default();
+    for _ in 0..number("ROUNDS", 7) {
+        for (way, rounds) in
+            [Way::Plain, Way::Tls(authority), Way::Far(authority)].into_iter().zip(&mut rounds)
+        {
+            let before = cpu_seconds(&app)?;
+            let fetched = fetch(target, bytes, way).await?;
+            rounds.push(Fetched { app: cpu_seconds(&app)? - before, ..fetched });
+        }
+    }
+    let speeds = rounds.map(|rounds| speed(&rounds, bytes));
+    for (way, Speed { mb_s, best_mb_s, each_gb }) in ["plain", "TLS", "TLS, far client"].iter().zip(&speeds) {
+        let Fetched { app, agent, client, .. } = each_gb;
+        report.note(&format!(
+            "one connection {place}, {way}: {mb_s:.0} MB/s (best {best_mb_s:.0}); of a processor for a GB: app {app:.2} s, \
+             agent {agent:.2} s, client {client:.2} s"
+        ));
+    }
+    Ok(speeds)
+}
+
+fn speed(rounds: &[Fetched], bytes: u64) -> Speed {
+    let gb = bytes as f64 / 1e9;
+    let sorted = |of: fn(&Fetched) -> f64| {
+        let mut values: Vec<_> = rounds.iter().map(of).collect();
+        values.sort_by(f64::total_cmp);
+        values
+    };
+    let median = |of: fn(&Fetched) -> f64| sorted(of)[rounds.len() / 2];
+    let seconds = sorted(|fetched| fetched.seconds);
+    let each_gb = Fetched {
+        seconds: median(|fetched| fetched.seconds) / gb,
+        client: median(|fetched| fetched.client) / gb,
+        agent: median(|fetched| fetched.agent) / gb,
+        app: median(|fetched| fetched.app) / gb,
+    };
+    Speed { mb_s: 1e3 / each_gb.seconds, best_mb_s: 1e3 * gb / seconds[0], each_gb }
+}
+
+/// The app of the only container that there is.
+fn app_process() -> Result<String> {
+    for process in std::fs::read_dir("/proc")? {
+        let process = process?;
+        // One that ends meanwhile is not the app.
+        let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+        if line.starts_with(b"/bin/bench-net\0source\0") {
+            return Ok(process.file_name().to_string_lossy().into_owned());
+        }
+    }
+    bail!("no container runs the app")
 }
 
 async fn idle(executor: &Executor, garden: &Garden, authority: &Path, report: &mut Report) -> Result<()> {
@@ -211,7 +282,7 @@ async fn idle(executor: &Executor, garden: &Garden, authority: &Path, report: &m
     let with = names("with", count);
     start(executor, garden, &with, true).await?;
     for guid in &with {
-        fetch(executor, guid, 1000, Way::Tls(authority)).await?;
+        fetch(&Target { executor, guid, over: None }, 1000, Way::Tls(authority)).await?;
     }
     let after = weight()?;
     for guids in [first, without, with] {
