@@ -7,7 +7,7 @@ use std::time::Duration;
 use diego_base::clock::{Clock, SystemClock};
 use rootfs_ledger::Ledger;
 
-use crate::CellResources;
+use crate::{CellResources, Witness};
 
 #[derive(Clone)]
 pub struct Config {
@@ -68,6 +68,8 @@ pub struct Config {
     /// For downloads and uploads: TLS, roots and client certificate are its maker's affair; its time-out is not used.
     pub http: reqwest::Client,
     pub clock: Arc<dyn Clock>,
+    /// Is told what happens.
+    pub witness: Arc<dyn Witness>,
 }
 
 impl Config {
@@ -106,6 +108,7 @@ impl Config {
             log_lines_per_second_max: 0,
             http,
             clock: Arc::new(SystemClock),
+            witness: Arc::new(()),
         }
     }
 }

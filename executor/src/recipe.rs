@@ -74,7 +74,8 @@ pub(crate) fn recipe(run_info: &RunInfo, settings: &Settings) -> Result<Recipe, 
         _ => Step::Codependent { steps: together, rule: OnExit::CancelOthers },
     };
     let mut row = Vec::new();
-    row.extend(run_info.setup.as_ref().map(|setup| step(setup, "", Mode::Ordinary)));
+    let set_up = |setup| Step::SetUp(Box::new(step(setup, "", Mode::Ordinary)));
+    row.extend(run_info.setup.as_ref().map(set_up));
     row.extend(settings.post_setup.clone().map(|action| run(action, "", Mode::Ordinary)));
     row.push(long_lived);
     let step = if row.len() == 1 { row.remove(0) } else { Step::Serial(row) };

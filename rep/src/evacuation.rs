@@ -53,16 +53,24 @@ impl Default for Times {
     }
 }
 
-/// Waits for an evacuation to begin and then until the cell is empty or the time is up, when it empties the cell.
-pub async fn run(evacuation: &Evacuation, times: Times, cell_id: &str, bbs: &BbsClient, executor: &Executor) {
+/// Waits for an evacuation to begin and then until the cell is empty or the time is up, when it empties the cell. Answers
+/// how many evacuating instances the BBS still had of it, where it could be asked.
+pub async fn run(
+    evacuation: &Evacuation,
+    times: Times,
+    cell_id: &str,
+    bbs: &BbsClient,
+    executor: &Executor,
+) -> Option<usize> {
     evacuation.begun().await;
     executor.empty_at_stop();
     if tokio::time::timeout(times.timeout, until_empty(executor, times.polling_interval)).await.is_err() {
         tracing::error!("failed-to-evacuate-before-timeout");
         delete_all(executor, times.graceful_shutdown_interval + CLEAN_UP_MARGIN).await;
     }
-    remove_stranded(cell_id, bbs).await;
+    let stranded = remove_stranded(cell_id, bbs).await;
     tracing::info!("evacuation is complete");
+    stranded
 }
 
 async fn until_empty(executor: &Executor, polling_interval: Duration) {
@@ -88,20 +96,21 @@ async fn delete_all(executor: &Executor, timeout: Duration) {
 }
 
 /// Evacuating instances of this cell that the BBS still lists are gone now.
-async fn remove_stranded(cell_id: &str, bbs: &BbsClient) {
+async fn remove_stranded(cell_id: &str, bbs: &BbsClient) -> Option<usize> {
     let filter = ActualLrpFilter { cell_id: cell_id.into(), ..ActualLrpFilter::default() };
     let lrps = match bbs.actual_lrps(&filter).await {
         Ok(lrps) => lrps,
         Err(error) => {
             tracing::error!(%error, "cannot list the instances of this cell");
-            return;
+            return None;
         }
     };
-    let stranded = lrps.iter().filter(|lrp| lrp.presence == Presence::Evacuating);
-    for (lrp, instance) in stranded.filter_map(|lrp| Some((lrp, lrp.instance()?))) {
+    let stranded: Vec<_> = lrps.iter().filter(|lrp| lrp.presence == Presence::Evacuating).collect();
+    for (lrp, instance) in stranded.iter().filter_map(|lrp| Some((lrp, lrp.instance()?))) {
         tracing::info!(lrp = %lrp.key, instance_guid = instance.instance_guid, "removing a stranded evacuating instance");
         if let Err(error) = bbs.remove_evacuating_actual_lrp(&lrp.key, instance).await {
             tracing::error!(%error, "cannot remove a stranded evacuating instance");
         }
     }
+    Some(stranded.len())
 }

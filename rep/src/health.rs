@@ -6,12 +6,14 @@ use std::time::Duration;
 use executor::Executor;
 use tokio_util::sync::CancellationToken;
 
+use crate::{Occurrence, Witness};
+
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// So many pings in a row must fail before the cell is called unhealthy.
 const FAILURES_TOLERATED: u32 = 2;
 
-pub async fn watch(executor: &Executor, shutdown: &CancellationToken) {
+pub async fn watch(executor: &Executor, witness: &dyn Witness, shutdown: &CancellationToken) {
     let mut failures = 0;
     loop {
         failures = match ping(executor).await {
@@ -26,6 +28,7 @@ pub async fn watch(executor: &Executor, shutdown: &CancellationToken) {
             tracing::warn!(healthy, "the health of this cell's garden has changed");
             executor.set_healthy(healthy);
         }
+        witness.saw(Occurrence::GardenChecked { cell_is_well: executor.healthy() });
         tokio::select! {
             () = tokio::time::sleep(PING_INTERVAL) => {}
             () = shutdown.cancelled() => return,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
@@ -19,6 +20,7 @@ use serde::Deserialize;
 
 use crate::auction_cell::AuctionCell;
 use crate::evacuation::Evacuation;
+use crate::occurrence::{self, Witness};
 use crate::usage::Usage;
 
 /// Thousands of pieces of work in one request.
@@ -35,7 +37,7 @@ pub struct Api {
 }
 
 /// For the auctioneer, the BBS and the operator's tools.
-pub fn network_router(api: Arc<Api>) -> Router {
+pub fn network_router(api: Arc<Api>, witness: Arc<dyn Witness>) -> Router {
     Router::new()
         .route("/state", get(state))
         .route("/container_metrics", get(container_metrics))
@@ -45,6 +47,7 @@ pub fn network_router(api: Arc<Api>) -> Router {
         .route("/v1/lrps/{process_guid}/instances/{instance_guid}/stop", post(stop_lrp_instance))
         .route("/v1/tasks/{task_guid}/cancel", post(cancel_task))
         .route("/v1/logs/{log_guid}", get(logs))
+        .route_layer(from_fn_with_state(witness, occurrence::requests))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(api)
 }

@@ -7,6 +7,7 @@ pub mod harmonizer;
 mod health;
 pub mod http;
 pub mod lrp;
+mod occurrence;
 pub mod presence;
 pub mod recipe;
 pub mod stacks;
@@ -25,6 +26,7 @@ use diego_base::serve::{self, Listen, Listener, serve};
 use diego_base::tls::ServerTls;
 use evacuation::Evacuation;
 use executor::Executor;
+pub use occurrence::{Call, Occurrence, Witness};
 pub use presence::{LocketPresences, Presences};
 pub use stacks::{LayeringMode, Stacks};
 use tokio::task::JoinHandle;
@@ -48,6 +50,8 @@ pub struct Config {
     pub intervals: harmonizer::Intervals,
     pub evacuation: evacuation::Times,
     pub usage_interval: Duration,
+    /// Is told what happens.
+    pub witness: Arc<dyn Witness>,
 }
 
 impl Config {
@@ -67,6 +71,7 @@ impl Config {
             intervals: harmonizer::Intervals::default(),
             evacuation: evacuation::Times::default(),
             usage_interval: Duration::from_secs(15),
+            witness: Arc::new(()),
         }
     }
 }
@@ -94,6 +99,7 @@ pub async fn run(config: Config, executor: Executor, shutdown: CancellationToken
         evacuation: Evacuation::default(),
         usage: Arc::new(usage::Usage::default()),
         stop: shutdown.child_token(),
+        witness: config.witness,
     };
     let runs = executor.clone();
     let executor_runs = Part::start(|stop| async move { runs.run(stop).await });
@@ -106,10 +112,10 @@ pub async fn run(config: Config, executor: Executor, shutdown: CancellationToken
             config.intervals,
             cell.stop.clone()
         ),
-        serve(network, http::network_router(cell.api()), config.tls, cell.stop.clone()),
+        serve(network, http::network_router(cell.api(), cell.witness.clone()), config.tls, cell.stop.clone()),
         cell.serve_admin(admin, config.admin_tls),
         cell.evacuate(config.evacuation),
-        health::watch(&cell.executor, &cell.stop),
+        health::watch(&cell.executor, &*cell.witness, &cell.stop),
         cell.usage.run(&cell.executor, config.usage_interval, &cell.stop),
     );
     executor_runs.stop("executor").await;
@@ -128,6 +134,7 @@ struct Cell {
     executor: Executor,
     evacuation: Evacuation,
     usage: Arc<usage::Usage>,
+    witness: Arc<dyn Witness>,
     stop: CancellationToken,
 }
 
@@ -145,6 +152,7 @@ impl Cell {
             bbs: self.bbs.clone(),
             executor: self.executor.clone(),
             evacuation: self.evacuation.clone(),
+            witness: self.witness.clone(),
         }
     }
 
@@ -167,10 +175,18 @@ impl Cell {
         }
     }
 
+    async fn until_evacuated(&self, times: evacuation::Times) {
+        let stranded =
+            evacuation::run(&self.evacuation, times, &self.identity.cell_id, &self.bbs, &self.executor).await;
+        if let Some(instances) = stranded {
+            self.witness.saw(Occurrence::Stranded { instances });
+        }
+    }
+
     /// A cell that is empty has nothing left to do.
     async fn evacuate(&self, times: evacuation::Times) {
         tokio::select! {
-            () = evacuation::run(&self.evacuation, times, &self.identity.cell_id, &self.bbs, &self.executor) => self.stop.cancel(),
+            () = self.until_evacuated(times) => self.stop.cancel(),
             () = self.stop.cancelled() => {}
         }
     }

@@ -15,6 +15,7 @@ mod forward;
 pub mod gdn;
 mod health;
 mod locket;
+mod own;
 mod registry_cache;
 mod rep;
 mod route_emitter;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use bbs_models::PreferredAddress;
@@ -19,7 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::edge::Edge;
 use super::flags::{self, Bbs, Log, Tls, stack};
-use super::forward::{self, Forward};
+use super::forward::{self, Forward, Forwarding};
+use super::own::{self, Said, Tally};
 use super::tuning::Tuning;
 
 /// Between two attempts to reach a garden that is not up yet.
@@ -62,6 +63,9 @@ pub struct Voice {
     /// For this machine's administrator: ping and evacuate.
     #[arg(long, default_value = "127.0.0.1:1800")]
     admin_listen: SocketAddr,
+    /// Serve /metrics, for Prometheus, on this address.
+    #[arg(long)]
+    debug_listen: Option<SocketAddr>,
     /// The URL at which the platform reaches --listen, if that does not say it.
     #[arg(long)]
     rep_url: Option<String>,
@@ -203,17 +207,26 @@ pub async fn speak(
         config.preferred_address = PreferredAddress::Instance;
     }
     voice.tuning.apply_to_rep(&mut config);
+    let begun = Instant::now();
     let capacity = tokio::select! {
         capacity = until_garden_answers(garden.as_ref()) => capacity,
         () = shutdown.cancelled() => return Ok(()),
     };
     let forwarding = voice.forward.start(&voice.cell_id)?;
+    let tally = Tally::new(forwarding.as_ref().map(Forwarding::teller));
+    tally.say(Said::Took(own::names::STALLED_GARDEN, begun.elapsed()));
+    config.witness = Arc::new(tally.clone());
     let logs = forward::logs(forwarding.as_ref());
-    let executor = executor(&voice, limits, capacity, client, garden, logs)?;
+    let executor = executor(&voice, limits, capacity, client, garden, logs, tally.clone())?;
     // Outlives the rep, so that the last words of the containers it stops are forwarded too.
     let ended = CancellationToken::new();
+    if let Some(address) = voice.debug_listen {
+        let forwarder = forwarding.as_ref().map(Forwarding::forwarder);
+        let debug = own::Debug { executor: executor.clone(), tally: tally.clone(), forwarder };
+        debug.serve(address, ended.clone()).await?;
+    }
     let forwarding =
-        forwarding.map(|forwarding| tokio::spawn(forwarding.run(executor.clone(), ended.clone())));
+        forwarding.map(|forwarding| tokio::spawn(forwarding.run(executor.clone(), tally, ended.clone())));
     let result = rep::run(config, executor, shutdown).await;
     ended.cancel();
     if let Some(forwarding) = forwarding {
@@ -259,6 +272,7 @@ fn executor(
     client: ClientConfig,
     garden: Arc<dyn Garden>,
     logs: Logs,
+    tally: Tally,
 ) -> Result<Executor> {
     let http = diego_base::http::client(&voice.peers.downloads(&client))
         .context("cannot make a client for downloads")?;
@@ -269,6 +283,7 @@ fn executor(
     config.disk_follows_garden = limits.disk_mb.is_none();
     config.destroy_containers_on_stop = limits.destroy_containers_on_stop;
     config.volume_driver_dirs.clone_from(&voice.offer.volume_driver_dirs);
+    config.witness = Arc::new(tally);
     voice.edge.apply(&mut config)?;
     config.ledger = Some(super::disk::account(&config.cache_dir)?);
     Ok(Executor::new(config, garden, logs)?)

@@ -11,9 +11,12 @@ use tokio_util::sync::CancellationToken;
 use super::http;
 use super::vantage::Way;
 use crate::steps::{Ready, Result, Stage, StepError, go_duration};
+use crate::{Occurrence, Protocol};
 
 /// The first pause between two startup checks; it doubles up to the interval.
 const STARTUP_PAUSE_MIN: Duration = Duration::from_millis(10);
+
+const LIVENESS: &str = "Liveness";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Check {
@@ -25,6 +28,15 @@ pub(crate) struct Check {
 pub(crate) enum Probe {
     Tcp { port: u16, timeout: Duration },
     Http { port: u16, path: String, timeout: Duration },
+}
+
+impl Probe {
+    fn protocol(&self) -> Protocol {
+        match self {
+            Probe::Tcp { .. } => Protocol::Tcp,
+            Probe::Http { .. } => Protocol::Http,
+        }
+    }
 }
 
 /// What a check waits for.
@@ -46,7 +58,7 @@ pub(crate) async fn check(check: &Check, stage: &Stage, cancel: &CancellationTok
         match &check.phase {
             Phase::Startup { interval, timeout } => start_up(&check.probe, stage, *interval, *timeout).await,
             Phase::UntilReady { interval } => start_up(&check.probe, stage, *interval, None).await,
-            Phase::Liveness { interval } => keep_up(&check.probe, stage, *interval, "Liveness").await,
+            Phase::Liveness { interval } => keep_up(&check.probe, stage, *interval, LIVENESS).await,
             Phase::Ready { interval } => keep_up(&check.probe, stage, *interval, "Readiness").await,
         }
     };
@@ -92,6 +104,9 @@ async fn keep_up(probe: &Probe, stage: &Stage, interval: Duration, name: &str) -
     loop {
         tokio::time::sleep(pause).await;
         if let Err(error) = once(probe, stage).await {
+            if name == LIVENESS {
+                stage.tell(Occurrence::LivenessCheckFailed(probe.protocol()));
+            }
             return Err(StepError::Emittable(format!("{name} check unsuccessful: {error}")));
         }
         pause = interval;

@@ -10,6 +10,7 @@ use garden_client::{
     BindMount, ContainerInfo, ContainerSpec, CpuLimits, DiskLimits, ImageRef, Limits, MemoryLimits,
     NETWORK_NAMESPACE_PROPERTY, NetworkNamespace, NotANamespace, PidLimits, Properties,
 };
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::store::{failure, stopped_before_running};
@@ -22,7 +23,10 @@ use crate::edge::{self, Edge, Place, Shown};
 use crate::logs::{LogStream, Out};
 use crate::steps::{byte_size, report};
 use crate::volumes::{self, Volume};
-use crate::{CachedDependency, Container, PortMapping, RunInfo, RunResult, Shared, VolumeMount, credentials};
+use crate::{
+    Attempt, CachedDependency, Container, Occurrence, PortMapping, RunInfo, RunResult, Shared, VolumeMount,
+    credentials,
+};
 
 const MEBIBYTE: u64 = 1024 * 1024;
 const MODE_READ_ONLY: u8 = 0;
@@ -209,7 +213,10 @@ impl Order<'_> {
         let fronts = self.fronts()?;
         let spec = self.spec(furnishing, &fronts)?;
         let limits = (spec.limits.memory.limit_in_bytes, spec.limits.disk.byte_hard);
-        garden.create(spec).await.map_err(|error| error.to_string())?;
+        let begun = Instant::now();
+        let created = garden.create(spec).await;
+        self.shared.config.witness.saw(Occurrence::Create(Attempt::of(begun, &created)));
+        created.map_err(|error| error.to_string())?;
         self.shared.store.change(self.guid, |container| container.in_garden = true);
         let info = garden.info(self.guid).await.map_err(|error| error.to_string())?;
         let addresses = Addresses::of(&info);

@@ -10,11 +10,12 @@
 //! completed container stays, with its files, until a delete has destroyed it in garden.
 
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::creation::{self, Held, Order};
@@ -25,7 +26,9 @@ use crate::edge::Edge;
 use crate::logs::{LogStream, Out};
 use crate::recipe::{Settings, recipe};
 use crate::steps::{self, Ready, Stage, StepError, network_environment};
-use crate::{Container, Error, RunInfo, RunRequest, RunResult, Shared, State, UpdateRequest};
+use crate::{
+    Attempt, Container, Error, Occurrence, RunInfo, RunRequest, RunResult, Shared, State, UpdateRequest,
+};
 
 /// Commands an owner may be behind before those who send them wait.
 pub(crate) const COMMANDS_MAX: usize = 16;
@@ -211,6 +214,8 @@ pub(super) struct Work {
     journal: Journal,
     logs: LogStream,
     stop: CancellationToken,
+    /// When it was begun to be created; not if an earlier life did.
+    begun: OnceLock<Instant>,
     /// Others reach it by other names now.
     pub(super) routes_changed: Notify,
 }
@@ -221,13 +226,21 @@ impl Work {
         let guid = record.container.guid.clone();
         let limits = (run_info.log_rate_limit_bytes_per_second, config.log_lines_per_second_max);
         Work {
-            logs: LogStream::new(&shared.logs, &run_info.log_config, &guid, limits, config.clock.clone()),
+            logs: LogStream::new(
+                &shared.logs,
+                &run_info.log_config,
+                &guid,
+                limits,
+                config.clock.clone(),
+                config.witness.clone(),
+            ),
             shared: shared.clone(),
             guid,
             run_info: run_info.clone(),
             settings: request.settings.clone(),
             journal: shared.depot.journal(record),
             stop: CancellationToken::new(),
+            begun: OnceLock::new(),
             routes_changed: Notify::new(),
         }
     }
@@ -245,7 +258,12 @@ impl Work {
             Err(result) => return result,
         };
         let edge = held.edge.take();
-        let outcome = outcome(self.run(&container, edge.as_ref()).await);
+        let result = self.run(&container, edge.as_ref()).await;
+        if result.as_ref().is_err_and(StepError::is_overdue) {
+            self.tell(Occurrence::ExceededGracefulShutdown);
+        }
+        self.tell(Occurrence::Completed);
+        let outcome = outcome(result);
         if let Some(edge) = edge {
             // What the app has said may still be on its way.
             edge.close(EDGE_CLOSE_TIME).await;
@@ -260,10 +278,14 @@ impl Work {
         })?;
         let permit = self.stop.run_until_cancelled(self.shared.creates.acquire()).await;
         let Some(Ok(_permit)) = permit else { return Err(stopped_before_running()) };
-        let container = self.order().create(held).await?;
+        let begun = *self.begun.get_or_init(Instant::now);
+        let created = self.order().create(held).await;
+        if created.is_err() {
+            self.tell(Occurrence::SetUp(Attempt::of(begun, &created)));
+        }
         match self.stop.is_cancelled() {
             true => Err(stopped_before_running()),
-            false => Ok(container),
+            false => created,
         }
     }
 
@@ -319,6 +341,9 @@ impl Work {
         let recipe =
             recipe(&self.run_info, &self.settings).map_err(|error| StepError::Plain(error.to_string()))?;
         let (stage, mut readiness) = self.stage(container);
+        if self.run_info.setup.is_none() {
+            stage.tell_of_set_up(&Ok(()));
+        }
         let ready = Ready::default();
         let mut performing = pin!(steps::perform(&recipe.step, &stage, &self.stop, &ready));
         // A container may take longer to become healthy than its certificate is good.
@@ -363,6 +388,7 @@ impl Work {
             vantage: Arc::default(),
             readiness,
             capture: None,
+            begun: self.begun.get().copied(),
             place: Place::of(&self.journal),
         };
         (stage, receiver)
@@ -405,7 +431,9 @@ impl Work {
         self.announce("destroying container for instance");
         let permit = self.shared.deletes.acquire().await;
         let permit = permit.map_err(|_| Error::ShuttingDown)?;
+        let begun = Instant::now();
         let destroyed = self.shared.garden.destroy(&self.guid).await;
+        self.tell_of_destroy(begun, &destroyed);
         // Others need not wait for a driver that hangs.
         drop(permit);
         creation::release(&self.shared, &self.guid, held).await;
@@ -425,6 +453,17 @@ impl Work {
         }
         self.shared.store.remove(&self.guid);
         Ok(())
+    }
+
+    /// Who is gone already, or never was, has not been destroyed.
+    fn tell_of_destroy(&self, begun: Instant, destroyed: &garden_client::Result<()>) {
+        if !matches!(destroyed, Err(garden_client::Error::ContainerNotFound { .. })) {
+            self.tell(Occurrence::Destroy(Attempt::of(begun, destroyed)));
+        }
+    }
+
+    fn tell(&self, occurrence: Occurrence) {
+        self.shared.config.witness.saw(occurrence);
     }
 
     fn announce(&self, act: &str) {

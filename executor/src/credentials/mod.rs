@@ -15,9 +15,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tokio::time::Instant;
 pub(crate) use x509::Issued;
 
-use crate::{Config, InstanceIdentity, RunInfo};
+use crate::{Attempt, Config, InstanceIdentity, Occurrence, RunInfo};
 
 pub(crate) const CONTAINER_PATH: &str = "/etc/cf-instance-credentials";
 const CERTIFICATE: &str = "instance.crt";
@@ -81,7 +82,10 @@ pub(crate) fn identity(
     run_info: &RunInfo,
     ip: Option<IpAddr>,
 ) -> Result<Issued, CredentialsError> {
-    issue(config, authority, guid, run_info, (&[], ip))
+    let begun = Instant::now();
+    let issued = issue(config, authority, guid, run_info, (&[], ip));
+    config.witness.saw(Occurrence::InstanceIdentity(Attempt::of(begun, &issued)));
+    issued
 }
 
 /// What it shows to other containers, which know it by its internal routes.
@@ -92,7 +96,10 @@ pub(crate) fn container_to_container(
     run_info: &RunInfo,
     internal_routes: &[String],
 ) -> Result<Issued, CredentialsError> {
-    issue(config, authority, guid, run_info, (internal_routes, None))
+    let begun = Instant::now();
+    let issued = issue(config, authority, guid, run_info, (internal_routes, None));
+    config.witness.saw(Occurrence::ContainerToContainer(Attempt::of(begun, &issued)));
+    issued
 }
 
 fn issue(

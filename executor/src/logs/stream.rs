@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::limit::{Limiter, Verdict};
 use super::recent::Topic;
 use super::{LogLine, Logs};
-use crate::LogConfig;
+use crate::{LogConfig, Occurrence, Witness};
 
 /// A longer line is passed on in pieces, cut between characters.
 pub const LINE_BYTES_MAX: usize = 61_440;
@@ -43,6 +43,7 @@ struct Shared {
     limiter: Mutex<Limiter>,
     passed_bytes: AtomicU64,
     clock: Arc<dyn Clock>,
+    witness: Arc<dyn Witness>,
 }
 
 impl LogStream {
@@ -52,6 +53,7 @@ impl LogStream {
         instance_guid: &str,
         limits: (i64, u32),
         clock: Arc<dyn Clock>,
+        witness: Arc<dyn Witness>,
     ) -> Self {
         let guid: Arc<str> = Arc::from(config.guid.as_str());
         let source = if config.source_name.is_empty() { DEFAULT_SOURCE } else { &config.source_name };
@@ -64,6 +66,7 @@ impl LogStream {
             limiter: Mutex::new(Limiter::new(limits.0, limits.1, Instant::now())),
             passed_bytes: AtomicU64::new(0),
             clock,
+            witness,
             guid,
         };
         LogStream { source: Arc::from(source), shared: Arc::new(shared) }
@@ -103,7 +106,10 @@ impl LogStream {
         let verdict = lock(&self.shared.limiter).judge(message.len(), Instant::now());
         match verdict {
             Verdict::Drop => {}
-            Verdict::Notice(notice) => self.write_line(Out::Out, Bytes::from(notice)),
+            Verdict::Notice(notice) => {
+                self.shared.witness.saw(Occurrence::LogRateExceeded);
+                self.write_line(Out::Out, Bytes::from(notice));
+            }
             Verdict::Pass => {
                 self.shared.passed_bytes.fetch_add(message.len() as u64, Ordering::Relaxed);
                 self.write_line(out, message);
@@ -153,6 +159,12 @@ struct Partial {
 impl LogWriter {
     pub fn write_all(&self, data: &[u8]) {
         lock(&self.0).write_all(data);
+    }
+
+    /// Held for a line that has no end yet.
+    #[cfg(test)]
+    pub fn buffered_bytes(&self) -> usize {
+        lock(&self.0).buffer.capacity()
     }
 
     /// Ends the line that is under way, if any.

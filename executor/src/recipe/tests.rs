@@ -42,6 +42,7 @@ fn describe(step: &Step) -> String {
         Step::Parallel(steps) => format!("parallel({})", list(steps)),
         Step::Serial(steps) => format!("serial({})", list(steps)),
         Step::Codependent { steps, rule } => format!("{rule:?}({})", list(steps)),
+        Step::SetUp(step) => format!("setup({})", describe(step)),
         Step::Capture(step) => format!("capture({})", describe(step)),
         Step::Repeat(repeat) => {
             format!(
@@ -99,12 +100,12 @@ fn a_container_without_action_is_refused() {
 #[test]
 fn setup_comes_first_and_the_cell_s_hook_after_it() {
     check(app(), "run /app");
-    check(RunInfo { setup: Some(action("/setup")), ..app() }, "serial(run /setup, run /app)");
+    check(RunInfo { setup: Some(action("/setup")), ..app() }, "serial(setup(run /setup), run /app)");
     let hook = RunAction { path: "/hook".into(), suppress_log_output: true, ..RunAction::default() };
     let settings = Settings { post_setup: Some(hook), ..settings() };
     let run_info = RunInfo { setup: Some(action("/setup")), ..app() };
     let step = recipe(&run_info, &settings).unwrap().step;
-    assert_eq!(describe(&step), "serial(run /setup, run /hook!output, run /app)");
+    assert_eq!(describe(&step), "serial(setup(run /setup), run /hook!output, run /app)");
 }
 
 #[test]

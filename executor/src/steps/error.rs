@@ -40,6 +40,15 @@ impl StepError {
         }
     }
 
+    /// Something had to be killed, or was not ended even so.
+    pub fn is_overdue(&self) -> bool {
+        match self {
+            StepError::ExceededGracefulShutdownInterval | StepError::ExitTimeout => true,
+            StepError::Many(errors) => errors.iter().any(StepError::is_overdue),
+            _ => false,
+        }
+    }
+
     /// Beside another's error it says nothing worth reading.
     fn is_consequence(&self) -> bool {
         matches!(self, StepError::Cancelled | StepError::ExceededGracefulShutdownInterval)

@@ -32,6 +32,7 @@ pub(crate) use error::{Result, StepError};
 pub(crate) use format::{byte_size, go_duration};
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 pub(crate) use voice::{Capture, Voice};
 
@@ -40,7 +41,7 @@ pub(crate) use self::run::{Run, UNRECORDED};
 use crate::checks::{Check, Monitor, Readiness, Repeat, Vantage};
 use crate::depot::Place;
 use crate::logs::LogStream;
-use crate::{Shared, checks};
+use crate::{Attempt, Occurrence, Shared, checks};
 
 /// A recipe, ready to be carried out. `source` names whom a step's output comes from; empty: the container's own.
 #[derive(Debug, Clone, PartialEq)]
@@ -78,6 +79,8 @@ pub(crate) enum Step {
     Check(Check),
     Monitor(Monitor),
     Readiness(Readiness),
+    /// What a container's setup consists of: how long all that took is told at its end.
+    SetUp(Box<Step>),
 }
 
 /// What `emit_progress` says; an empty message is not said.
@@ -113,6 +116,8 @@ pub(crate) struct Stage {
     pub readiness: mpsc::Sender<bool>,
     /// Where output goes instead of the logs.
     pub capture: Option<Capture>,
+    /// When the container was begun to be created; not if an earlier life did.
+    pub begun: Option<Instant>,
     /// Of the step that is to be carried out.
     pub place: Place,
 }
@@ -126,6 +131,17 @@ impl Stage {
     /// For steps that may be taken again at any time: nothing is written down of them.
     pub fn unrecorded(&self) -> Stage {
         Stage { place: Place::default(), ..self.clone() }
+    }
+
+    pub fn tell(&self, occurrence: Occurrence) {
+        self.shared.config.witness.saw(occurrence);
+    }
+
+    /// One that an earlier life began is not told of: nobody knows how long that took.
+    pub fn tell_of_set_up(&self, result: &Result) {
+        if let Some(begun) = self.begun {
+            self.tell(Occurrence::SetUp(Attempt::of(begun, result)));
+        }
     }
 
     pub fn voice(&self, source: &str) -> Voice {
@@ -180,5 +196,12 @@ pub(crate) fn perform<'a>(
         Step::Check(check) => Box::pin(checks::check(check, stage, cancel, ready)),
         Step::Monitor(monitor) => Box::pin(checks::monitor(monitor, stage, cancel, ready)),
         Step::Readiness(readiness) => Box::pin(checks::readiness(readiness, stage, cancel, ready)),
+        Step::SetUp(step) => Box::pin(set_up(step, stage, cancel, ready)),
     }
+}
+
+async fn set_up(step: &Step, stage: &Stage, cancel: &CancellationToken, ready: &Ready) -> Result {
+    let result = perform(step, stage, cancel, ready).await;
+    stage.tell_of_set_up(&result);
+    result
 }

@@ -31,13 +31,21 @@ impl Scene {
             LogConfig { guid: "app".into(), index: 0, source_name: "SRC".into(), tags: BTreeMap::new() };
         let stage = Stage {
             guid: "c".into(),
-            logs: crate::logs::LogStream::new(&logs, &log_config, "c", (-1, 0), shared.config.clock.clone()),
+            logs: crate::logs::LogStream::new(
+                &logs,
+                &log_config,
+                "c",
+                (-1, 0),
+                shared.config.clock.clone(),
+                Arc::new(()),
+            ),
             shared,
             environment: Arc::new(vec!["CF_INSTANCE_IP=1.2.3.4".into()]),
             internal_ip: Some([127, 0, 0, 1].into()),
             vantage: Arc::default(),
             readiness: mpsc::channel(1).0,
             capture: None,
+            begun: None,
             place: Place::default(),
         };
         Scene { garden, stage, logs, _state: state }

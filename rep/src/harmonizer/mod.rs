@@ -18,10 +18,12 @@ use bbs_models::PreferredAddress;
 use executor::{Executor, Heard};
 use futures_util::FutureExt;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::evacuation::Evacuation;
 use crate::recipe::Surroundings;
+use crate::{Occurrence, Witness};
 use residue::Residue;
 
 /// After an operation that the BBS could not answer: pauses before it is tried again, then it waits for the next sync.
@@ -40,6 +42,7 @@ pub struct Surrounded {
     pub bbs: BbsClient,
     pub executor: Executor,
     pub evacuation: Evacuation,
+    pub witness: Arc<dyn Witness>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,9 +77,9 @@ pub async fn run(around: Surrounded, intervals: Intervals, shutdown: Cancellatio
     let around = Arc::new(around);
     let mut events = around.executor.subscribe();
     let mut queue = Queue { around: around.clone(), waiting: HashMap::new(), running: JoinSet::new() };
-    let mut syncing = tokio::spawn(residue::look(around.clone()));
+    let mut syncing = tokio::spawn(look(around.clone()));
     let mut sync_under_way = true;
-    let mut next_sync = tokio::time::Instant::now() + intervals.sync;
+    let mut next_sync = Instant::now() + intervals.sync;
     let mut evacuating = false;
     loop {
         tokio::select! {
@@ -97,26 +100,33 @@ pub async fn run(around: Surrounded, intervals: Intervals, shutdown: Cancellatio
                     Ok(Ok(operations)) => operations.into_iter().for_each(|(guid, operation)| queue.push(guid, operation)),
                     Ok(Err(error)) => {
                         tracing::error!(%error, "failed-to-generate-operations");
-                        next_sync = next_sync.min(tokio::time::Instant::now() + SYNC_RETRY_AFTER);
+                        next_sync = next_sync.min(Instant::now() + SYNC_RETRY_AFTER);
                     }
                     Err(error) => tracing::error!(%error, "a sync ended early"),
                 }
             }
             () = tokio::time::sleep_until(next_sync), if !sync_under_way => {
                 let interval = if evacuating { intervals.sync_while_evacuating } else { intervals.sync };
-                next_sync = tokio::time::Instant::now() + interval;
-                syncing = tokio::spawn(residue::look(around.clone()));
+                next_sync = Instant::now() + interval;
+                syncing = tokio::spawn(look(around.clone()));
                 sync_under_way = true;
             }
             () = around.evacuation.begun(), if !evacuating => {
                 evacuating = true;
-                next_sync = tokio::time::Instant::now();
+                next_sync = Instant::now();
             }
             () = shutdown.cancelled() => break,
         }
     }
     syncing.abort();
     queue.drain().await;
+}
+
+async fn look(around: Arc<Surrounded>) -> Result<HashMap<String, Operation>, bbs_client::Error> {
+    let begun = Instant::now();
+    let found = residue::look(&around).await;
+    around.witness.saw(Occurrence::BulkSync { took: begun.elapsed() });
+    found
 }
 
 /// At most one operation runs for a guid, and at most one waits.

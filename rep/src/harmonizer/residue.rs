@@ -2,7 +2,6 @@
 //! taken back.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 
 use bbs_models::{ActualLrp, ActualLrpFilter, Presence, TaskFilter};
 
@@ -24,7 +23,7 @@ pub(crate) enum Residue {
 }
 
 /// One operation for each guid that either side knows.
-pub(super) async fn look(around: Arc<Surrounded>) -> Result<HashMap<String, Operation>, bbs_client::Error> {
+pub(super) async fn look(around: &Surrounded) -> Result<HashMap<String, Operation>, bbs_client::Error> {
     let lrp_filter = ActualLrpFilter { cell_id: around.cell_id.clone(), ..ActualLrpFilter::default() };
     let task_filter = TaskFilter { cell_id: around.cell_id.clone(), ..TaskFilter::default() };
     let (lrps, tasks) = tokio::join!(around.bbs.actual_lrps(&lrp_filter), around.bbs.tasks(&task_filter));

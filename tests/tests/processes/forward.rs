@@ -21,6 +21,8 @@ fn with_a_forwarder() -> Processes {
         processes.flag("loggregator-key-file", processes.path("key")),
         "--container-metrics-report-interval=1s".into(),
         "--app-metric-exclusion=container_age".into(),
+        "--report-interval=1s".into(),
+        processes.address("debug-listen", "rep-debug"),
     ];
     processes
 }
@@ -59,6 +61,13 @@ fn figures(envelopes: &[Envelope], source_id: &str) -> BTreeSet<String> {
     of_source.flat_map(names).collect()
 }
 
+async fn page(address: std::net::SocketAddr) -> String {
+    let http = diego_base::http::client(&diego_base::http::ClientConfig::default()).unwrap();
+    let answer = http.get(format!("http://{address}/metrics")).send().await.unwrap();
+    assert_eq!(answer.headers()["content-type"], "text/plain; version=0.0.4; charset=utf-8");
+    answer.text().await.unwrap()
+}
+
 #[test]
 fn a_cell_tells_the_platform_what_apps_say_and_use() {
     let name = "a_cell_tells_the_platform_what_apps_say_and_use";
@@ -86,11 +95,25 @@ fn a_cell_tells_the_platform_what_apps_say_and_use() {
         });
         processes.until("what the cell has left is forwarded", |_| {
             let figures = figures(&received.all(), "rep");
-            ["CapacityRemainingMemory", "ContainerCount"]
-                .iter()
-                .all(|name| figures.contains(*name))
-                .then_some(())
+            let now_and_then =
+                ["CapacityRemainingMemory", "ContainerCount", "RequestLatencyMax", "numGoRoutines"];
+            let as_it_happens =
+                ["StalledGardenDuration", "GardenContainerCreationSucceededDuration", "RepBulkSyncDuration"];
+            let more = ["ContainerSetupSucceededDuration", "GardenHealthCheckFailed"];
+            let mut wanted = now_and_then.iter().chain(&as_it_happens).chain(&more);
+            wanted.all(|name| figures.contains(*name)).then_some(())
         });
+        let page = runtime.block_on(page(processes.addresses["rep-debug"]));
+        for line in [
+            "container_count 1",
+            "container_setup_succeeded_duration_seconds_count 1",
+            "garden_container_creation_failed_duration_seconds_count 0",
+            "requests_failed{request_type=\"Perform\"} 0",
+            "garden_health_check_failed 0",
+        ] {
+            assert!(page.lines().any(|told| told == line), "{line} is not in\n{page}");
+        }
+        assert!(!page.contains("\nrequests_succeeded{request_type=\"Perform\"} 0\n"), "{page}");
         for envelope in received.all().iter().filter(|envelope| envelope.source_id == "talker-app") {
             let tag = |name: &str| envelope.tags.get(name).map(String::as_str);
             assert_eq!((tag("origin"), tag("space_name")), (Some("rep"), Some("dev")), "{envelope:?}");

@@ -4,7 +4,7 @@
 //! Names, units and tags are those that platforms know (diego-release's docs/010 and 011). Which container says what is
 //! decided in [`containers`] and [`capacity`] by values alone; here it is sent.
 
-mod capacity;
+pub mod capacity;
 mod containers;
 
 use std::path::PathBuf;
@@ -16,14 +16,16 @@ use clap::Args;
 use diego_base::tls::Files;
 use executor::Executor;
 use executor::logs::{LogLine, LogSink, Logs, Out};
-use loggregator::{Forwarder, Message, Sender, Stream};
+use loggregator::{Forwarder, Message, Sender, Source, Stream, Value};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use super::own::process::Process;
+use super::own::{Requests, Said, Tally, names};
 use crate::duration;
 
 /// As platforms' dashboards expect the cell's own figures.
-const CAPACITY_INTERVAL: Duration = Duration::from_secs(60);
+const REPORT_INTERVAL: &str = "60s";
 
 /// Without an address logs and metrics stay in the cell.
 #[derive(Args)]
@@ -56,6 +58,9 @@ pub struct Forward {
     /// How often it is said what each container uses.
     #[arg(long, default_value = "15s", value_parser = interval)]
     container_metrics_report_interval: Duration,
+    /// How often it is said what the cell has, and how many requests came.
+    #[arg(long, default_value = REPORT_INTERVAL, value_parser = interval)]
+    report_interval: Duration,
     /// A metric of containers that is not sent, `container_age` for example. May be given many times.
     #[arg(long = "app-metric-exclusion", value_name = "NAME")]
     exclusions: Vec<String>,
@@ -74,6 +79,7 @@ pub struct Forwarding {
     sender: Sender,
     cell: Cell,
     interval: Duration,
+    report_interval: Duration,
     exclusions: Vec<String>,
 }
 
@@ -105,6 +111,7 @@ impl Forward {
             sender,
             cell: Cell { source_id: self.loggregator_source_id.clone(), instance_id },
             interval: self.container_metrics_report_interval,
+            report_interval: self.report_interval,
             exclusions: self.exclusions.clone(),
         }))
     }
@@ -134,11 +141,22 @@ impl LogSink for Lines {
 }
 
 impl Forwarding {
+    pub fn forwarder(&self) -> Forwarder {
+        self.forwarder.clone()
+    }
+
+    /// For what is said as it happens.
+    pub fn teller(&self) -> Teller {
+        let source = self.forwarder.source(&self.cell.source_id, &self.cell.instance_id, []);
+        Teller { forwarder: self.forwarder.clone(), source }
+    }
+
     /// Until `shutdown`; then what waits is given a moment to be sent.
-    pub async fn run(self, executor: Executor, shutdown: CancellationToken) {
-        let Forwarding { forwarder, sender, cell, interval, exclusions } = self;
+    pub async fn run(self, executor: Executor, tally: Tally, shutdown: CancellationToken) {
+        let Forwarding { forwarder, sender, cell, interval, report_interval, exclusions } = self;
         let containers = report_containers(&forwarder, &executor, interval, exclusions);
-        let capacity = report_capacity(&forwarder, &executor, &cell);
+        let own = Own { forwarder: &forwarder, cell: &cell, executor: &executor, tally: &tally };
+        let capacity = own.report(report_interval);
         let reports = async { tokio::join!(containers, capacity) };
         tokio::select! {
             () = sender.run(shutdown.cancelled_owned()) => {}
@@ -175,21 +193,90 @@ async fn report_containers(
     }
 }
 
-/// Never ends.
-async fn report_capacity(forwarder: &Forwarder, executor: &Executor, cell: &Cell) {
-    let source = forwarder.source(&cell.source_id, &cell.instance_id, []);
-    let mut ticks = tokio::time::interval(CAPACITY_INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        // Without a measure the rest is said nevertheless.
-        let used = executor.metrics().await.ok();
-        let resources = (executor.total_resources(), executor.remaining_resources());
-        let now_ns = now_ns();
-        for value in capacity::report(resources, &executor.list(), used.as_ref()) {
-            forwarder.emit(now_ns, &source, &Message::Gauge(&[value]));
+/// Says what happens to the cell itself.
+pub struct Teller {
+    forwarder: Forwarder,
+    source: Source,
+}
+
+impl Teller {
+    pub fn tell(&self, said: Said) {
+        let value = match said {
+            Said::Count(name) => {
+                return self.forwarder.emit(now_ns(), &self.source, &Message::Delta { name, delta: 1 });
+            }
+            Said::Took(name, took) => nanoseconds(name, took),
+            Said::Stands(name, value) => count(name, value),
+        };
+        self.forwarder.emit(now_ns(), &self.source, &Message::Gauge(&[value]));
+    }
+}
+
+fn nanoseconds(name: &'static str, took: Duration) -> Value<'static> {
+    Value { name, value: took.as_nanos() as f64, unit: "nanos" }
+}
+
+fn count(name: &'static str, value: f64) -> Value<'static> {
+    Value { name, value, unit: "Metric" }
+}
+
+/// What is said of the cell itself now and then.
+struct Own<'a> {
+    forwarder: &'a Forwarder,
+    cell: &'a Cell,
+    executor: &'a Executor,
+    tally: &'a Tally,
+}
+
+impl Own<'_> {
+    /// Never ends.
+    async fn report(&self, interval: Duration) {
+        let mut ticks = tokio::time::interval(interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            // Without a measure the rest is said nevertheless.
+            let used = self.executor.metrics().await.ok();
+            let resources = (self.executor.total_resources(), self.executor.remaining_resources());
+            self.say(None, capacity::report(resources, &self.executor.list(), used.as_ref()));
+            for (request_type, requests) in self.tally.take_requests() {
+                self.say(Some(request_type), of_requests(&requests));
+            }
+            self.say(None, of_process(&Process::now()));
         }
     }
+
+    /// One envelope each, as readers expect.
+    fn say(&self, request_type: Option<&str>, values: impl IntoIterator<Item = Value<'static>>) {
+        let tags = request_type.map(|name| ("request-type", name));
+        let source = self.forwarder.source(&self.cell.source_id, &self.cell.instance_id, tags);
+        for value in values {
+            self.forwarder.emit(now_ns(), &source, &Message::Gauge(&[value]));
+        }
+    }
+}
+
+fn of_requests(requests: &Requests) -> [Value<'static>; 6] {
+    let [started, succeeded, failed, in_flight, cancelled, latency] = &names::REQUESTS;
+    [
+        count(started.published, requests.started as f64),
+        count(succeeded.published, requests.succeeded as f64),
+        count(failed.published, requests.failed as f64),
+        count(in_flight.published, requests.in_flight() as f64),
+        count(cancelled.published, 0.0),
+        nanoseconds(latency.published, requests.latency_max),
+    ]
+}
+
+fn of_process(process: &Process) -> impl Iterator<Item = Value<'static>> {
+    let [routines, heap, stack] = &names::PROCESS;
+    let told = [
+        (routines, Some(process.tasks as u64)),
+        (heap, process.anonymous_bytes),
+        (stack, process.stack_bytes),
+    ];
+    told.into_iter()
+        .filter_map(|(name, value)| Some(Value { name: name.published, value: value? as f64, unit: "count" }))
 }
 
 /// Since the epoch; a clock before it is one at it.
