@@ -63,7 +63,9 @@ async fn running_out_of_memory_is_the_reason() {
     world.expect(&["Reserved a", "Running a"]).await;
     world.garden.add_event("a", "Out of memory");
     world.garden.exit("a", "/app", 137);
-    world.expect(&["Failed a: APP: Exited with status 137 (out of memory)"]).await;
+    world
+        .expect(&["Failed a: APP: Exited with status 137 (out of memory): SIGKILL, memory limit 100M"])
+        .await;
 }
 
 #[tokio::test(start_paused = true)]

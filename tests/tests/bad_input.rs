@@ -80,6 +80,20 @@ fn an_app_that_never_listens_crashes_with_its_check() {
 }
 
 #[test]
+fn what_takes_more_memory_than_it_may_is_told_how_much_that_was() {
+    in_a_world("what_takes_more_memory_than_it_may_is_told_how_much_that_was", |world| {
+        let registry = Registry::serving(busybox_image(&["/bin/sh"]), None);
+        // One line without an end, which tail keeps whole.
+        let hog = ["task", &registry.image(), "-m", "32", "--", "/bin/sh", "-c", "exec tail -n 1 /dev/zero"];
+        let why = "Exited with status 137 (out of memory): SIGKILL, memory peak 3";
+        world.diego(&hog).refused(1, &["task failed", why, "of a limit of 32M"]);
+        // Who ends by a signal otherwise is told which, and nothing of memory.
+        let faulty = ["task", &registry.image(), "--", "/bin/sh", "-c", "kill -SEGV $$"];
+        world.diego(&faulty).refused(1, &["task failed", "Exited with status 139: SIGSEGV"]);
+    });
+}
+
+#[test]
 fn more_memory_than_a_cell_has_is_a_placement_error() {
     in_a_world("more_memory_than_a_cell_has_is_a_placement_error", |world| {
         let registry = Registry::serving(busybox_image(SERVE), None);

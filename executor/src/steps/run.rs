@@ -10,7 +10,7 @@ use bbs_models::RunAction;
 use garden_client::{Process, ProcessIo, ProcessSpec, ResourceLimits, Signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{Ready, Result, Stage, StepError, Voice, go_duration};
+use super::{Ready, Result, Stage, StepError, Voice, byte_size, go_duration};
 use crate::containers::store::MISSING;
 use crate::depot::Mark;
 use crate::garden::patiently;
@@ -240,9 +240,14 @@ async fn report(run: &Run, stage: &Stage, voice: &Voice, status: i32, stop: Stop
         let interval = go_duration(stage.shared.config.graceful_shutdown_interval);
         said = format!("{said} (exceeded {interval} graceful shutdown interval)");
     }
+    let mut memory = None;
     if status != 0 && out_of_memory(stage).await {
         said.push_str(" (out of memory)");
         reason.push_str(" (out of memory)");
+        memory = Some(memory_of(stage).await);
+    }
+    if !run.suppress_exit_status {
+        reason.push_str(&cause(status, memory));
     }
     if !run.action.suppress_log_output {
         voice.say(&said);
@@ -255,6 +260,62 @@ async fn report(run: &Run, stage: &Stage, voice: &Voice, status: i32, stop: Stop
     }
 }
 
+/// What a container has used of its memory. Bytes; 0 is not known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Memory {
+    peak: u64,
+    limit: u64,
+}
+
+/// What an exit status does not say by itself, for behind what is known of old: clients look for that.
+fn cause(status: i32, memory: Option<Memory>) -> String {
+    let signal = signal_name(status).map(str::to_string);
+    let memory = memory.and_then(|memory| match memory {
+        Memory { peak: 0, limit: 0 } => None,
+        Memory { peak: 0, limit } => Some(format!("memory limit {}", byte_size(limit))),
+        Memory { peak, limit: 0 } => Some(format!("memory peak {}", byte_size(peak))),
+        Memory { peak, limit } => {
+            Some(format!("memory peak {} of a limit of {}", byte_size(peak), byte_size(limit)))
+        }
+    });
+    let told: Vec<_> = signal.into_iter().chain(memory).collect();
+    if told.is_empty() { String::new() } else { format!(": {}", told.join(", ")) }
+}
+
+/// Of the signal that such a status is for, by the convention of shells and container runtimes.
+fn signal_name(status: i32) -> Option<&'static str> {
+    Some(match status - 128 {
+        1 => "SIGHUP",
+        2 => "SIGINT",
+        3 => "SIGQUIT",
+        4 => "SIGILL",
+        5 => "SIGTRAP",
+        6 => "SIGABRT",
+        7 => "SIGBUS",
+        8 => "SIGFPE",
+        9 => "SIGKILL",
+        11 => "SIGSEGV",
+        13 => "SIGPIPE",
+        14 => "SIGALRM",
+        15 => "SIGTERM",
+        24 => "SIGXCPU",
+        25 => "SIGXFSZ",
+        31 => "SIGSYS",
+        _ => return None,
+    })
+}
+
+async fn memory_of(stage: &Stage) -> Memory {
+    let limit = stage.shared.store.get(&stage.guid).map_or(0, |container| container.memory_limit_bytes);
+    match stage.shared.garden.metrics(&stage.guid).await {
+        Ok(metrics) => Memory { peak: metrics.memory.peak, limit },
+        Err(error) => {
+            tracing::warn!(guid = stage.guid, %error, "executor.run-step.failed-to-get-metrics");
+            Memory { peak: 0, limit }
+        }
+    }
+}
+
 async fn out_of_memory(stage: &Stage) -> bool {
     match stage.shared.garden.info(&stage.guid).await {
         Ok(info) => info
@@ -264,6 +325,31 @@ async fn out_of_memory(stage: &Stage) -> bool {
         Err(error) => {
             tracing::error!(guid = stage.guid, %error, "executor.run-step.failed-to-get-info");
             false
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_status_does_not_say_is_said_behind_it() {
+        let memory = |peak, limit| Some(Memory { peak, limit });
+        let table = [
+            (0, None, ""),
+            (1, None, ""),
+            (128, None, ""),
+            (255, None, ""),
+            (139, None, ": SIGSEGV"),
+            (137, memory(64 << 20, 64 << 20), ": SIGKILL, memory peak 64M of a limit of 64M"),
+            (1, memory(63 << 20, 64 << 20), ": memory peak 63M of a limit of 64M"),
+            (137, memory(0, 64 << 20), ": SIGKILL, memory limit 64M"),
+            (137, memory(5 << 20, 0), ": SIGKILL, memory peak 5M"),
+            (137, memory(0, 0), ": SIGKILL"),
+        ];
+        for (status, memory, expected) in table {
+            assert_eq!(cause(status, memory), expected, "{status} {memory:?}");
         }
     }
 }

@@ -242,7 +242,7 @@ async fn running_out_of_memory_is_told() {
     let scene = Scene::new().await;
     scene.garden.script("/hog", Script::exits(137));
     scene.garden.add_event("c", "Out of memory");
-    assert_eq!(scene.perform(&run("/hog")).await, "SRC: Exited with status 137 (out of memory)");
+    assert_eq!(scene.perform(&run("/hog")).await, "SRC: Exited with status 137 (out of memory): SIGKILL");
     assert_eq!(scene.said(), ["SRC out: Exit status 137 (out of memory)"]);
 }
 

@@ -378,6 +378,9 @@ pub struct MemoryStat {
     /// What the limit is held against, less reclaimable file cache.
     #[serde(rename = "TotalUsageTowardLimit")]
     pub total_usage_toward_limit: u64,
+    /// The most that was ever held against the limit, file cache and all; 0 where the kernel does not tell.
+    #[serde(skip_serializing_if = "is_default")]
+    pub peak: u64,
     pub anon: u64,
     pub file: u64,
     pub swapcached: u64,

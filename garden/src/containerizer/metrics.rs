@@ -27,6 +27,7 @@ fn memory(lines: &[(String, u64)]) -> MemoryStat {
             "active_file" => &mut memory.active_file,
             "cache" => &mut memory.cache,
             "hierarchical_memory_limit" => &mut memory.hierarchical_memory_limit,
+            "peak" => &mut memory.peak,
             "inactive_anon" => &mut memory.inactive_anon,
             "inactive_file" => &mut memory.inactive_file,
             "mapped_file" => &mut memory.mapped_file,

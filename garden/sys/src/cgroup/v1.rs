@@ -127,6 +127,8 @@ impl Hierarchies {
         let mut stats = Stats::default();
         if let Some(memory) = self.of(directories, "memory") {
             stats.memory = parse_lines(&read(&memory.join("memory.stat"))?);
+            let peak = parse_limit(&read(&memory.join("memory.max_usage_in_bytes"))?);
+            stats.memory.push(("peak".into(), peak));
         }
         if let Some(cpuacct) = self.of(directories, "cpuacct") {
             stats.cpu_usage_ns = parse_limit(&read(&cpuacct.join("cpuacct.usage"))?);

@@ -189,6 +189,10 @@ pub fn stats(directory: &Path) -> Result<Stats> {
     if let Ok(swap) = read(&directory.join("memory.swap.current")) {
         memory.push(("swap".into(), parse_limit(&swap)));
     }
+    // Since Linux 5.19.
+    if let Ok(peak) = read(&directory.join("memory.peak")) {
+        memory.push(("peak".into(), parse_limit(&peak)));
+    }
     let cpu = parse_lines(&read(&directory.join("cpu.stat"))?);
     Ok(Stats {
         memory,
