@@ -102,6 +102,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_is_allowed_comes_back_steadily_and_no_more_than_a_second_of_it() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut limiter = Limiter::new(10, 0, start);
+        assert_eq!(limiter.judge(10, start), Verdict::Pass, "a second's worth at once");
+        assert_eq!(limiter.judge(5, at(500)), Verdict::Pass);
+        assert!(matches!(limiter.judge(6, at(1000)), Verdict::Notice(_)), "there are 5");
+        assert_eq!(limiter.judge(10, at(60_000)), Verdict::Pass);
+        assert!(
+            matches!(limiter.judge(1, at(60_000)), Verdict::Notice(_)),
+            "a minute's silence is a second's"
+        );
+        assert!(matches!(limiter.judge(11, at(90_000)), Verdict::Notice(_)), "never so much at once");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn zero_forbids_and_minus_one_allows_all() {
         let now = Instant::now();
         assert_eq!(Limiter::new(0, 0, now).judge(1, now), Verdict::Drop);

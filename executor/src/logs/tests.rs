@@ -9,7 +9,14 @@ use crate::LogConfig;
 
 fn stream_of(logs: &Logs, guid: &str, bytes_per_second: i64) -> LogStream {
     let config = LogConfig { guid: guid.into(), index: 3, source_name: String::new(), tags: BTreeMap::new() };
-    LogStream::new(logs, &config, "instance", (bytes_per_second, 0), Arc::new(ManualClock::at(7)))
+    LogStream::new(
+        logs,
+        &config,
+        "instance",
+        (bytes_per_second, 0),
+        Arc::new(ManualClock::at(7)),
+        Arc::new(()),
+    )
 }
 
 fn texts(logs: &Logs, guid: &str) -> Vec<String> {
@@ -128,4 +135,37 @@ async fn a_follower_misses_nothing_or_is_told() {
     assert!(matches!(follow.next().await, Some(Followed::Missed(1))));
     let Some(Followed::Line(line)) = follow.next().await else { panic!("a line") };
     assert_eq!(line.text(), "1");
+}
+
+/// Counts what passes.
+#[derive(Default)]
+struct Scale {
+    bytes: std::sync::atomic::AtomicUsize,
+    longest: std::sync::atomic::AtomicUsize,
+}
+
+impl LogSink for Scale {
+    fn emit(&self, line: &Arc<LogLine>) {
+        use std::sync::atomic::Ordering::Relaxed;
+        self.bytes.fetch_add(line.message.len(), Relaxed);
+        self.longest.fetch_max(line.message.len(), Relaxed);
+    }
+}
+
+#[tokio::test]
+async fn a_line_without_an_end_is_passed_on_in_pieces_and_never_kept_whole() {
+    let scale = Arc::new(Scale::default());
+    let logs = Logs::new(vec![scale.clone() as Arc<dyn LogSink>]);
+    let writer = stream_of(&logs, "app", -1).writer(Out::Out);
+    let piece = vec![b'x'; 32 << 10];
+    let said = 1024 * piece.len();
+    for _ in 0..1024 {
+        writer.write_all(&piece);
+        assert!(writer.buffered_bytes() <= 2 * LINE_BYTES_MAX);
+    }
+    drop(writer);
+    assert_eq!(scale.bytes.load(std::sync::atomic::Ordering::Relaxed), said);
+    assert!(scale.longest.load(std::sync::atomic::Ordering::Relaxed) <= LINE_BYTES_MAX);
+    let kept: usize = logs.recent("app", usize::MAX).iter().map(|line| line.message.len()).sum();
+    assert!(kept <= RECENT_BYTES_MAX, "{kept}");
 }
