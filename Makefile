@@ -18,7 +18,7 @@ strip := $(if $(filter release,$(PROFILE)),-s)
 programs := diego garden-init builder launcher healthcheck diego-sshd
 names := bbs locket auctioneer rep gdn route-emitter ssh-proxy file-server cfdot
 
-.PHONY: build gather demo test test-vm fuzz lint bench-dev bench-garden bench-rootfs bench-net tools clean
+.PHONY: build gather demo test test-vm fuzz lint bench-dev bench-garden bench-rootfs bench-net bench-cell tools clean
 
 build: tools
 	cargo build --locked --profile $(PROFILE) $(addprefix --bin ,$(programs))
@@ -65,6 +65,13 @@ bench-net: build
 	tests/packages busybox-static nftables iproute2
 	cargo build --locked --profile $(PROFILE) -p tests --bin bench-net
 	$(built)/bench-net dist/bin
+
+# What a cell costs and how fast it is; figures on the last lines. ONLY names parts; ROUNDS, STORM, INSTANCES, SECONDS and
+# TALK_SECONDS set their length.
+bench-cell: build
+	tests/packages busybox-static nftables iproute2
+	cargo build --locked --profile $(PROFILE) -p tests --bin bench-cell
+	$(built)/bench-cell dist/bin
 
 # Hostile input of all kinds for so many seconds each; what it finds is left in target/fuzz/found.
 SECONDS ?= 60

@@ -69,8 +69,9 @@ impl Processes {
         for name in NAMES.iter().chain(&["cfdot"]) {
             symlink(diego(dir.path()).get_program(), dir.path().join(name)).unwrap();
         }
-        let held = ["locket", "bbs", "auctioneer", "rep", "rep-admin", "file-server", "forwarder"]
-            .map(|name| (name, TcpListener::bind("127.0.0.1:0").unwrap()));
+        let held =
+            ["locket", "bbs", "auctioneer", "rep", "rep-admin", "rep-debug", "file-server", "forwarder"]
+                .map(|name| (name, TcpListener::bind("127.0.0.1:0").unwrap()));
         let addresses = held.iter().map(|(name, socket)| (*name, socket.local_addr().unwrap())).collect();
         Processes {
             dir,
