@@ -54,13 +54,16 @@ pub struct Voice {
     /// The cell's name; no two cells of a BBS may have the same.
     #[arg(long)]
     cell_id: String,
+    /// Which of the cells of its kind it is; the auctioneer prefers lower ones when it packs them.
+    #[arg(long, default_value_t = 0)]
+    cell_index: i32,
     /// Instances of an LRP are spread over zones first.
     #[arg(long, default_value = "z1")]
     zone: String,
     /// For the platform: the auctioneer and the BBS call here.
     #[arg(long, default_value = "127.0.0.1:1801")]
     listen: SocketAddr,
-    /// For this machine's administrator: ping and evacuate.
+    /// For this machine's administrator: ping and evacuate. Over TLS as --listen is.
     #[arg(long, default_value = "127.0.0.1:1800")]
     admin_listen: SocketAddr,
     /// Serve /metrics, for Prometheus, on this address.
@@ -200,6 +203,7 @@ pub async fn speak(
         rep::Config::new(voice.identity(), listen, voice.bbs.client(&client)?, Arc::new(presences));
     config.tls = voice.tls.server()?;
     config.admin_listen = Some(Listen::Tcp(voice.admin_listen));
+    config.admin_tls = voice.tls.server()?;
     if voice.offer.two_layer {
         config.layering_mode = LayeringMode::TwoLayer;
     }
@@ -300,6 +304,7 @@ impl Voice {
         Identity {
             cell_id: self.cell_id.clone(),
             rep_url: self.rep_url.clone().unwrap_or_else(url),
+            cell_index: self.cell_index,
             zone: self.zone.clone(),
             stacks: Stacks(self.offer.stacks.iter().cloned().collect()),
             rootfs_schemes: self.offer.rootfs_providers.clone(),

@@ -32,9 +32,6 @@ pub async fn read(executor: &Executor, guid: &str, path: &str) -> Result<String,
 fn first_file(tar: &[u8]) -> Result<String, Error> {
     let mut archive = tar::Archive::new(Cursor::new(tar));
     let entry = archive.entries()?.next().ok_or(Error::NoFile)??;
-    if !entry.header().entry_type().is_file() {
-        return Err(Error::NoFile);
-    }
     if entry.size() > RESULT_FILE_BYTES_MAX {
         return Err(Error::TooLarge);
     }
@@ -62,6 +59,16 @@ mod tests {
         assert_eq!(first_file(&tar_of(b"")).unwrap(), "");
         let largest = vec![b'a'; RESULT_FILE_BYTES_MAX as usize];
         assert_eq!(first_file(&tar_of(&largest)).unwrap().len(), largest.len());
+    }
+
+    #[test]
+    fn a_directory_is_an_empty_result() {
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(0);
+        header.set_entry_type(tar::EntryType::Directory);
+        builder.append_data(&mut header, "result/", &b""[..]).unwrap();
+        assert_eq!(first_file(&builder.into_inner().unwrap()).unwrap(), "");
     }
 
     #[test]

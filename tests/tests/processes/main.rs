@@ -145,7 +145,7 @@ impl Processes {
     fn rep_file(&self) -> Value {
         let path = |name: &str| self.path(name).display().to_string();
         json!({
-            "cell_id": "cell-1", "zone": "z1", "cell_index": 0, "session_name": "rep", "log_level": "info",
+            "cell_id": "cell-1", "zone": "z1", "cell_index": 7, "session_name": "rep", "log_level": "info",
             "listen_addr": self.addresses["rep-admin"], "listen_addr_securable": self.addresses["rep"],
             "bbs_address": self.url("bbs"), "locket_address": self.addresses["locket"],
             "ca_cert_file": path("ca-cert"), "cert_file": path("cert"), "key_file": path("key"),
@@ -458,6 +458,16 @@ fn a_cell_is_started_as_deployments_start_it() {
         let log = std::fs::read_to_string(processes.path("rep.log")).unwrap();
         assert!(!log.contains("without effect"), "{log}");
         assert!(log.contains(r#""message":"rep.started""#), "{log}");
+        assert_eq!(processes.listed(&["cell-states"])[0]["cell_index"], 7);
+        // As the scripts that drain a cell call it.
+        let admin = processes.addresses["rep-admin"];
+        let mut curl = Command::new("curl");
+        curl.args(["-sS", "--fail", "--insecure", "--cert"]).arg(processes.path("cert"));
+        curl.arg("--key").arg(processes.path("key"));
+        Answer::of(curl.arg(format!("https://{admin}/ping"))).worked();
+        let plain =
+            Answer::of(Command::new("curl").args(["-sS", "--fail"]).arg(format!("http://{admin}/ping")));
+        assert_ne!(plain.code, 0, "{plain:?}");
         a_task_runs(processes);
         assert!(processes.path("of-many/others").exists(), "a directory for everybody stays everybody's");
     });

@@ -13,7 +13,7 @@ pub const TABLE: Table = &[
     ("ca_cert_file", Flag("ca-cert-file")),
     ("cache_path", Flag("cache-path")),
     ("cell_id", Flag("cell-id")),
-    ("cell_index", Nothing),
+    ("cell_index", Flag("cell-index")),
     ("cert_file", Flag("cert-file")),
     ("communication_timeout", Nothing),
     ("container_inode_limit", Flag("container-inode-limit")),
