@@ -26,6 +26,8 @@ use super::{Garden, memory, number};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const PORT: u16 = 8080;
+/// Of which the second half counts.
+const IDLE_ROUNDS: usize = 12;
 
 pub async fn measure(garden: &Garden, work: &Path, report: &mut Report) -> Result<()> {
     let authority = work.join("authority.pem");
@@ -275,21 +277,25 @@ async fn idle(executor: &Executor, garden: &Garden, authority: &Path, report: &m
     // As many as are measured: what so many at once cost once and for all, the allocator keeps for the next.
     let first = names("first", count);
     start(executor, garden, &first, true).await?;
-    let before = weight()?;
-    let without = names("without", count);
-    start(executor, garden, &without, false).await?;
-    let between = weight()?;
-    let with = names("with", count);
-    start(executor, garden, &with, true).await?;
-    for guid in &with {
-        fetch(&Target { executor, guid, over: None }, 1000, Way::Tls(authority)).await?;
+    let mut guids = first;
+    let mut weights = [0, 0];
+    // In turns, a few of each: the first of them live in what the allocator had left, and are not counted.
+    for round in 0..IDLE_ROUNDS {
+        for with in [round % 2 == 0, round % 2 != 0] {
+            let some = names(&format!("{round}-{with}"), (count / (IDLE_ROUNDS / 2)).max(1));
+            let before = weight()?;
+            start(executor, garden, &some, with).await?;
+            for guid in some.iter().filter(|_| with) {
+                fetch(&Target { executor, guid, over: None }, 1000, Way::Tls(authority)).await?;
+            }
+            if round >= IDLE_ROUNDS / 2 {
+                weights[usize::from(with)] += weight()? - before;
+            }
+            guids.extend(some);
+        }
     }
-    let after = weight()?;
-    for guids in [first, without, with] {
-        remove(executor, &guids).await?;
-    }
-    let each = |kib: i64| kib as f64 / count as f64;
-    let (plain, tls) = (each(between - before), each(after - between));
+    remove(executor, &guids).await?;
+    let [plain, tls] = weights.map(|kib: i64| kib as f64 / count as f64);
     report.note(&format!("an idle container in the agent: {plain:.1} KiB without TLS, {tls:.1} KiB with"));
     report.figure("tls_proxy_idle_kib", (tls - plain).max(0.0), "KiB");
     Ok(())
