@@ -18,7 +18,7 @@ use crate::{memory, number};
 const DOMAIN: &str = "bench";
 const ROOTFS: &str = "preloaded:bench";
 /// Little disk: a thousand are to fit.
-const RESOURCE: Resource = Resource { memory_mb: 32, disk_mb: 8, max_pids: 0 };
+const RESOURCE: Resource = Resource { memory_mb: 32, disk_mb: 12, max_pids: 0 };
 const PORT: u16 = 8080;
 /// By which the app's processes are told from those of others.
 const REALM: &str = "bench-cell-app";
