@@ -14,6 +14,7 @@ mod edge;
 mod error;
 mod events;
 mod garden;
+mod garden_check;
 pub mod logs;
 mod metrics;
 mod namespace;
@@ -39,6 +40,7 @@ use edge::Edges;
 pub use error::{Error, StartError};
 use events::Hub;
 pub use events::{EVENTS_BEHIND_MAX, Events, Heard};
+pub use garden_check::{GardenCheck, GardenCheckError};
 use garden_client::{Garden, Reader};
 use logs::Logs;
 use metrics::Streams;
@@ -238,6 +240,16 @@ impl Executor {
 
     pub async fn ping(&self) -> Result<(), Error> {
         Ok(self.0.garden.ping().await?)
+    }
+
+    /// Makes a container in garden, runs a process in it and destroys it; each call is tried some times.
+    pub async fn check_garden(&self, check: &GardenCheck) -> Result<(), GardenCheckError> {
+        garden_check::perform(&self.0, check).await
+    }
+
+    /// After a check that was dropped.
+    pub async fn clear_garden_check(&self, check: &GardenCheck) -> Result<(), GardenCheckError> {
+        garden_check::clear(&self.0, check).await
     }
 
     pub fn healthy(&self) -> bool {

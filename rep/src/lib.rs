@@ -4,7 +4,7 @@
 pub mod auction_cell;
 pub mod evacuation;
 pub mod harmonizer;
-mod health;
+pub mod health;
 pub mod http;
 pub mod lrp;
 mod occurrence;
@@ -52,6 +52,8 @@ pub struct Config {
     pub usage_interval: Duration,
     /// Is told what happens.
     pub witness: Arc<dyn Witness>,
+    /// `None`: garden is only asked whether it answers.
+    pub garden_check: Option<health::Check>,
 }
 
 impl Config {
@@ -72,6 +74,7 @@ impl Config {
             evacuation: evacuation::Times::default(),
             usage_interval: Duration::from_secs(15),
             witness: Arc::new(()),
+            garden_check: None,
         }
     }
 }
@@ -115,7 +118,7 @@ pub async fn run(config: Config, executor: Executor, shutdown: CancellationToken
         serve(network, http::network_router(cell.api(), cell.witness.clone()), config.tls, cell.stop.clone()),
         cell.serve_admin(admin, config.admin_tls),
         cell.evacuate(config.evacuation),
-        health::watch(&cell.executor, &*cell.witness, &cell.stop),
+        health::watch(&cell.executor, config.garden_check.as_ref(), &*cell.witness, &cell.stop),
         cell.usage.run(&cell.executor, config.usage_interval, &cell.stop),
     );
     executor_runs.stop("executor").await;

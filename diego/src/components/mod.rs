@@ -12,6 +12,7 @@ mod edge;
 mod file_server;
 mod flags;
 mod forward;
+mod garden_check;
 pub mod gdn;
 mod health;
 mod locket;

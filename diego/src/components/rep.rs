@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::edge::Edge;
 use super::flags::{self, Bbs, Log, Tls, stack};
 use super::forward::{self, Forward, Forwarding};
+use super::garden_check;
 use super::own::{self, Said, Tally};
 use super::tuning::Tuning;
 
@@ -93,6 +94,8 @@ pub struct Voice {
     tls: Tls,
     #[command(flatten)]
     peers: Peers,
+    #[command(flatten)]
+    garden_check: garden_check::CheckFlags,
     #[command(flatten)]
     tuning: Tuning,
 }
@@ -212,6 +215,8 @@ pub async fn speak(
     }
     voice.tuning.apply_to_rep(&mut config);
     let begun = Instant::now();
+    let first_stack = voice.offer.stacks.first().map(|(_, path)| path.as_str());
+    config.garden_check = voice.garden_check.check(first_stack);
     let capacity = tokio::select! {
         capacity = until_garden_answers(garden.as_ref()) => capacity,
         () = shutdown.cancelled() => return Ok(()),

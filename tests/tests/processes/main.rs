@@ -157,7 +157,8 @@ impl Processes {
             "supported_providers": ["docker"], "placement_tags": [], "optional_placement_tags": null,
             "memory_mb": "auto", "disk_mb": "1024", "container_owner_name": "rep", "set_cpu_weight": true,
             "evacuation_timeout": "10m0s", "polling_interval": "30s", "layering_mode": "single-layer",
-            "garden_healthcheck_process_path": "/bin/sh", "lock_ttl": "15s", "post_setup_hook": "",
+            "garden_healthcheck_process_path": "/bin/sh",
+            "garden_healthcheck_process_args": ["-c", "exit 0"], "lock_ttl": "15s", "post_setup_hook": "",
             "enable_container_proxy": false, "enable_unproxied_port_mappings": true, "proxy_enable_http2": true,
             "loggregator": { "loggregator_api_port": 3458, "loggregator_ca_path": "" },
         })
@@ -455,8 +456,15 @@ fn a_cell_is_started_as_deployments_start_it() {
     in_six_processes("a_cell_is_started_as_deployments_start_it", over_tls_by_file, |processes, _| {
         let cell = &processes.listed(&["cell", "cell-1"])[0];
         assert_eq!((&cell["zone"], &cell["capacity"]["disk_mb"]), (&json!("z1"), &json!(1024)), "{cell}");
+        processes.until("garden is checked by a container that is made and destroyed", |processes| {
+            let log = std::fs::read_to_string(processes.path("gdn.log")).unwrap();
+            let destroyed =
+                |line: &str| line.contains("guardian.destroyed") && line.contains(r#""handle":"check-"#);
+            log.lines().any(destroyed).then_some(())
+        });
         let log = std::fs::read_to_string(processes.path("rep.log")).unwrap();
         assert!(!log.contains("without effect"), "{log}");
+        assert!(!log.contains("failed-health-check"), "{log}");
         assert!(log.contains(r#""message":"rep.started""#), "{log}");
         assert_eq!(processes.listed(&["cell-states"])[0]["cell_index"], 7);
         // As the scripts that drain a cell call it.
