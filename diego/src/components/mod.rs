@@ -16,7 +16,7 @@ mod garden_check;
 pub mod gdn;
 mod health;
 mod locket;
-mod own;
+mod metrics;
 mod registry_cache;
 mod rep;
 mod route_emitter;

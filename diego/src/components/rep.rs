@@ -21,7 +21,7 @@ use super::edge::Edge;
 use super::flags::{self, Bbs, Log, Tls, stack};
 use super::forward::{self, Forward, Forwarding};
 use super::garden_check;
-use super::own::{self, Said, Tally};
+use super::metrics::{self, Said, Tally};
 use super::tuning::Tuning;
 
 /// Between two attempts to reach a garden that is not up yet.
@@ -223,7 +223,7 @@ pub async fn speak(
     };
     let forwarding = voice.forward.start(&voice.cell_id)?;
     let tally = Tally::new(forwarding.as_ref().map(Forwarding::teller));
-    tally.say(Said::Took(own::names::STALLED_GARDEN, begun.elapsed()));
+    tally.say(Said::Took(metrics::names::STALLED_GARDEN, begun.elapsed()));
     config.witness = Arc::new(tally.clone());
     let logs = forward::logs(forwarding.as_ref());
     let executor = executor(&voice, limits, capacity, client, garden, logs, tally.clone())?;
@@ -231,7 +231,7 @@ pub async fn speak(
     let ended = CancellationToken::new();
     if let Some(address) = voice.debug_listen {
         let forwarder = forwarding.as_ref().map(Forwarding::forwarder);
-        let debug = own::Debug { executor: executor.clone(), tally: tally.clone(), forwarder };
+        let debug = metrics::Debug { executor: executor.clone(), tally: tally.clone(), forwarder };
         debug.serve(address, ended.clone()).await?;
     }
     let forwarding =

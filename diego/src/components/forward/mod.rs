@@ -20,8 +20,8 @@ use loggregator::{Forwarder, Message, Sender, Source, Stream, Value};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::own::process::Process;
-use super::own::{Requests, Said, Tally, names};
+use super::metrics::process::Process;
+use super::metrics::{Requests, Said, Tally, names};
 use crate::duration;
 
 /// As platforms' dashboards expect the cell's own figures.

@@ -130,7 +130,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::components::own::tally::{Said, Tally};
+    use crate::components::metrics::tally::{Said, Tally};
 
     #[test]
     fn a_page_says_what_happened_and_what_did_not() {
