@@ -9,6 +9,9 @@ use rootfs_ledger::Ledger;
 
 use crate::{CellResources, Witness};
 
+/// Of the directories that are the executor's own.
+pub const DIRECTORY_MARK: &str = ".executor";
+
 #[derive(Clone)]
 pub struct Config {
     /// Named in the log lines that tell a container's story.

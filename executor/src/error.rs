@@ -25,7 +25,7 @@ pub enum StartError {
     #[error("cannot prepare {path}")]
     Directory { path: std::path::PathBuf, source: std::io::Error },
     #[error(transparent)]
-    NotOwn(#[from] crate::own::Refused),
+    NotOwn(#[from] diego_base::directory::Refused),
     #[error("another executor runs with {0}")]
     InUse(std::path::PathBuf),
     #[error("cannot read what an earlier executor left: {0}")]

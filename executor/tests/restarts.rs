@@ -444,7 +444,7 @@ async fn a_directory_that_others_use_is_never_taken_for_the_executors() {
         take(&mut config, others.path().to_path_buf());
         let started = Executor::new(config, std::sync::Arc::new(MemoryGarden::new()), Logs::default());
         let refused = started.err().expect("it is others'").to_string();
-        assert!(refused.contains("holds 'letters'"), "{refused}");
+        assert!(refused.contains("who keep 'letters' there"), "{refused}");
         assert_eq!(std::fs::read_dir(others.path()).unwrap().count(), 1);
     }
 }

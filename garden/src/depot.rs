@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use diego_base::directory;
 use garden_client::{ContainerSpec, Properties};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -96,6 +97,8 @@ pub enum Content {
     Unclear(Box<Record>, io::Error),
 }
 
+/// Of a directory that is a depot: what stands there without a record is taken away.
+const MARK: &str = ".depot";
 /// In garden's own.
 pub const DIRECTORY: &str = "depot";
 
@@ -117,6 +120,8 @@ impl Depot {
     pub fn open(root: PathBuf) -> Result<Self> {
         // Records hold environments, which hold secrets.
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&root).map_err(failed("make", &root))?;
+        let not_own = |refused| failed("use", &root)(io::Error::other(refused));
+        directory::claim(&root, MARK).map_err(not_own)?;
         Ok(Self { root })
     }
 
@@ -238,14 +243,22 @@ impl Depot {
 
     /// How many directories there are.
     pub fn count(&self) -> Result<usize> {
-        Ok(fs::read_dir(&self.root).map_err(failed("list", &self.root))?.count())
+        Ok(self.directories()?.len())
+    }
+
+    fn directories(&self) -> Result<Vec<PathBuf>> {
+        let mut directories = Vec::new();
+        for entry in fs::read_dir(&self.root).map_err(failed("list", &self.root))? {
+            let entry = entry.map_err(failed("list", &self.root))?;
+            if !directory::stays(&entry.file_name(), MARK) {
+                directories.push(entry.path());
+            }
+        }
+        Ok(directories)
     }
 
     pub fn found(&self) -> Result<Vec<Found>> {
-        let list = || -> io::Result<Vec<PathBuf>> {
-            fs::read_dir(&self.root)?.map(|entry| entry.map(|entry| entry.path())).collect()
-        };
-        let directories = list().map_err(failed("list", &self.root))?;
+        let directories = self.directories()?;
         let found = |directory: PathBuf| {
             let Some(content) = content(&directory) else {
                 tracing::warn!(directory = %directory.display(), "not a container's");

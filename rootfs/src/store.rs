@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use diego_base::directory;
 use rootfs_ledger::{Ledger, Space};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
@@ -45,8 +46,8 @@ pub use crate::roots::{BaseIds, DiskLimit, DiskScope, DiskUsage, RootMount};
 /// Of files that are being written.
 const HALF: &str = ".new";
 const LOCK: &str = "lock";
-/// What every filesystem of some kinds has in its uppermost directory.
-const LOST_AND_FOUND: &str = "lost+found";
+/// Of a directory that is a store's own: what is half done there is removed when it is opened, and what may have been.
+const MARK: &str = ".store";
 /// Who was killed may have left a child between its fork and its exec, which lets go of the lock a moment later.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
@@ -82,8 +83,8 @@ pub enum Error {
     ImageExceedsInodes { image: String, inodes: u64, limit: u64 },
     #[error(transparent)]
     Room(#[from] rootfs_ledger::Error),
-    #[error("{} holds '{found}' and is not a store: give the store a directory of its own", path.display())]
-    NotOwn { path: PathBuf, found: String },
+    #[error(transparent)]
+    NotOwn(#[from] directory::Refused),
     /// The process is ending.
     #[error("interrupted: {reason}")]
     Interrupted { reason: String },
@@ -243,8 +244,7 @@ impl Store {
     /// Opens the store in `directory`, made if it is not there, and removes what an earlier process left half done.
     /// Blocking. Roots that nobody lives in any more are for [`Store::recover`].
     pub fn open(directory: &Path, config: Config) -> Result<Store, Error> {
-        fs::create_dir_all(directory).map_err(disk("make", directory))?;
-        refuse_others(directory)?;
+        directory::claim(directory, MARK)?;
         // Layers hold setuid programs of images: no other user of this machine may get at them.
         fs::set_permissions(directory, fs::Permissions::from_mode(0o700))
             .map_err(disk("close", directory))?;
@@ -462,21 +462,6 @@ pub(crate) fn stored(layers: &[Layer]) -> Vec<Digest> {
             Lower::Directory(_) => None,
         })
         .collect()
-}
-
-/// What is half done in a store is removed when it is opened, and what may have been, so others' directories must never be
-/// taken for one. A store has had its lock from the first moment on.
-fn refuse_others(directory: &Path) -> Result<(), Error> {
-    if directory.join(LOCK).try_exists().map_err(disk("look into", directory))? {
-        return Ok(());
-    }
-    for entry in fs::read_dir(directory).map_err(disk("read", directory))? {
-        let found = entry.map_err(disk("read", directory))?.file_name().to_string_lossy().into_owned();
-        if found != LOST_AND_FOUND {
-            return Err(Error::NotOwn { path: directory.into(), found });
-        }
-    }
-    Ok(())
 }
 
 fn lock(directory: &Path) -> Result<fs::File, Error> {

@@ -280,6 +280,6 @@ fn a_directory_that_others_use_is_never_taken_for_a_store() {
     let scratch = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(scratch.path().join("tmp/letters")).unwrap();
     let refused = Store::open(scratch.path(), Config::default()).err().expect("it is others'").to_string();
-    assert!(refused.contains("holds 'tmp' and is not a store"), "{refused}");
+    assert!(refused.contains("is used by others, who keep 'tmp' there"), "{refused}");
     assert!(scratch.path().join("tmp/letters").exists());
 }

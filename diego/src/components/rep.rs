@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use bbs_models::PreferredAddress;
 use clap::Args;
+use diego_base::directory;
 use diego_base::http::ClientConfig;
 use diego_base::serve::Listen;
 use diego_base::tls::Files;
@@ -247,7 +248,7 @@ pub async fn speak(
 /// As whom the presence is held: made once, so that a rep that is started again holds it on.
 fn owner(depot_dir: &Path) -> Result<String> {
     let path = depot_dir.join(PRESENCE_OWNER_FILE);
-    executor::claim_directory(depot_dir)?;
+    directory::claim(depot_dir, executor::DIRECTORY_MARK)?;
     match std::fs::read_to_string(&path) {
         Ok(owner) if !owner.trim().is_empty() => return Ok(owner.trim().to_owned()),
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::SystemTime;
 
+use diego_base::directory;
 use rootfs_ledger::{Evict, Usage};
 use serde::{Deserialize, Serialize};
 
 use super::fetch::Validators;
-use crate::own::is_mark;
+use crate::config::DIRECTORY_MARK;
 
 const INDEX_FILE: &str = "index.json";
 
@@ -153,7 +154,7 @@ impl Index {
             let item = item?;
             let (path, name) = (item.path(), item.file_name());
             let known = self.entries.values().chain(held.values()).any(|entry| entry.path == path);
-            if !known && !is_mark(&name) && name != INDEX_FILE {
+            if !known && !directory::stays(&name, DIRECTORY_MARK) && name != INDEX_FILE {
                 remove(&path)?;
             }
         }

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use diego_base::directory;
 use fetch::{Answer, Validators};
 pub(crate) use index::Entry;
 use index::{Held, Index, Left};
@@ -21,7 +22,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::StartError;
-use crate::own::claim;
+use crate::config::DIRECTORY_MARK;
 
 /// What to get. Without a cache key it is fetched for this one use.
 pub(crate) struct Wanted<'a> {
@@ -133,7 +134,7 @@ impl Cache {
         ledger: Ledger,
         in_use: &[String],
     ) -> Result<Self, StartError> {
-        claim(dir)?;
+        directory::claim(dir, DIRECTORY_MARK)?;
         let (index, again) = Index::open(dir, bytes_max, in_use)
             .map_err(|source| StartError::Directory { path: dir.to_path_buf(), source })?;
         let left = index.left().clone();

@@ -13,13 +13,14 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
+use diego_base::directory;
 use tokio::sync::mpsc;
 
 use super::life::{self, COMMANDS_MAX, Command, Past};
 use super::store::{Store, failure};
 use crate::cache::Cache;
+use crate::config::DIRECTORY_MARK;
 use crate::depot::{Found, keep_only};
-use crate::own::claim;
 use crate::{Config, Shared, StartError, State};
 
 const NOT_CREATED: &str = "the cell's agent was started again before the container was created";
@@ -84,7 +85,7 @@ pub(crate) fn prepare_work_dir(config: &Config, found: &[Found]) -> Result<(), S
     let guids: BTreeSet<&str> = found.iter().map(|found| found.record.container.guid.as_str()).collect();
     let dir = &config.work_dir;
     let unusable = |source| StartError::Directory { path: dir.to_path_buf(), source };
-    claim(dir)?;
+    directory::claim(dir, DIRECTORY_MARK)?;
     let kept = ["credentials", "files"];
     keep_only(dir, &kept.into_iter().collect()).map_err(unusable)?;
     kept.iter().try_for_each(|kept| keep_only(&dir.join(kept), &guids)).map_err(unusable)

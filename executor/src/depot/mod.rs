@@ -20,12 +20,13 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use diego_base::directory;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub(crate) use journal::{Journal, Place};
 
-use crate::own::{claim, is_mark};
+use crate::config::DIRECTORY_MARK;
 use crate::recipe::Settings;
 use crate::steps::StepError;
 use crate::volumes::Volume;
@@ -142,7 +143,7 @@ impl Depot {
     /// One executor at a time.
     pub fn open(dir: &Path) -> Result<Depot, StartError> {
         let unusable = |source| StartError::Directory { path: dir.to_path_buf(), source };
-        claim(dir)?;
+        directory::claim(dir, DIRECTORY_MARK)?;
         fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(unusable)?;
         let lock = dir.join(LOCK);
         let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(lock);
@@ -273,7 +274,7 @@ pub(crate) fn keep_only(dir: &Path, guids: &BTreeSet<&str>) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let name = entry.file_name();
-        if is_mark(&name) || name.to_str().is_some_and(|name| guids.contains(name)) {
+        if directory::stays(&name, DIRECTORY_MARK) || name.to_str().is_some_and(|name| guids.contains(name)) {
             continue;
         }
         match entry.file_type()?.is_dir() {
