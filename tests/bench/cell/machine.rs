@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -37,7 +37,9 @@ impl Machine {
         let work = tempfile::Builder::new().prefix("diego-bench-").tempdir()?;
         // Users of containers must be able to walk down to their root.
         std::fs::set_permissions(work.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-        let root = userland(work.path())?;
+        let root = tests::userland(work.path())?;
+        std::fs::copy(std::env::current_exe()?, root.join("bin/bench-cell"))
+            .context("cannot copy this program")?;
         let stop = CancellationToken::new();
         let auctioneer = nothing(&stop).await?;
         let collector = Collector::start(&stop).await?;
@@ -75,17 +77,9 @@ impl Machine {
             ("max-containers", "1100".into()),
         ]);
         told_cell.push("--destroy-containers-on-stop".into());
-        let start = |name: &'static str, flags: &[String]| -> Result<(&'static str, Child)> {
-            let log = std::fs::File::create(work.path().join(format!("{name}.log")))?;
-            let mut command = Command::new(bin.join("diego"));
-            command.arg(name).args(flags).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-            Ok((name, command.spawn().with_context(|| format!("cannot start {name}"))?))
-        };
-        let processes =
-            vec![start("locket", &told_locket)?, start("bbs", &told_bbs)?, start("cell", &told_cell)?];
         let config = ClientConfig::default();
-        let machine = Machine {
-            processes,
+        let mut machine = Machine {
+            processes: Vec::new(),
             bbs: BbsClient::new(&format!("http://{bbs}"), &config)?,
             rep: RepClient::new(diego_base::http::client(&config)?, &format!("http://{rep}")),
             collector,
@@ -93,10 +87,21 @@ impl Machine {
             work,
             _stop: stop.drop_guard(),
         };
+        for (name, flags) in [("locket", told_locket), ("bbs", told_bbs), ("cell", told_cell)] {
+            machine.begin(bin, name, &flags)?;
+        }
         machine
             .until("the BBS knows the cell", async || anyhow::Ok(!machine.bbs.cells().await?.is_empty()))
             .await?;
         Ok(machine)
+    }
+
+    fn begin(&mut self, bin: &Path, name: &'static str, flags: &[String]) -> Result<()> {
+        let log = std::fs::File::create(self.work.path().join(format!("{name}.log")))?;
+        let mut command = Command::new(bin.join("diego"));
+        command.arg(name).args(flags).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        self.processes.push((name, command.spawn().with_context(|| format!("cannot start {name}"))?));
+        Ok(())
     }
 
     pub fn cell_pid(&self) -> u32 {
@@ -138,16 +143,13 @@ impl Machine {
         }
     }
 
+    /// All of them, also when one does not end well; the first of these is told.
     pub fn stop(&mut self) -> Result<()> {
-        while let Some((name, mut process)) = self.processes.pop() {
-            let pid = rustix::process::Pid::from_child(&process);
-            rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
-            let status = process.wait()?;
-            if !status.success() {
-                bail!("{name} ended with {status}");
-            }
+        let mut all = Ok(());
+        while let Some((name, process)) = self.processes.pop() {
+            all = all.and(end(name, process));
         }
-        Ok(())
+        all
     }
 }
 
@@ -157,6 +159,16 @@ impl Drop for Machine {
             eprintln!("cannot stop what was measured: {error:#}");
         }
     }
+}
+
+fn end(name: &str, mut process: Child) -> Result<()> {
+    let pid = rustix::process::Pid::from_child(&process);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+    let status = process.wait()?;
+    if !status.success() {
+        bail!("{name} ended with {status}");
+    }
+    Ok(())
 }
 
 /// An auctioneer that takes what it is told: work comes from the measurements.
@@ -175,16 +187,4 @@ fn free<const COUNT: usize>() -> Result<[SocketAddr; COUNT]> {
     }
     let addresses: std::io::Result<Vec<_>> = held.iter().map(std::net::TcpListener::local_addr).collect();
     addresses?.try_into().ok().context("no addresses")
-}
-
-fn userland(work: &Path) -> Result<PathBuf> {
-    let root = work.join("root");
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/image");
-    let status = Command::new(script).arg("rootfs").arg(&root).status().context("cannot run demo/image")?;
-    if !status.success() {
-        bail!("cannot make a root file system: {status}");
-    }
-    std::fs::copy(std::env::current_exe()?, root.join("bin/bench-cell"))
-        .context("cannot copy this program")?;
-    Ok(root)
 }

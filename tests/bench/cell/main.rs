@@ -19,6 +19,7 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use figures::Report;
 use machine::Machine;
+use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -27,7 +28,16 @@ fn main() -> Result<()> {
         [bin] => {
             let runtime =
                 tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-            runtime.block_on(measure(Path::new(bin)))
+            // Whoever is told to stop stops what it has started.
+            runtime.block_on(async {
+                let mut terminate = signal(SignalKind::terminate())?;
+                let mut interrupt = signal(SignalKind::interrupt())?;
+                tokio::select! {
+                    measured = measure(Path::new(bin)) => measured,
+                    _ = terminate.recv() => bail!("told to stop"),
+                    _ = interrupt.recv() => bail!("told to stop"),
+                }
+            })
         }
         _ => bail!("usage: bench-cell BIN, where `make build` put the programs"),
     }
