@@ -4,9 +4,11 @@
 mod footprint;
 mod images;
 mod registry;
+mod userland;
 mod world;
 
 pub use footprint::Footprint;
 pub use images::{Entry, Image, busybox_image};
 pub use registry::{Fault, Registry};
+pub use userland::userland;
 pub use world::{Answer, Machine, World, diego, require_root};

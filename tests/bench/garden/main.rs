@@ -13,8 +13,7 @@ mod memory;
 mod peers;
 mod throughput;
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -61,7 +60,7 @@ async fn measure(bin: &Path) -> Result<()> {
     let work = tempfile::Builder::new().prefix("diego-bench-").tempdir()?;
     // Users of containers must be able to walk down to their root.
     std::fs::set_permissions(work.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-    let root = userland(work.path())?;
+    let root = tests::userland(work.path())?;
     let mut report = Report::default();
     let server = Server::start(bin, work.path(), &root)?;
     let only = std::env::var("ONLY").unwrap_or_default();
@@ -90,17 +89,6 @@ async fn measure(bin: &Path) -> Result<()> {
     server.stop()?;
     report.print();
     Ok(())
-}
-
-/// The root file system that everybody uses: busybox, and the directories that runtimes mount on.
-fn userland(work: &Path) -> Result<PathBuf> {
-    let root = work.join("root");
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/image");
-    let status = Command::new(script).arg("rootfs").arg(&root).status().context("cannot run demo/image")?;
-    if !status.success() {
-        bail!("cannot make a root file system: {status}");
-    }
-    Ok(root)
 }
 
 /// Create, run /bin/true, destroy.

@@ -81,7 +81,9 @@ pub struct Garden {
 
 impl Garden {
     fn start(bin: &Path, work: &Path) -> Result<Garden> {
-        let root = userland(work)?;
+        let root = tests::userland(work)?;
+        std::fs::copy(std::env::current_exe()?, root.join("bin/bench-net"))
+            .context("cannot copy this program")?;
         let socket = work.join("garden.sock");
         let log = std::fs::File::create(work.join("garden.log"))?;
         let process = Command::new(bin.join("diego"))
@@ -117,16 +119,4 @@ impl Drop for Garden {
             eprintln!("cannot stop garden: {error}");
         }
     }
-}
-
-fn userland(work: &Path) -> Result<PathBuf> {
-    let root = work.join("root");
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/image");
-    let status = Command::new(script).arg("rootfs").arg(&root).status().context("cannot run demo/image")?;
-    if !status.success() {
-        bail!("cannot make a root file system: {status}");
-    }
-    std::fs::copy(std::env::current_exe()?, root.join("bin/bench-net"))
-        .context("cannot copy this program")?;
-    Ok(root)
 }
