@@ -194,7 +194,7 @@ impl Place {
         let nft = Command::new("nft").args(["list", "ruleset"]).output();
         let elements = nft.map(|output| lines(&output.stdout)).unwrap_or_default().into_iter();
         BTreeMap::from([
-            ("records", names(&self.settings.directory.join("depot"))),
+            ("records", directories(&self.settings.directory.join("depot"))),
             ("roots", names(&self.settings.directory.join("store/roots"))),
             ("links", links.filter(|name| name != "lo").collect()),
             ("firewall", elements.filter(|line| is_of_pools(line)).collect()),

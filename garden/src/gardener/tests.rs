@@ -124,7 +124,7 @@ impl World {
         let ours = self.directory.path().to_string_lossy().into_owned();
         let nft = std::process::Command::new("nft").args(["list", "ruleset"]).output();
         BTreeMap::from([
-            ("records", names(&garden.join("depot"))),
+            ("records", directories(&garden.join("depot"))),
             ("roots", names(&garden.join("store/roots"))),
             ("links", Route::open().unwrap().links().unwrap().into_iter().map(|link| link.name).collect()),
             ("firewall", nft.map(|output| lines(&output.stdout)).unwrap_or_default()),

@@ -109,7 +109,7 @@ fn on_a_full_disk_a_creation_fails_and_leaves_nothing_and_a_destruction_succeeds
             assert_eq!(world.gardener.counts().1, 0, "none is broken");
             // Where there is no room for a mark either, a container can be destroyed nevertheless.
             world.gardener.destroy("before").await.unwrap();
-            assert_eq!(names(&disk.path), ["filler"]);
+            assert!(directories(&disk.path).is_empty(), "{:?}", names(&disk.path));
             std::fs::remove_file(disk.filler()).unwrap();
             world.create(named("full")).await;
             assert_eq!(world.sh("full", "echo lives").await, (0, "lives\n".into()));
