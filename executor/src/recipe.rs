@@ -9,6 +9,7 @@ use bbs_models::{Action, Check as CheckSpec, CheckDefinition, ManyActions, RunAc
 use serde::{Deserialize, Serialize};
 
 use crate::checks::{Check, Monitor, Phase, Probe, Readiness, Repeat, Until};
+use crate::logs::DEFAULT_SOURCE;
 use crate::steps::{Messages, OnExit, Run, Step};
 use crate::{Config, RunInfo};
 
@@ -60,26 +61,42 @@ pub(crate) fn recipe(run_info: &RunInfo, settings: &Settings) -> Result<Recipe, 
     together.extend(run_info.sidecars.iter().map(|sidecar| step(&sidecar.action, "", Mode::Ordinary)));
     let timeout = (run_info.start_timeout_ms > 0).then(|| Duration::from_millis(run_info.start_timeout_ms));
     let mut has_readiness = false;
-    if let Some(definition) = &run_info.check_definition {
-        let readiness = readiness(definition, settings);
-        has_readiness = readiness.is_some();
-        together.extend(monitor(definition, timeout, settings));
-        together.extend(readiness);
-    } else if let Some(action) = &run_info.monitor {
-        together.push(legacy_monitor(action, timeout, settings));
-    }
+    let is_watched = match (&run_info.check_definition, &run_info.monitor) {
+        (Some(definition), _) => {
+            let readiness = readiness(definition, settings);
+            has_readiness = readiness.is_some();
+            let monitor = monitor(definition, timeout, settings);
+            let has_monitor = monitor.is_some();
+            together.extend(monitor.into_iter().chain(readiness));
+            has_monitor
+        }
+        (None, Some(action)) => {
+            together.push(legacy_monitor(action, timeout, settings));
+            true
+        }
+        (None, None) => false,
+    };
+    let rule = when_one_ends_well(run_info, is_watched);
     let long_lived = match together.len() {
         1 => together.remove(0),
-        // Whichever ends first, the container's work is done.
-        _ => Step::Codependent { steps: together, rule: OnExit::CancelOthers },
+        _ => Step::Codependent { steps: together, rule },
     };
     let mut row = Vec::new();
     let set_up = |setup| Step::SetUp(Box::new(step(setup, "", Mode::Ordinary)));
     row.extend(run_info.setup.as_ref().map(set_up));
-    row.extend(settings.post_setup.clone().map(|action| run(action, "", Mode::Ordinary)));
+    row.extend(settings.post_setup.clone().map(|action| run(action, DEFAULT_SOURCE, Mode::Ordinary)));
     row.push(long_lived);
     let step = if row.len() == 1 { row.remove(0) } else { Step::Serial(row) };
     Ok(Recipe { step, has_readiness })
+}
+
+/// An action may leave the app to processes in the background and end: whether the container is done for is then for its
+/// monitor to say. With sidecars they live and die together, and what nobody watches would never be found out.
+fn when_one_ends_well(run_info: &RunInfo, is_watched: bool) -> OnExit {
+    match is_watched && run_info.sidecars.is_empty() {
+        true => OnExit::Continue,
+        false => OnExit::CancelOthers,
+    }
 }
 
 /// Whom the steps are for.

@@ -328,14 +328,34 @@ async fn a_monitor_action_is_run_as_processes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_action_that_ends_well_ends_its_monitor() {
+async fn an_action_that_ends_well_leaves_it_to_its_monitor_what_to_make_of_that() {
     let mut world = world();
     world.garden.script("/app", Script::exits_after(Duration::from_secs(3), 0));
     world.garden.script("/check", Script::exits(0));
     let started = tokio::time::Instant::now();
     world.start("a", RunInfo { monitor: Some(action("/check")), ..recipe("/app") });
+    world.expect(&["Reserved a", "Running a"]).await;
+    // It serves from the background.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    world.garden.script("/check", Script::exits(1));
+    world.expect(&["Failed a: Instance became unhealthy: "]).await;
+    assert!(started.elapsed().as_secs() > 60);
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_sidecars_and_where_nobody_watches_an_action_that_ends_well_is_the_end() {
+    let mut world = world();
+    world.garden.script("/app", Script::exits_after(Duration::from_secs(3), 0));
+    world.garden.script("/sidecar", Script::runs());
+    world.garden.script("/check", Script::exits(0));
+    let sidecars = vec![Sidecar { action: action("/sidecar"), memory_mb: 1, disk_mb: 1 }];
+    world.start("a", RunInfo { monitor: Some(action("/check")), sidecars, ..recipe("/app") });
     world.expect(&["Reserved a", "Running a", "Completed a: "]).await;
-    assert_eq!(started.elapsed().as_secs(), 3);
+    let check = Check::Tcp { port: 1, connect_timeout_ms: 0, interval_ms: 0 };
+    let definition =
+        CheckDefinition { checks: vec![], log_source: String::new(), readiness_checks: vec![check] };
+    world.start("b", RunInfo { check_definition: Some(definition), ..recipe("/app") });
+    world.expect(&["Reserved b", "Running b (not routable)", "Completed b: "]).await;
 }
 
 #[tokio::test(start_paused = true)]

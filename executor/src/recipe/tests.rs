@@ -105,14 +105,17 @@ fn setup_comes_first_and_the_cell_s_hook_after_it() {
     let settings = Settings { post_setup: Some(hook), ..settings() };
     let run_info = RunInfo { setup: Some(action("/setup")), ..app() };
     let step = recipe(&run_info, &settings).unwrap().step;
-    assert_eq!(describe(&step), "serial(setup(run /setup), run /hook!output, run /app)");
+    assert_eq!(describe(&step), "serial(setup(run /setup), run /hook@LOG!output, run /app)");
 }
 
 #[test]
 fn sidecars_live_and_die_with_the_action() {
     let sidecar = |path| Sidecar { action: action(path), memory_mb: 1, disk_mb: 1 };
     let run_info = RunInfo { sidecars: vec![sidecar("/one"), sidecar("/two")], ..app() };
-    check(run_info, "CancelOthers(run /app, run /one, run /two)");
+    check(run_info.clone(), "CancelOthers(run /app, run /one, run /two)");
+    let run_info = RunInfo { monitor: Some(action("/check")), ..run_info };
+    let step = describe(&recipe(&run_info, &settings()).unwrap().step);
+    assert!(step.starts_with("CancelOthers(run /app, run /one, run /two, monitor("), "{step}");
 }
 
 #[test]
@@ -158,13 +161,13 @@ fn a_monitor_action_is_repeated_and_heard() {
     };
     check(
         RunInfo { monitor: Some(quiet("/check")), ..app() },
-        "CancelOthers(run /app, monitor(every 2s until Succeeds { timeout: Some(60s) } (run /check!status) \
+        "Continue(run /app, monitor(every 2s until Succeeds { timeout: Some(60s) } (run /check!status) \
          / every 30s until Fails (run /check!status)))",
     );
     let monitor = Action::Parallel(many("", vec![quiet("/a"), quiet("/b")]));
     check(
         RunInfo { monitor: Some(monitor), start_timeout_ms: 0, ..app() },
-        "CancelOthers(run /app, monitor(every 2s until Succeeds { timeout: None } \
+        "Continue(run /app, monitor(every 2s until Succeeds { timeout: None } \
          (parallel(capture(run /a!status), capture(run /b!status))) \
          / every 30s until Fails (parallel(capture(run /a!status), capture(run /b!status)))))",
     );
@@ -182,7 +185,7 @@ fn declarative_checks_take_the_cell_s_defaults_and_the_place_of_a_monitor() {
     };
     check(
         RunInfo { monitor: Some(action("/old")), check_definition: Some(definition.clone()), ..app() },
-        "CancelOthers(run /app, monitor@HEALTH(parallel(startup 2s/Some(60s): tcp 8080 in 1000ms, \
+        "Continue(run /app, monitor@HEALTH(parallel(startup 2s/Some(60s): tcp 8080 in 1000ms, \
          startup 2s/Some(60s): http 8081/up in 500ms) / Continue(liveness 30s: tcp 8080 in 1000ms, \
          liveness 5s: http 8081/up in 500ms)))",
     );
