@@ -218,6 +218,31 @@ async fn a_recipe_goes_on_where_it_was() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_recipe_of_the_deepest_kind_goes_on_too() {
+    let cell = Cell::new();
+    for path in ["/app", "/side"] {
+        cell.garden.script(path, Script::runs());
+    }
+    let deepest = |path: &str| {
+        let within =
+            |inner, _| Action::Serial(ManyActions { actions: vec![inner], log_source: String::new() });
+        (1..bbs_models::ACTIONS_NESTED_MAX).fold(action(path), within)
+    };
+    let mut first = cell.begin();
+    let sidecars = vec![Sidecar { action: deepest("/side"), memory_mb: 0, disk_mb: 0 }];
+    first.start("a", RunInfo { action: Some(deepest("/app")), sidecars, ..recipe("") });
+    first.expect(&["Reserved a", "Running a"]).await;
+    first.end().await;
+    let mut second = cell.begin();
+    cell.until_called("attach a", 2).await;
+    cell.garden.exit("a", "/app", 3);
+    second.expect(&["Failed a: APP: Exited with status 3"]).await;
+    assert_eq!(cell.calls("run a").len(), 2);
+    second.executor.delete("a").await.unwrap();
+    second.leaves_nothing(&cell).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_process_that_may_have_been_started_is_not_started_again() {
     let cell = Cell::new();
     cell.garden.script("/app", Script::runs());

@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::wire;
 
+/// Further inside one another actions are refused: whatever they pass on their way, messages, files or stacks, takes so many.
+pub const ACTIONS_NESTED_MAX: usize = 32;
+
 /// One node of a recipe. Field names and meanings are those of the BBS API.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(into = "wire::Action", try_from = "wire::Action")]

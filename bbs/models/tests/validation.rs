@@ -1,7 +1,8 @@
 //! What is refused at the door, in the words that platform clients know.
 
 use bbs_models::wire::{self, Invalid};
-use bbs_models::{Action, DesiredLrp, RunAction, TaskDefinition};
+use bbs_models::{ACTIONS_NESTED_MAX, Action, DesiredLrp, RunAction, TaskDefinition};
+use prost::Message;
 
 fn run() -> wire::Action {
     Action::Run(RunAction { path: "x".into(), user: "u".into(), ..RunAction::default() }).into()
@@ -133,6 +134,70 @@ fn actions_that_cannot_be() {
     let parallel = wire::ManyActions { actions: vec![run(), wire::Action::default()], ..Default::default() };
     let parallel = wire::Action { parallel_action: Some(parallel), ..Default::default() };
     assert_eq!(refused(parallel), "Invalid field: inner-action");
+}
+
+/// So many actions, each within the one before, of all kinds that hold others.
+fn nested(levels: usize) -> wire::Action {
+    (1..levels).fold(run(), |inner, level| {
+        let (one, none) = (Some(Box::new(inner.clone())), wire::Action::default());
+        let many = Some(wire::ManyActions { actions: vec![run(), inner], ..Default::default() });
+        match level % 4 {
+            0 => wire::Action { serial_action: many, ..none },
+            1 => wire::Action { codependent_action: many, ..none },
+            2 => wire::Action {
+                timeout_action: Some(Box::new(wire::TimeoutAction {
+                    action: one,
+                    timeout_ms: 1,
+                    ..Default::default()
+                })),
+                ..none
+            },
+            _ => wire::Action {
+                try_action: Some(Box::new(wire::TryAction { action: one, ..Default::default() })),
+                ..none
+            },
+        }
+    })
+}
+
+#[test]
+fn actions_nest_as_deep_as_every_way_they_go_can_hold_and_no_deeper() {
+    let deepest = nested(ACTIONS_NESTED_MAX);
+    assert_eq!(refused(Action::try_from(deepest.clone())), "nothing");
+    let task = wire::TaskDefinition {
+        action: Some(deepest.clone()),
+        root_fs: "preloaded:s".into(),
+        ..Default::default()
+    };
+    let task = wire::Task { task_guid: "t".into(), task_definition: Some(task), ..Default::default() };
+    let answer = wire::TasksResponse { tasks: vec![task.clone()], ..Default::default() };
+    assert!(wire::TasksResponse::decode(&answer.encode_to_vec()[..]).is_ok());
+    let json = serde_json::to_string(&vec![vec![vec![task]]]).unwrap();
+    assert!(serde_json::from_str::<Vec<Vec<Vec<wire::Task>>>>(&json).is_ok());
+
+    let why = format!("actions are nested more than {ACTIONS_NESTED_MAX} deep");
+    assert_eq!(refused(Action::try_from(nested(ACTIONS_NESTED_MAX + 1))), why);
+    let lrp = wire::DesiredLrp { action: Some(nested(ACTIONS_NESTED_MAX + 1)), ..desired() };
+    assert_eq!(refused(DesiredLrp::try_from(lrp)), format!("Invalid field: action, {why}"));
+}
+
+#[test]
+fn actions_a_thousand_deep_are_not_even_read() {
+    // By hand: whatever builds such a thing in memory, nothing of ours does.
+    let run = run().encode_to_vec();
+    let within = |tag: u8, inner: &[u8]| {
+        let mut bytes = vec![tag << 3 | 2];
+        prost::encoding::encode_varint(inner.len() as u64, &mut bytes);
+        bytes.extend_from_slice(inner);
+        bytes
+    };
+    // An action that tries an action, and so on.
+    let bytes = (0..1000).fold(run, |inner, _| within(6, &within(1, &inner)));
+    let error = wire::Action::decode(&bytes[..]).unwrap_err().to_string();
+    assert!(error.contains("recursion limit reached"), "{error}");
+    let json = "{\"try\":{\"action\":".repeat(1000) + "{}" + &"}}".repeat(1000);
+    let error = serde_json::from_str::<wire::Action>(&json).unwrap_err().to_string();
+    assert!(error.contains("recursion limit exceeded"), "{error}");
 }
 
 #[test]

@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 pub use recent::{Follow, Followed, Logs};
-pub use stream::{LINE_BYTES_MAX, Out};
 pub(crate) use stream::{DEFAULT_SOURCE, LogStream, LogWriter};
+pub use stream::{LINE_BYTES_MAX, Out};
 
 /// One line (or as much of it as [`LINE_BYTES_MAX`] allows), without its line end.
 #[derive(Debug, Clone)]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bbs_models::RunAction;
 use garden_client::{Process, ProcessIo, ProcessSpec, ResourceLimits, Signal};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Ready, Result, Stage, StepError, Voice, byte_size, go_duration};
@@ -17,6 +18,11 @@ use crate::garden::patiently;
 
 /// How long a killed process may take to be gone.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long what runs in a container is not given up while its pid 1 does not answer.
+const INIT_ANSWERS: Duration = Duration::from_secs(60);
+const ATTACH_PAUSE: Duration = Duration::from_secs(1);
+/// The state of a container whose pid 1 lives.
+const ACTIVE: &str = "active";
 /// By which a later life knows the processes that it need not attach to.
 pub(crate) const UNRECORDED: &str = "check-";
 
@@ -71,7 +77,7 @@ async fn follow(
 ) -> Result {
     let voice = stage.voice(&run.source);
     let process = match earlier {
-        Some(id) => attach(run, stage, &voice, id).await.map_err(|error| lost(stage, id, &error))?,
+        Some(id) => attach(run, stage, &voice, cancel, id).await.map_err(|error| lost(stage, id, &error))?,
         None => start(run, stage, &voice, cancel).await?,
     };
     ready.set();
@@ -97,20 +103,43 @@ fn lost(stage: &Stage, id: &str, error: &garden_client::Error) -> StepError {
     })
 }
 
+/// A container whose pid 1 is slow to answer the garden that has just come back, as on a machine that has much to do, is
+/// broken until it does.
 async fn attach(
+    run: &Run,
+    stage: &Stage,
+    voice: &Voice,
+    cancel: &CancellationToken,
+    id: &str,
+) -> garden_client::Result<Box<dyn Process>> {
+    let gives_up = Instant::now() + INIT_ANSWERS;
+    loop {
+        let attached = patiently(|| attach_once(run, stage, voice, id)).await;
+        let Err(garden_client::Error::Other(why)) = &attached else { return attached };
+        if Instant::now() > gives_up || cancel.is_cancelled() || !is_active(stage).await {
+            return attached;
+        }
+        tracing::warn!(guid = stage.guid, process = id, why, "executor.run-step.attaching-again");
+        cancel.run_until_cancelled(tokio::time::sleep(ATTACH_PAUSE)).await;
+    }
+}
+
+async fn attach_once(
     run: &Run,
     stage: &Stage,
     voice: &Voice,
     id: &str,
 ) -> garden_client::Result<Box<dyn Process>> {
-    patiently(|| {
-        let mut io = io(run, voice);
-        // Somebody must take its output, or it waits for whoever comes.
-        io.stdout.get_or_insert_with(|| Box::new(tokio::io::sink()));
-        io.stderr.get_or_insert_with(|| Box::new(tokio::io::sink()));
-        stage.shared.garden.attach(&stage.guid, id, io)
-    })
-    .await
+    let mut io = io(run, voice);
+    // Somebody must take its output, or it waits for whoever comes.
+    io.stdout.get_or_insert_with(|| Box::new(tokio::io::sink()));
+    io.stderr.get_or_insert_with(|| Box::new(tokio::io::sink()));
+    stage.shared.garden.attach(&stage.guid, id, io).await
+}
+
+async fn is_active(stage: &Stage) -> bool {
+    let info = stage.shared.garden.info(&stage.guid).await;
+    info.is_ok_and(|info| info.state == ACTIVE)
 }
 
 async fn start(
@@ -124,7 +153,7 @@ async fn start(
     stage.place.note(Mark::Process { id: id.clone() }).await?;
     let mut starting = pin!(async {
         match stage.shared.garden.run(&stage.guid, spec(run, stage, &id), io(run, voice)).await {
-            Err(garden_client::Error::Disconnected(_)) => attach(run, stage, voice, &id).await,
+            Err(garden_client::Error::Disconnected(_)) => attach(run, stage, voice, cancel, &id).await,
             started => started,
         }
     });
@@ -197,7 +226,7 @@ async fn wait(
             return ended(result, Stop::NotAsked);
         }
         tracing::warn!(guid = stage.guid, process = id, "executor.run-step.garden-is-away");
-        match cancel.run_until_cancelled(attach(run, stage, voice, &id)).await {
+        match cancel.run_until_cancelled(attach(run, stage, voice, cancel, &id)).await {
             Some(Ok(attached)) => process = attached,
             Some(Err(error)) => return ended(Err(error), Stop::NotAsked),
             None => break,

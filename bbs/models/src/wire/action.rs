@@ -192,10 +192,29 @@ pub(super) fn check_checksum(invalid: &mut Invalid, algorithm: &str, value: &str
     }
 }
 
+impl Action {
+    fn is_deeper_than(&self, levels: usize) -> bool {
+        let Some(levels) = levels.checked_sub(1) else { return true };
+        let wrapped = [
+            self.timeout_action.as_ref().and_then(|wrapper| wrapper.action.as_ref()),
+            self.emit_progress_action.as_ref().and_then(|wrapper| wrapper.action.as_ref()),
+            self.try_action.as_ref().and_then(|wrapper| wrapper.action.as_ref()),
+        ];
+        let lists = [&self.parallel_action, &self.serial_action, &self.codependent_action];
+        let listed = lists.into_iter().flatten().flat_map(|many| &many.actions);
+        wrapped.into_iter().flatten().map(Box::as_ref).chain(listed).any(|child| child.is_deeper_than(levels))
+    }
+}
+
 impl TryFrom<Action> for models::Action {
     type Error = Invalid;
 
     fn try_from(wire: Action) -> Result<Self, Invalid> {
+        if wire.is_deeper_than(models::ACTIONS_NESTED_MAX) {
+            let mut invalid = Invalid::default();
+            invalid.add(format!("actions are nested more than {} deep", models::ACTIONS_NESTED_MAX));
+            return Err(invalid);
+        }
         if let Some(action) = wire.download_action {
             return Ok(Self::Download(action.try_into()?));
         }
