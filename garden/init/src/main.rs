@@ -21,6 +21,7 @@ mod pid1;
 mod setup;
 mod siphon;
 mod source;
+mod sparse;
 mod spawn;
 mod tar_streams;
 mod unpack;

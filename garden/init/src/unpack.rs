@@ -6,8 +6,9 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
@@ -16,6 +17,7 @@ use tar::{Archive, Entry, EntryType};
 
 use crate::attributes;
 use crate::source::{BUFFER_BYTES, Source};
+use crate::sparse::{self, Sparse};
 
 /// Bits of a mode that do not survive.
 const UMASK: u32 = 0o022;
@@ -50,20 +52,22 @@ fn unpack_archive(source: &Source, into: &Path) -> io::Result<()> {
         let mut entry = entry?;
         if entry.header().entry_type() == EntryType::Directory {
             directories.push(entry);
-        } else if let Some(mut file) = destination.create(&entry) {
-            fill(&mut file, &mut entry, source, &mut piece).map_err(|error| {
-                let name = entry.path_bytes();
-                let why = match Errno::from_io_error(&error) {
-                    // As most programs say it, and people look for it.
-                    Some(Errno::DQUOT) => "Disk quota exceeded".into(),
-                    _ => error.to_string(),
-                };
-                let message = format!("failed to unpack `{}`: {why}", String::from_utf8_lossy(&name));
-                io::Error::new(error.kind(), message)
-            })?;
-        } else {
-            destination.parent = None;
-            entry.unpack_in(&destination.path)?;
+            continue;
+        }
+        let sparse = sparse::of(&mut entry).map_err(|error| failed(&entry.path_bytes(), error))?;
+        let name = sparse.as_ref().and_then(|sparse| sparse.name.clone());
+        let name = name.unwrap_or_else(|| entry.path_bytes().into_owned());
+        match (destination.create(&entry, &name), sparse) {
+            (Some(mut file), sparse) => fill(&mut file, &mut entry, sparse, source, &mut piece)
+                .map_err(|error| failed(&name, error))?,
+            (None, Some(_)) => {
+                let error = io::Error::other("a sparse file cannot be made there");
+                return Err(failed(&name, error));
+            }
+            (None, None) => {
+                destination.parent = None;
+                entry.unpack_in(&destination.path)?;
+            }
         }
     }
     // Last and the innermost first: one that may not be written to does not stop what is in it from being made.
@@ -71,33 +75,41 @@ fn unpack_archive(source: &Source, into: &Path) -> io::Result<()> {
     for directory in &mut directories {
         directory.unpack_in(&destination.path)?;
         // One that cannot be opened in this way comes without attributes.
-        if let Some(opened) = destination.below(directory).and_then(|below| destination.open_to_read(&below))
-        {
+        let opened = below(&directory.path_bytes()).and_then(|below| destination.open_to_read(&below));
+        if let Some(opened) = opened {
             attributes::restore(directory, &opened)?;
         }
     }
     Ok(())
 }
 
+fn failed(name: &[u8], error: io::Error) -> io::Error {
+    let why = match Errno::from_io_error(&error) {
+        // As most programs say it, and people look for it.
+        Some(Errno::DQUOT) => "Disk quota exceeded".into(),
+        _ => error.to_string(),
+    };
+    let message = format!("failed to unpack `{}`: {why}", String::from_utf8_lossy(name));
+    io::Error::new(error.kind(), message)
+}
+
 /// The whole content, then its time and mode.
 fn fill<'a>(
     file: &mut File,
     entry: &mut Entry<'_, &'a Source>,
+    sparse: Option<Sparse>,
     source: &'a Source,
     piece: &mut [u8],
 ) -> io::Result<()> {
-    let mut left = entry.size();
-    while left > 0 {
-        let moved = if left < MOVED_BYTES_MIN { None } else { source.move_to(file, left)? };
-        let count = match moved {
-            Some(0) => 0,
-            Some(moved) => pass_over(entry, moved, piece)?,
-            None => copy_some(file, entry, left, piece)?,
-        };
-        if count == 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the archive ends within it"));
+    match sparse {
+        None => move_content(file, entry, entry.size(), source, piece)?,
+        Some(sparse) => {
+            for stretch in sparse.stretches {
+                file.seek(SeekFrom::Start(stretch.offset))?;
+                move_content(file, entry, stretch.bytes, source, piece)?;
+            }
+            file.set_len(sparse.size)?;
         }
-        left -= count;
     }
     if let Ok(seconds) = entry.header().mtime() {
         // Like the tar crate: nothing comes from the beginning of time.
@@ -110,6 +122,29 @@ fn fill<'a>(
         rustix::fs::fchmod(&*file, Mode::from_raw_mode(mode))?;
     }
     attributes::restore(entry, file)
+}
+
+/// The next `left` bytes of an entry to where `file` stands.
+fn move_content<'a>(
+    file: &mut File,
+    entry: &mut Entry<'_, &'a Source>,
+    mut left: u64,
+    source: &'a Source,
+    piece: &mut [u8],
+) -> io::Result<()> {
+    while left > 0 {
+        let moved = if left < MOVED_BYTES_MIN { None } else { source.move_to(file, left)? };
+        let count = match moved {
+            Some(0) => 0,
+            Some(moved) => pass_over(entry, moved, piece)?,
+            None => copy_some(file, entry, left, piece)?,
+        };
+        if count == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the archive ends within it"));
+        }
+        left -= count;
+    }
+    Ok(())
 }
 
 fn copy_some(file: &mut File, entry: &mut impl Read, left: u64, piece: &mut [u8]) -> io::Result<u64> {
@@ -162,13 +197,12 @@ impl Destination {
     /// A new empty file where a plain one belongs, in the place of what is there. `None`: it is another kind of entry, or
     /// its name is one to be skipped, or it cannot be made in this way (links that are absolute, kernels before 5.6): the
     /// tar crate knows what to do, and says what is wrong.
-    fn create<R: Read>(&mut self, entry: &Entry<'_, R>) -> Option<File> {
-        let name = entry.path_bytes();
+    fn create<R: Read>(&mut self, entry: &Entry<'_, R>, name: &[u8]) -> Option<File> {
         // Old archives have directories that are files by their type.
         if entry.header().entry_type() != EntryType::Regular || name.ends_with(b"/") {
             return None;
         }
-        let below = self.below(entry)?;
+        let below = below(name)?;
         let (name, mode) = (below.file_name()?, Mode::from_raw_mode(mode_of(entry)));
         let parent = match self.parent.take() {
             Some((path, parent)) if path == below.parent()? => (path, parent),
@@ -176,19 +210,6 @@ impl Destination {
         };
         let (_, parent) = self.parent.insert(parent);
         create_new(parent.as_fd(), name, mode)
-    }
-
-    /// Where an entry belongs; `None`: nowhere.
-    fn below<R: Read>(&self, entry: &Entry<'_, R>) -> Option<PathBuf> {
-        let mut below = PathBuf::new();
-        for part in entry.path().ok()?.components() {
-            match part {
-                Component::Prefix(_) | Component::RootDir | Component::CurDir => {}
-                Component::ParentDir => return None,
-                Component::Normal(part) => below.push(part),
-            }
-        }
-        Some(below)
     }
 
     fn make_directories(&self, below: &Path) -> Option<OwnedFd> {
@@ -221,6 +242,19 @@ impl Destination {
     }
 }
 
+/// Where an entry of this name belongs; `None`: nowhere.
+fn below(name: &[u8]) -> Option<PathBuf> {
+    let mut below = PathBuf::new();
+    for part in Path::new(OsStr::from_bytes(name)).components() {
+        match part {
+            Component::Prefix(_) | Component::RootDir | Component::CurDir => {}
+            Component::ParentDir => return None,
+            Component::Normal(part) => below.push(part),
+        }
+    }
+    Some(below)
+}
+
 fn directory() -> OFlags {
     OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC
 }
@@ -251,7 +285,6 @@ fn innermost(error: io::Error) -> io::Error {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::io::Seek;
     use std::os::unix::fs::{MetadataExt, symlink};
 
     use rustix::fs::{MemfdFlags, memfd_create};
@@ -372,19 +405,66 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sparse_in_an_archive_is_sparse_in_the_root() {
+    fn what_is_sparse_in_an_archive_is_sparse_in_the_root_whatever_its_form() {
         let world = world("sparse");
         let file = File::create(world.join("giant")).unwrap();
         file.set_len(64 << 20).unwrap();
-        std::os::unix::fs::FileExt::write_all_at(&file, b"in the middle", 40 << 20).unwrap();
-        let mut tar = std::process::Command::new("tar");
-        tar.arg("-C").arg(&world).args(["--format=gnu", "-Scf", "-", "giant"]);
-        let archive = tar.output().unwrap().stdout;
-        assert!(archive.len() < 1 << 20);
-        unpacked(&archive, &world).unwrap();
-        let unpacked = world.join("in/giant");
-        assert!(fs::metadata(&unpacked).unwrap().blocks() < 1000);
-        assert!(fs::read(unpacked).unwrap() == fs::read(world.join("giant")).unwrap());
+        for (at, content) in [(4 << 20, vec![b'x'; 3 * BUFFER_BYTES]), (40 << 20, b"in the middle".to_vec())]
+        {
+            std::os::unix::fs::FileExt::write_all_at(&file, &content, at).unwrap();
+        }
+        fs::write(world.join("after"), "after").unwrap();
+        let forms = [
+            ["--format=gnu", "--sparse"],
+            ["--format=pax", "--sparse-version=0.0"],
+            ["--format=pax", "--sparse-version=0.1"],
+            ["--format=pax", "--sparse-version=1.0"],
+        ];
+        for form in forms {
+            let mut tar = std::process::Command::new("tar");
+            tar.arg("-C").arg(&world).args(form).args(["-Scf", "-", "giant", "after"]);
+            let archive = tar.output().unwrap().stdout;
+            assert!(archive.len() < 2 << 20);
+            unpacked(&archive, &world).unwrap();
+            let unpacked = world.join("in/giant");
+            assert!(fs::metadata(&unpacked).unwrap().blocks() < 4000, "{form:?}");
+            assert!(fs::read(&unpacked).unwrap() == fs::read(world.join("giant")).unwrap(), "{form:?}");
+            assert_eq!(fs::read(world.join("in/after")).unwrap(), b"after", "{form:?}");
+            assert_eq!(fs::read_dir(world.join("in")).unwrap().count(), 2, "{form:?}");
+            fs::remove_dir_all(world.join("in")).unwrap();
+            fs::create_dir(world.join("in")).unwrap();
+        }
+        fs::remove_dir_all(world).unwrap();
+    }
+
+    #[test]
+    fn a_sparse_file_that_lies_about_itself_is_refused_by_name() {
+        let world = world("liar");
+        for (records, content, why) in [
+            (&[("major", "1"), ("realsize", "100")][..], "1\n90\n20\n", "is not in order or leads out of it"),
+            (&[("major", "1"), ("realsize", "100")], "1\n0\n20\n", "does not fit what is stored of it"),
+            (&[("major", "2"), ("realsize", "100")], "", "it is sparse in a form that is not known"),
+            (&[("map", "0,1")], "x", "it is sparse and has no size"),
+            (&[("size", "x")], "x", "has something else for a number"),
+            (&[("size", "100"), ("map", "0,1"), ("name", "../out")], "x", "cannot be made there"),
+        ] {
+            let keys: Vec<_> =
+                records.iter().map(|(key, value)| (format!("GNU.sparse.{key}"), value)).collect();
+            let mut builder = tar::Builder::new(Vec::new());
+            builder
+                .append_pax_extensions(keys.iter().map(|(key, value)| (key.as_str(), value.as_bytes())))
+                .unwrap();
+            let mut header = tar::Header::new_ustar();
+            header.set_path("file").unwrap();
+            header.set_size(content.len().next_multiple_of(if content.len() > 1 { 512 } else { 1 }) as u64);
+            header.set_cksum();
+            let mut content = content.as_bytes().to_vec();
+            content.resize(header.size().unwrap() as usize, 0);
+            builder.append(&header, content.as_slice()).unwrap();
+            let error = unpacked(&builder.into_inner().unwrap(), &world).unwrap_err().to_string();
+            assert!(error.starts_with("failed to unpack `") && error.ends_with(why), "{error}");
+        }
+        assert_eq!(fs::read_dir(&world).unwrap().count(), 1, "nothing beside the directory");
         fs::remove_dir_all(world).unwrap();
     }
 }

@@ -15,6 +15,8 @@ mod layer;
 mod siphon;
 #[path = "../../../garden/init/src/source.rs"]
 mod source;
+#[path = "../../../garden/init/src/sparse.rs"]
+mod sparse;
 #[path = "../../../garden/init/src/unpack.rs"]
 mod stream;
 #[path = "../../../rootfs/src/tree.rs"]
