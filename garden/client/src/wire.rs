@@ -104,14 +104,6 @@ pub fn line(message: &impl Serialize) -> io::Result<Vec<u8>> {
 pub async fn read_message<T: DeserializeOwned>(
     reader: &mut (impl AsyncBufRead + Unpin),
 ) -> io::Result<Option<T>> {
-    read_message_within(reader, |length| length <= MESSAGE_BYTES_MAX).await
-}
-
-/// The next message, as long as `admit` agrees to its growing.
-pub async fn read_message_within<T: DeserializeOwned>(
-    reader: &mut (impl AsyncBufRead + Unpin),
-    mut admit: impl FnMut(usize) -> bool,
-) -> io::Result<Option<T>> {
     let invalid = |reason: String| io::Error::new(io::ErrorKind::InvalidData, reason);
     let mut bytes = Vec::new();
     loop {
@@ -123,8 +115,8 @@ pub async fn read_message_within<T: DeserializeOwned>(
         let taken = newline.map_or(available.len(), |end| end + 1);
         bytes.extend_from_slice(&available[..taken]);
         reader.consume(taken);
-        if !admit(bytes.len()) {
-            return Err(invalid(format!("a message is too long, after {} bytes", bytes.len())));
+        if bytes.len() > MESSAGE_BYTES_MAX {
+            return Err(invalid(format!("a message is longer than {MESSAGE_BYTES_MAX} bytes")));
         }
         if newline.is_some() && !bytes.trim_ascii().is_empty() {
             break;

@@ -13,6 +13,7 @@
 mod api;
 mod connection;
 mod head;
+mod messages;
 mod process;
 mod routes;
 mod tar;

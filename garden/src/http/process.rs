@@ -18,14 +18,12 @@ use garden_client::{Process, ProcessIo, Result, Signal};
 use http::StatusCode;
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWriteExt, BufReader, DuplexStream, ReadBuf};
 
-use super::connection::{AnswerHead, Body, Budget, Connection, Share};
+use super::connection::{AnswerHead, Body, Budget, Connection};
+use super::messages::{Messages, Said};
 use super::routes::Route;
 use super::{Refusal, Server};
 use crate::relay::OutputKind;
 
-/// Of one message. Clients that have all of a process's input at hand send it as one, and JSON can make that six times as
-/// long.
-const MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// Input that a process has not read yet; then its client must wait.
 const STDIN_BYTES_MAX: usize = 64 << 10;
 /// How long input of a client that is gone may still take to reach a process that reads slowly.
@@ -230,12 +228,14 @@ pub(super) async fn follow_messages(
     stdin: InputWriter,
     process: &dyn Process,
 ) -> Ended {
-    let (mut stdin, mut input_ended) = (Some(stdin), false);
+    let (mut stdin, mut input_ended, mut messages) = (Some(stdin), false, Messages::default());
     loop {
-        let mut share = Share::default();
-        let admit = |length| length <= MESSAGE_BYTES_MAX && budget.cover(&mut share, length).is_ok();
-        let message = match wire::read_message_within::<ProcessPayload>(receive, admit).await {
-            Ok(Some(message)) => message,
+        let message = match messages.next(receive, budget).await {
+            Ok(Some(Said::Message(message))) => *message,
+            Ok(Some(Said::Input(bytes))) => {
+                pass_on(&mut stdin, &bytes).await;
+                continue;
+            }
             Ok(None) => return if input_ended { Ended::OutOfInput } else { Ended::Gone },
             Err(error) => {
                 tracing::debug!(%error, process = process.id(), "client of a process is gone");
@@ -249,11 +249,7 @@ pub(super) async fn follow_messages(
                 }
             }
             ProcessPayload { source: Some(STDIN), data: Some(data), .. } => {
-                let Some(pipe) = &mut stdin else { continue };
-                // A process that has closed its input leaves the rest unread.
-                if pipe.bytes.write_all(data.as_bytes()).await.is_err() {
-                    stdin = None;
-                }
+                pass_on(&mut stdin, data.as_bytes()).await;
             }
             ProcessPayload { source: Some(STDIN), data: None, .. } => {
                 if let Some(pipe) = stdin.take() {
@@ -269,6 +265,15 @@ pub(super) async fn follow_messages(
             }
             other => tracing::warn!(?other, process = process.id(), "message that says nothing"),
         }
+    }
+}
+
+/// A process that has closed its input leaves the rest unread.
+async fn pass_on(stdin: &mut Option<InputWriter>, bytes: &[u8]) {
+    if let Some(pipe) = stdin
+        && pipe.bytes.write_all(bytes).await.is_err()
+    {
+        *stdin = None;
     }
 }
 
