@@ -209,6 +209,11 @@ impl Executor {
         self.0.store.list()
     }
 
+    /// Of all containers, in no particular order.
+    pub fn guids(&self) -> Vec<String> {
+        self.0.store.guids()
+    }
+
     pub fn remaining_resources(&self) -> CellResources {
         self.0.store.remaining()
     }

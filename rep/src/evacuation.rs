@@ -75,7 +75,7 @@ pub async fn run(
 
 async fn until_empty(executor: &Executor, polling_interval: Duration) {
     loop {
-        let left = executor.list().len();
+        let left = executor.guids().len();
         if left == 0 {
             return;
         }

@@ -210,6 +210,10 @@ impl Store {
         self.lock().slots.values().map(|slot| slot.container.clone()).collect()
     }
 
+    pub fn guids(&self) -> Vec<String> {
+        self.lock().slots.keys().cloned().collect()
+    }
+
     pub fn owners(&self) -> Vec<mpsc::Sender<Command>> {
         self.lock().slots.values().filter_map(|slot| slot.owner.clone()).collect()
     }

@@ -87,8 +87,8 @@ pub async fn run(around: Surrounded, intervals: Intervals, shutdown: Cancellatio
                 Some(Heard::Event(event)) => queue.push(event.container().guid.clone(), Operation::Container),
                 Some(Heard::Missed(missed)) => {
                     tracing::warn!(missed, "missed executor events; looking at every container");
-                    for container in around.executor.list() {
-                        queue.push(container.guid, Operation::Container);
+                    for guid in around.executor.guids() {
+                        queue.push(guid, Operation::Container);
                     }
                 }
                 None => break,

@@ -1,7 +1,7 @@
 //! The sync of everything: each container is looked at, and what the BBS believes to be on this cell but is not, is
 //! taken back.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use bbs_models::{ActualLrp, ActualLrpFilter, Presence, TaskFilter};
 
@@ -29,8 +29,7 @@ pub(super) async fn look(around: &Surrounded) -> Result<HashMap<String, Operatio
     let (lrps, tasks) = tokio::join!(around.bbs.actual_lrps(&lrp_filter), around.bbs.tasks(&task_filter));
     let task_guids = tasks?.into_iter().map(|task| task.task_guid).collect();
     // Read last: a container made meanwhile is no residue.
-    let containers = around.executor.list().into_iter().map(|container| container.guid).collect();
-    Ok(compare(containers, &lrps?, task_guids))
+    Ok(compare(around.executor.guids(), &lrps?, task_guids))
 }
 
 fn compare(
@@ -38,23 +37,28 @@ fn compare(
     lrps: &[ActualLrp],
     task_guids: Vec<String>,
 ) -> HashMap<String, Operation> {
-    let mut residues: BTreeMap<String, Residue> = BTreeMap::new();
+    let containers = containers.into_iter().map(|guid| (guid, Operation::Container));
+    let mut operations: HashMap<String, Operation> = containers.collect();
     for lrp in lrps {
         let Some(instance) = lrp.instance() else { continue };
-        let found = LrpInstance { key: lrp.key.clone(), instance: instance.clone() };
-        let residue = residues.entry(instance.instance_guid.clone()).or_insert(Residue::Lrp {
-            lrp: found,
-            ordinary: false,
-            evacuating: false,
-        });
-        if let Residue::Lrp { ordinary, evacuating, .. } = residue {
-            *(if lrp.presence == Presence::Evacuating { evacuating } else { ordinary }) = true;
+        let is_evacuating = lrp.presence == Presence::Evacuating;
+        match operations.get_mut(&instance.instance_guid) {
+            Some(Operation::Residue(Residue::Lrp { ordinary, evacuating, .. })) => {
+                *(if is_evacuating { evacuating } else { ordinary }) = true;
+            }
+            Some(_) => {}
+            None => {
+                let found = LrpInstance { key: lrp.key.clone(), instance: instance.clone() };
+                let (ordinary, evacuating) = (!is_evacuating, is_evacuating);
+                let residue = Residue::Lrp { lrp: found, ordinary, evacuating };
+                operations.insert(instance.instance_guid.clone(), Operation::Residue(residue));
+            }
         }
     }
-    residues.extend(task_guids.into_iter().map(|guid| (guid, Residue::Task)));
-    let residues = residues.into_iter().map(|(guid, residue)| (guid, Operation::Residue(residue)));
-    let containers = containers.into_iter().map(|guid| (guid, Operation::Container));
-    residues.chain(containers).collect()
+    for guid in task_guids {
+        operations.entry(guid).or_insert(Operation::Residue(Residue::Task));
+    }
+    operations
 }
 
 pub(super) async fn remove(around: &Surrounded, guid: &str, residue: &Residue) -> Outcome {
