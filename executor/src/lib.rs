@@ -33,7 +33,7 @@ pub use container::*;
 use containers::restore::{self, Waiting};
 pub use containers::store::FAILURE_REASON_BYTES_MAX;
 use containers::store::{Owner, Store};
-use containers::{life, reaper};
+use containers::{life, reaper, reservation};
 use depot::Depot;
 use edge::Edges;
 pub use error::{Error, StartError};
@@ -154,7 +154,8 @@ impl Executor {
     /// Reserves; answers those it had to refuse, each with its reason.
     pub fn allocate(&self, requests: Vec<AllocationRequest>) -> Vec<AllocationFailure> {
         let now = self.0.config.clock.now_ns();
-        requests.into_iter().filter_map(|request| self.0.store.allocate(request, now).err()).collect()
+        let make = |request| reservation::make(&self.0, request, now).err();
+        requests.into_iter().filter_map(make).collect()
     }
 
     /// Begins to turn a reservation into a running container. Answers at once; the rest is told by events.
@@ -176,7 +177,7 @@ impl Executor {
         match self.0.store.owner(guid)? {
             Some(owner) => ask(&owner, life::Command::Stop).await,
             None => {
-                self.0.store.stop_unowned(guid);
+                reservation::stop(&self.0, guid);
                 Ok(())
             }
         }
@@ -185,7 +186,7 @@ impl Executor {
     /// Stops a container if need be, waits until it has, and leaves nothing of it; its resources are free again
     /// when this answers. On an error it is still listed, completed, and delete may be called again.
     pub async fn delete(&self, guid: &str) -> Result<(), Error> {
-        match self.0.store.delete(guid)? {
+        match reservation::delete(&self.0, guid)? {
             Owner::Removed => Ok(()),
             Owner::Task(owner) => {
                 let (reply, answer) = oneshot::channel();

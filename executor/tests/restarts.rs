@@ -261,6 +261,48 @@ async fn a_process_that_may_have_been_started_is_not_started_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_reservation_is_kept_by_the_next_life() {
+    let cell = Cell::new();
+    cell.garden.script("/app", Script::runs());
+    let first = cell.begin();
+    let resource = Resource { memory_mb: 100, disk_mb: 200, max_pids: 7 };
+    let tags = Tags::from([("lifecycle".to_string(), "task".to_string())]);
+    let request = |guid: &str| AllocationRequest { guid: guid.into(), resource, tags: tags.clone() };
+    assert!(first.executor.allocate(["run", "expired"].map(request).into()).is_empty());
+    first.end().await;
+    let mut second = cell.begin();
+    let kept = second.executor.get("run").unwrap();
+    assert_eq!((kept.state, kept.resource, &kept.tags), (State::Reserved, resource, &tags));
+    assert_eq!(second.executor.remaining_resources().memory_mb, 800);
+    assert_eq!(second.executor.allocate(vec![request("run")])[0].reason, "container guid not available");
+    let run = RunRequest { guid: "run".into(), run_info: recipe("/app"), tags: Tags::new() };
+    second.executor.run_container(run).unwrap();
+    second.expect(&["Running run", "Failed expired: expired container"]).await;
+    second.end().await;
+    let second = cell.begin();
+    assert_eq!(second.executor.list().len(), 1, "nobody waits for it any more");
+    second.executor.delete("run").await.unwrap();
+    second.leaves_nothing(&cell).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_reservations_that_came_to_nothing_nothing_is_written_down() {
+    let cell = Cell::new();
+    let first = cell.begin();
+    let resource = Resource { memory_mb: 500, disk_mb: 1, max_pids: 0 };
+    let request = |guid: &str| AllocationRequest { guid: guid.into(), resource, tags: Tags::new() };
+    let refused = first.executor.allocate(["a", "b", "c", "", "a"].map(request).into());
+    assert_eq!(refused.len(), 3);
+    assert_eq!(cell.records(), 2);
+    first.executor.stop("a").await.unwrap();
+    assert_eq!(cell.records(), 1);
+    for guid in ["a", "b"] {
+        first.executor.delete(guid).await.unwrap();
+    }
+    first.leaves_nothing(&cell).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_not_created_yet_may_be_tried_elsewhere() {
     let cell = Cell::new();
     let mut first = cell.begin();

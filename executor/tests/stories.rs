@@ -420,9 +420,13 @@ async fn the_end_of_the_executor_leaves_nothing_where_nothing_is_to_be_left() {
     world.garden.script("/app", Script::runs().ignores_terminate());
     world.start("a", recipe("/app"));
     world.expect(&["Reserved a", "Running a"]).await;
+    assert!(world.allocate("reserved").is_empty());
     shutdown.cancel();
     running.await.unwrap();
     assert!(world.garden.handles().is_empty());
+    let written = std::fs::read_dir(world.state.path().join("executor-containers")).unwrap();
+    let is_record = |name: &std::ffi::OsStr| !name.to_string_lossy().starts_with('.');
+    assert_eq!(written.filter(|entry| is_record(&entry.as_ref().unwrap().file_name())).count(), 0);
     assert!(world.allocate("b").is_empty());
     let request = RunRequest { guid: "b".into(), run_info: recipe("/app"), tags: Tags::new() };
     assert_eq!(world.executor.run_container(request), Err(Error::ShuttingDown));

@@ -7,6 +7,7 @@ mod files;
 pub(crate) mod life;
 pub(crate) mod reaper;
 mod renewal;
+pub(crate) mod reservation;
 pub(crate) mod restore;
 pub(crate) mod store;
 

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::life::Command;
+use super::reservation;
 use crate::{Shared, State};
 
 /// Between two attempts to destroy, at the start and at the end.
@@ -49,6 +50,7 @@ pub(crate) async fn run(shared: &Arc<Shared>, shutdown: CancellationToken) {
 fn expire(shared: &Shared) {
     for guid in shared.store.expire(shared.config.reserved_expiration) {
         tracing::info!(guid, "executor.container-expired");
+        reservation::forget(shared, &guid);
     }
 }
 
@@ -104,6 +106,9 @@ async fn leave(shared: &Shared) {
 /// Stops and destroys every container.
 async fn close(shared: &Shared) {
     shared.closing.cancel();
+    for container in shared.store.list() {
+        reservation::stop(shared, &container.guid);
+    }
     for attempt in 1..=LAST_ATTEMPTS {
         let mut replies = Vec::new();
         for owner in shared.store.owners() {

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! record       garden has it                          garden does not
+//! reserved     is still reserved, from now on             the same
 //! initializing completed: not created yet, may be tried elsewhere
 //! created,     its steps go on from what is noted     completed: missing
 //!   running
@@ -38,13 +39,17 @@ impl Waiting {
     /// Enters what was found into the store.
     pub fn new(found: Vec<Found>, store: &Store) -> Waiting {
         let enter = |found: Found| {
+            if found.record.container.state == State::Reserved {
+                store.restore(found.record.container, None);
+                return None;
+            }
             let (owner, commands) = mpsc::channel(COMMANDS_MAX);
             let mut container = found.record.container.clone();
             container.run_info = found.request.as_ref().ok().map(|request| request.run_info.clone());
-            store.restore(container, owner);
-            One { found, commands }
+            store.restore(container, Some(owner));
+            Some(One { found, commands })
         };
-        Waiting(Mutex::new(found.into_iter().map(enter).collect()))
+        Waiting(Mutex::new(found.into_iter().filter_map(enter).collect()))
     }
 
     /// Once.

@@ -86,17 +86,14 @@ impl Store {
         Ok(())
     }
 
-    /// As an earlier life left it, with the owner that will do the rest. No event: who lists, after it has subscribed, finds
+    /// As an earlier life left it, with the owner that will do the rest if it was more than reserved. No event: who lists, after it has subscribed, finds
     /// it.
-    pub fn restore(&self, container: Container, owner: mpsc::Sender<Command>) {
+    pub fn restore(&self, container: Container, owner: Option<mpsc::Sender<Command>>) {
         let mut inner = self.lock();
         inner.taken.memory_mb += container.resource.memory_mb;
         inner.taken.disk_mb += container.resource.disk_mb;
         inner.taken.containers += 1;
-        inner.slots.insert(
-            container.guid.clone(),
-            Slot { container, owner: Some(owner), reserved_at: Instant::now() },
-        );
+        inner.slots.insert(container.guid.clone(), Slot { container, owner, reserved_at: Instant::now() });
     }
 
     /// Reserved to Initializing, with the owner that will do the rest.
@@ -171,14 +168,12 @@ impl Store {
         Ok(inner.slots.get(guid).ok_or(Error::ContainerNotFound)?.owner.clone())
     }
 
-    /// Stops what has no owner to be stopped by.
-    pub fn stop_unowned(&self, guid: &str) {
+    /// Stops what has no owner to be stopped by; false if it has one.
+    pub fn stop_unowned(&self, guid: &str) -> bool {
         let mut inner = self.lock();
-        if let Some(slot) = inner.slots.get_mut(guid)
-            && slot.owner.is_none()
-        {
-            complete(&mut slot.container, stopped_before_running(), &self.hub);
-        }
+        let Some(slot) = inner.slots.get_mut(guid).filter(|slot| slot.owner.is_none()) else { return false };
+        complete(&mut slot.container, stopped_before_running(), &self.hub);
+        true
     }
 
     /// Whom to ask for the end of a container; one that has no owner ends here.

@@ -1,9 +1,10 @@
-//! What outlives this process: a directory for each container that was asked to run, from which a later life takes the
+//! What outlives this process: a directory for each container that was reserved, from which a later life takes the
 //! container over.
 //!
 //! ```text
 //! containers/GUID/request.json      what it is to run: written when it begins, and when it is updated
-//! containers/GUID/record.json     how far it has come: written before each step that must not be taken twice
+//! containers/GUID/record.json     how far it has come: written when it is reserved, and before each step that must not be
+//!                                 taken twice
 //! ```
 //! Each file is whole or the one before it. Nothing is forced onto the disk: containers do not outlive their machine. A
 //! directory goes last, once nothing is left of its container. The files hold secrets of applications, and are root's.
@@ -187,7 +188,17 @@ impl Depot {
         }
     }
 
-    /// Where a container's story is written from now on; nothing is there before its first note.
+    /// False: something is written down of a container of this name already.
+    pub fn reserve(&self, record: &Record) -> Result<bool, Error> {
+        let dir = self.path(&record.container.guid);
+        match fs::DirBuilder::new().mode(0o700).create(&dir) {
+            Ok(()) => write(&dir, RECORD, record).map(|()| true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(failed("make", &dir)(error)),
+        }
+    }
+
+    /// Where a container's story is written from now on; its reservation is there before its first note, at most.
     pub fn journal(&self, record: Record) -> Journal {
         Journal::new(self.path(&record.container.guid), record)
     }
