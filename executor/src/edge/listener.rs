@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::faces::Face;
-use super::relay::{Activity, Arrival, Relay};
+use super::relay::{Activity, Arrival, Client, Relay};
 use super::session::Session;
 use crate::namespace::{self, Errands, Namespace};
 
@@ -101,9 +101,9 @@ async fn places(of: &[Arc<Semaphore>; 2]) -> Vec<OwnedSemaphorePermit> {
 async fn serve(house: &House, client: TcpStream, app_port: u16, face: &Face) -> Result<(), Error> {
     // Small messages are not held back for others to join them; where that is refused they are, which is bearable.
     let _ = client.set_nodelay(true);
-    let arrival = Arrival::new(client, Session::new(face.config.clone())?);
-    let client = timeout(HANDSHAKE_TIME, arrival.shake_hands()).await.map_err(|_| Error::SlowHandshake)??;
-    let app = match connect(house, app_port).await {
+    // Boxed, for what it takes to begin is given back then: connections are many, and stay.
+    let client = Box::pin(welcome(client, face)).await?;
+    let app = match Box::pin(connect(house, app_port)).await {
         Ok(app) => app,
         Err(error) => {
             client.dismiss().await;
@@ -117,6 +117,11 @@ async fn serve(house: &House, client: TcpStream, app_port: u16, face: &Face) -> 
         ended = relay.run() => Ok(ended?),
         () = outstayed(&activity, face) => Ok(()),
     }
+}
+
+async fn welcome(client: TcpStream, face: &Face) -> Result<Box<Client>, Error> {
+    let arrival = Arrival::new(client, Session::new(face.config.clone())?);
+    Ok(timeout(HANDSHAKE_TIME, arrival.shake_hands()).await.map_err(|_| Error::SlowHandshake)??)
 }
 
 async fn connect(house: &House, port: u16) -> Result<TcpStream, Error> {

@@ -38,6 +38,8 @@ use ports::Front;
 
 /// A connection has a descriptor for each end; the rest of this process needs some, too.
 const DESCRIPTORS_PER_CONNECTION: u64 = 4;
+/// Of all places, for whoever comes to one container: the clients of one do not keep others' out.
+const LARGEST_SHARE: usize = 2;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -80,12 +82,15 @@ pub(crate) struct Shown<'a> {
 impl Edges {
     pub fn new(proxy: &ContainerProxy, errands: Errands) -> Result<Edges, Error> {
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        let most = (descriptors / DESCRIPTORS_PER_CONNECTION).min(Semaphore::MAX_PERMITS as u64);
+        let most =
+            (descriptors / DESCRIPTORS_PER_CONNECTION).clamp(1, Semaphore::MAX_PERMITS as u64) as usize;
+        let connections_of_one = proxy.connections_max.min(most / LARGEST_SHARE).max(1);
+        tracing::info!(connections_of_one, connections_of_all = most, "executor.edge.places");
         Ok(Edges {
             manners: Manners::of(proxy)?,
             errands,
-            connections_of_one: proxy.connections_max.max(1),
-            places_of_all: Arc::new(Semaphore::new(most.max(1) as usize)),
+            connections_of_one,
+            places_of_all: Arc::new(Semaphore::new(most)),
             may_go_without: proxy.unproxied_port_mappings,
             said: Once::new(),
         })

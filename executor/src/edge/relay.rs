@@ -62,7 +62,7 @@ impl Arrival {
     }
 
     /// Until both know each other. The caller bounds the time.
-    pub async fn shake_hands(mut self) -> Result<Client, Error> {
+    pub async fn shake_hands(mut self) -> Result<Box<Client>, Error> {
         std::future::poll_fn(|cx| {
             let shaken = self.poll_shake_hands(cx);
             self.buffers.close();
@@ -70,7 +70,7 @@ impl Arrival {
         })
         .await?;
         let Arrival { stream, session, buffers } = self;
-        Ok(Client { stream, records: session.into_records()?, buffers })
+        Ok(Box::new(Client { stream, records: session.into_records()?, buffers }))
     }
 
     fn poll_shake_hands(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
@@ -93,7 +93,7 @@ impl Arrival {
     }
 }
 
-/// The client's end.
+/// The client's end. Boxed: it is large, and whoever awaits something would keep a place for each place it is moved to.
 pub(super) struct Client {
     stream: TcpStream,
     records: Records,
@@ -102,9 +102,9 @@ pub(super) struct Client {
 
 impl Client {
     /// Nothing comes from the app, and nothing will: said if the client takes it at once.
-    pub async fn dismiss(mut self) {
+    pub async fn dismiss(mut self: Box<Self>) {
         let told = std::future::poll_fn(|cx| {
-            let Client { stream, records, buffers: Buffers { to_client, .. } } = &mut self;
+            let Client { stream, records, buffers: Buffers { to_client, .. } } = &mut *self;
             records.finish(to_client.open())?;
             Poll::Ready(match to_client.poll_send(stream, cx) {
                 Poll::Ready(sent) => sent.map_err(Error::Client),
@@ -200,7 +200,7 @@ impl Activity {
 
 /// Both ends.
 pub(super) struct Relay<'a> {
-    client: Client,
+    client: Box<Client>,
     app: TcpStream,
     activity: &'a Activity,
     /// The app was told that the client has finished.
@@ -209,7 +209,7 @@ pub(super) struct Relay<'a> {
 }
 
 impl<'a> Relay<'a> {
-    pub fn new(client: Client, app: TcpStream, activity: &'a Activity) -> Relay<'a> {
+    pub fn new(client: Box<Client>, app: TcpStream, activity: &'a Activity) -> Relay<'a> {
         Relay { client, app, activity, app_told: false, app_finished: false }
     }
 

@@ -12,7 +12,7 @@ use axum::extract::Path;
 use axum::http::Version;
 use axum::routing::get;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
 const PIECE_BYTES: usize = 256 * 1024;
 /// Of the kernel's accounts of processes, on every machine.
@@ -33,26 +33,63 @@ pub fn serve_http(port: u16) -> Result<()> {
     })
 }
 
-/// Sends as many bytes as each client asks for, by a number in eight bytes.
-pub fn serve_bytes(port: u16) -> Result<()> {
+/// Sends as many bytes as each client asks for, by a number in eight bytes; by the other port over TLS of its own.
+pub fn serve_bytes(port: u16, own_tls: u16) -> Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
-    let piece = vec![b'x'; PIECE_BYTES];
-    loop {
-        let (mut client, _) = listener.accept()?;
-        let mut wanted = [0; 8];
-        // Who only looks whether somebody is here asks for nothing.
-        if client.read_exact(&mut wanted).is_err() {
-            continue;
-        }
-        let mut left = u64::from_le_bytes(wanted);
-        while left > 0 {
-            let length = left.min(PIECE_BYTES as u64);
-            if client.write_all(&piece[..length as usize]).is_err() {
-                break;
+    if let Some(config) = own_tls_config()? {
+        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, own_tls))?;
+        std::thread::spawn(move || {
+            while let Ok((client, _)) = listener.accept() {
+                let Ok(tls) = rustls::ServerConnection::new(config.clone()) else { return };
+                let mut client = rustls::StreamOwned::new(tls, client);
+                // Whole records, many at once.
+                client.conn.set_buffer_limit(Some(PIECE_BYTES));
+                pour(&mut client);
             }
-            left -= length;
-        }
+        });
     }
+    loop {
+        pour(&mut listener.accept()?.0);
+    }
+}
+
+/// Until it has what it wanted, or goes.
+fn pour(client: &mut (impl Read + Write)) {
+    let piece = vec![b'x'; PIECE_BYTES];
+    let mut wanted = [0; 8];
+    // Who only looks whether somebody is here asks for nothing.
+    if client.read_exact(&mut wanted).is_err() {
+        return;
+    }
+    let mut left = u64::from_le_bytes(wanted);
+    while left > 0 {
+        let length = left.min(PIECE_BYTES as u64);
+        if client.write_all(&piece[..length as usize]).is_err() {
+            return;
+        }
+        left -= length;
+    }
+    // Who has all that it wanted may be gone.
+    _ = client.flush();
+}
+
+/// With the certificate that the cell gives its container; `None` where it gives none.
+fn own_tls_config() -> Result<Option<Arc<rustls::ServerConfig>>> {
+    let (Ok(chain), Ok(key)) = (std::env::var("CF_INSTANCE_CERT"), std::env::var("CF_INSTANCE_KEY")) else {
+        return Ok(None);
+    };
+    let chain = CertificateDer::pem_file_iter(chain)?.collect::<std::result::Result<Vec<_>, _>>()?;
+    let mut provider = rustls::crypto::ring::default_provider();
+    // The cheaper one first, as the agent has it.
+    provider
+        .cipher_suites
+        .sort_by_key(|suite| suite.suite() != rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth();
+    let mut config = config.with_single_cert(chain, PrivateKeyDer::from_pem_file(key)?)?;
+    config.ignore_client_order = true;
+    Ok(Some(Arc::new(config)))
 }
 
 /// What a client shows of TLS to the app's cell.
