@@ -84,7 +84,11 @@ impl Board {
                 // If he did not himself.
                 Ok(()) if tidy => _ = fs::remove_file(entry.path()),
                 Ok(()) => {}
-                Err(_) => sum = sum.saturating_add(figure(&file)?),
+                Err(_) => {
+                    sum = sum.saturating_add(
+                        figure(&file).unwrap_or_else(|error| unreadable(&entry.path(), &error)),
+                    )
+                }
             }
         }
         Ok(sum)
@@ -139,6 +143,13 @@ fn figure(file: &File) -> io::Result<u64> {
     if text.is_empty() { Ok(0) } else { text.trim().parse().map_err(io::Error::other) }
 }
 
+/// One figure that cannot be read must not stop everybody from deciding: its word counts for nothing until it is said anew,
+/// which each living process does within a second.
+fn unreadable(file: &Path, error: &io::Error) -> u64 {
+    tracing::warn!(file = %file.display(), %error, "what another process has spoken for cannot be read and counts as nothing");
+    0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,6 +182,24 @@ mod tests {
         drop((one, three, elsewhere));
         let left = fs::read_dir(root.join("7")).unwrap().map(|entry| entry.unwrap().file_name());
         assert_eq!(left.collect::<Vec<_>>(), [LOCK]);
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn a_figure_that_cannot_be_read_stops_nobody() {
+        let root = scratch("unreadable");
+        let [one, two, three] = [(); 3].map(|()| Board::join(&root, 7).unwrap());
+        one.publish(5);
+        two.publish(70);
+        for broken in [&b"no figure at all, and long"[..], b"\xff\xfe", b"-7                  "] {
+            one.own.write_all_at(broken, 0).unwrap();
+            assert_eq!(three.glance().unwrap(), 70);
+            let turn = three.turn();
+            assert_eq!(three.others(&turn).unwrap(), 70);
+        }
+        one.publish(6);
+        assert_eq!(three.glance().unwrap(), 76, "said anew it counts again");
+        drop((one, two, three));
         fs::remove_dir_all(root).unwrap();
     }
 
