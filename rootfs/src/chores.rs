@@ -16,8 +16,11 @@ use crate::tree;
 /// Chores waiting; whoever brings one more removal does it himself.
 const WAITING_MAX: usize = 1024;
 
+/// How something is removed, where a tree is not all it is.
+pub type How = fn(&Path) -> std::io::Result<()>;
+
 enum Chore {
-    Remove(PathBuf),
+    Remove(PathBuf, How),
     MakeDurable(Vec<Digest>),
     LetGo(Spent),
     Answer(SyncSender<()>),
@@ -40,13 +43,16 @@ impl Chores {
     }
 
     pub fn remove(&self, path: PathBuf) {
+        self.remove_by(tree::remove, path);
+    }
+
+    pub fn remove_by(&self, how: How, path: PathBuf) {
         let Some(chores) = &self.chores else { return };
-        let sent = chores.try_send(Chore::Remove(path));
-        if let Err(
-            TrySendError::Full(Chore::Remove(path)) | TrySendError::Disconnected(Chore::Remove(path)),
-        ) = sent
+        let sent = chores.try_send(Chore::Remove(path, how));
+        if let Err(TrySendError::Full(chore) | TrySendError::Disconnected(chore)) = sent
+            && let Chore::Remove(path, how) = chore
         {
-            remove(&path);
+            remove(&path, how);
         }
     }
 
@@ -93,7 +99,7 @@ fn work(chores: &Receiver<Chore>, layers: &Layers, stopping: &AtomicBool) {
             Chore::Answer(done) => drop(done.send(())),
             Chore::LetGo(spent) => drop(spent),
             _ if stopping.load(Ordering::Relaxed) => {}
-            Chore::Remove(path) => remove(&path),
+            Chore::Remove(path, how) => remove(&path, how),
             Chore::MakeDurable(ids) => {
                 if let Err(error) = layers.make_durable(&ids) {
                     tracing::warn!(%error, "cannot make layers durable");
@@ -103,8 +109,8 @@ fn work(chores: &Receiver<Chore>, layers: &Layers, stopping: &AtomicBool) {
     }
 }
 
-fn remove(path: &Path) {
-    if let Err(error) = tree::remove(path) {
+fn remove(path: &Path, how: How) {
+    if let Err(error) = how(path) {
         tracing::warn!(path = %path.display(), %error, "cannot remove a tree; the next start tries again");
     }
 }

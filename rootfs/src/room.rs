@@ -30,7 +30,8 @@ impl Tenant for RootsTenant {
     }
 
     fn promised(&self) -> io::Result<u64> {
-        self.areas.all().map(|area| area.promised()).sum()
+        let earlier = self.areas.earlier.iter().map(|area| area.promised()).sum::<io::Result<u64>>()?;
+        Ok(self.areas.promised()? + earlier)
     }
 
     /// Roots are in use as long as they are there.

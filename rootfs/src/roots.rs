@@ -1,7 +1,8 @@
 //! Roots: an image's layers under a directory of its own that one container may write, within a limit.
 //!
 //! ```text
-//! <area>/<name>/   root.json, upper/, work/, files/: what one container takes of the disk
+//! <area>/<name>/   root.json, upper/, work/, files/: what one container takes of the disk; in an area of disks all
+//!                  but the record in a filesystem below it
 //! ```
 //! Where the area is, and who enforces the limit, is for [`crate::quota`].
 
@@ -27,6 +28,8 @@ use crate::store::{Error, Image, Store, disk, stored, write_whole};
 const HANDLE_BYTES_MAX: usize = 200;
 const RECORD: &str = "root.json";
 const FILES: &str = "files";
+/// Itself, `hosts` and `resolv.conf`.
+const FILES_COUNT: u64 = 3;
 /// What a root may write however little its limit leaves, so that a container can be started in it at all.
 const WRITABLE_BYTES_MIN: u64 = 256 << 10;
 const WRITABLE_INODES_MIN: u64 = 16;
@@ -35,7 +38,6 @@ const WRITABLE_INODES_MIN: u64 = 16;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DiskLimit {
     pub bytes: u64,
-    /// Enforced where the kernel has project quotas; a btrfs counts none.
     pub inodes: u64,
     pub scope: DiskScope,
 }
@@ -134,30 +136,26 @@ impl Store {
         limit: DiskLimit,
     ) -> Result<RootMount, Error> {
         let size = self.size(image, limit)?;
-        let counts_inodes = self.inner.areas.chosen.counts_inodes();
-        if limit.inodes > 0 && !counts_inodes {
-            tracing::info!(handle, inodes = limit.inodes, "disk.inode-limit-not-held");
-        }
-        let limit = limit.on(&image.name, size, counts_inodes)?;
         let record = RootRecord {
             handle: handle.into(),
             layers: stored(&image.layers),
             image_bytes: size.bytes,
             image_inodes: size.entries,
         };
-        let path = match self.reserve(handle, &record) {
-            Err(Error::Disk { source, .. }) if is_full(&source) => {
-                self.inner.areas.chosen.reclaim();
-                self.reserve(handle, &record)?
-            }
-            reserved => reserved?,
+        let (area, within) = self.place(&record, &image.name, size, limit)?;
+        let inside = area.inside(handle);
+        let prepared = match image.inherited.len() {
+            0 => Ok(()),
+            inherited => area.make_room_for(handle, inherited as u64).map_err(disk("make room in", &inside)),
         };
-        let mounted = self.mount_at(&path, handle, image, user_namespace, base).and_then(|fd| {
-            let mounted = RootMount { fd, upper: path.join(overlay::UPPER), image_bytes: size.bytes };
-            // Last, so that what we write ourselves cannot fail for it.
-            self.inner.areas.chosen.limit(handle, limit).map_err(disk("limit", &path))?;
-            Ok(mounted)
-        });
+        let mounted = prepared
+            .and_then(|()| self.mount_at(&inside, handle, image, user_namespace, base))
+            .and_then(|fd| {
+                let mounted = RootMount { fd, upper: inside.join(overlay::UPPER), image_bytes: size.bytes };
+                // Last, so that what we write ourselves cannot fail for it.
+                area.limit(handle, within).map_err(disk("limit", &inside))?;
+                Ok(mounted)
+            });
         if mounted.is_err()
             && let Err(error) = self.unmount(handle)
         {
@@ -184,15 +182,61 @@ impl Store {
         Ok(size)
     }
 
+    /// Enters a root where its limits can be held, as far as they can be held anywhere.
+    fn place(
+        &self,
+        record: &RootRecord,
+        image: &str,
+        size: Size,
+        limit: DiskLimit,
+    ) -> Result<(Arc<dyn Quota>, Limit), Error> {
+        let Areas { chosen, .. } = &*self.inner.areas;
+        let handle = &record.handle;
+        if let Some(counting) = self.inner.areas.counting(limit.inodes) {
+            let within = limit.on(image, size, true)?;
+            match self.reserve_with_room(counting, record, within) {
+                Ok(()) => return Ok((counting.clone(), within)),
+                // No loop device, say. With a limit of bytes at least, others are safe from it.
+                Err(Error::Disk { source, .. }) if !is_full(&source) && chosen.enforces() => {
+                    tracing::warn!(handle, error = %source, "disk.inode-limit-cannot-be-held");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let counts_inodes = chosen.counts_inodes();
+        if limit.inodes > 0 && !counts_inodes {
+            tracing::info!(handle, inodes = limit.inodes, "disk.inode-limit-not-held");
+        }
+        let within = limit.on(image, size, counts_inodes)?;
+        self.reserve_with_room(chosen, record, within)?;
+        Ok((chosen.clone(), within))
+    }
+
+    /// A second time, when what others left was still in the way.
+    fn reserve_with_room(
+        &self,
+        area: &Arc<dyn Quota>,
+        record: &RootRecord,
+        limit: Limit,
+    ) -> Result<(), Error> {
+        match self.reserve(area, record, limit) {
+            Err(Error::Disk { source, .. }) if is_full(&source) => {
+                area.reclaim();
+                self.reserve(area, record, limit)
+            }
+            reserved => reserved,
+        }
+    }
+
     /// Enters a root under its handle: from here on [`Store::unmount`] undoes all.
-    fn reserve(&self, handle: &str, record: &RootRecord) -> Result<PathBuf, Error> {
+    fn reserve(&self, area: &Arc<dyn Quota>, record: &RootRecord, limit: Limit) -> Result<(), Error> {
+        let handle = &record.handle;
         check_handle(handle)?;
-        let area = self.inner.areas.chosen.clone();
         let path = area.directory().join(handle);
         // The disk may be slow, and all others are not to wait for it: the name is taken, no lock.
         let name = self.take_name(handle)?;
         let pins = self.inner.layers.pin(record.layers.clone());
-        area.make(handle).map_err(disk("make", &path))?;
+        area.make(handle, limit).map_err(disk("make", &path))?;
         let bytes = serde_json::to_vec(record).unwrap_or_default();
         if let Err(error) = write_whole(&path.join(RECORD), &bytes) {
             // Not entered, so nobody else would.
@@ -201,9 +245,10 @@ impl Store {
             }
             return Err(disk("write", &path)(error));
         }
-        self.roots().insert(handle.into(), Root { record: record.clone(), area, _pins: pins });
+        let root = Root { record: record.clone(), area: area.clone(), _pins: pins };
+        self.roots().insert(handle.clone(), root);
         drop(name);
-        Ok(path)
+        Ok(())
     }
 
     /// Nobody else makes a root of this name until the answer is dropped.
@@ -229,7 +274,8 @@ impl Store {
     ) -> Result<OwnedFd, Error> {
         let (upper, work) = (path.join(overlay::UPPER), path.join(overlay::WORK));
         for directory in [&upper, &work] {
-            fs::create_dir(directory).map_err(disk("make", directory))?;
+            // Made ahead with the rest, or not.
+            fs::create_dir_all(directory).map_err(disk("make", directory))?;
         }
         let overlays = self.inner.overlays.as_ref().map_err(Clone::clone)?;
         let lowers = self.lowers(&image.layers, user_namespace)?;
@@ -315,7 +361,10 @@ impl Store {
     pub fn files(&self, handle: &str) -> Result<PathBuf, Error> {
         let unknown = || Error::UnknownHandle { handle: handle.into() };
         let area = self.roots().get(handle).map(|root| root.area.clone()).ok_or_else(unknown)?;
-        let path = area.directory().join(handle).join(FILES);
+        let path = area.inside(handle).join(FILES);
+        if !path.try_exists().map_err(disk("look for", &path))? {
+            area.make_room_for(handle, FILES_COUNT).map_err(disk("make room for", &path))?;
+        }
         match fs::create_dir(&path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(disk("make", &path)(error)),
             _ => Ok(path),
@@ -409,7 +458,7 @@ pub(crate) fn read(areas: &Areas, layers: &Arc<Layers>) -> Result<Roots, Error> 
     for area in areas.all() {
         for name in names(area.as_ref())? {
             let path = area.directory().join(&name);
-            match read_record(&path).map_err(disk("read", &path.join(RECORD)))? {
+            match read_record(&path, &area.inside(&name)).map_err(disk("read", &path.join(RECORD)))? {
                 Some(record) => {
                     let pins = layers.pin(record.layers.clone());
                     let root = Root { record, area: area.clone(), _pins: pins };
@@ -424,7 +473,7 @@ pub(crate) fn read(areas: &Areas, layers: &Arc<Layers>) -> Result<Roots, Error> 
 
 /// `None`: it was killed before it had one, so that nothing was mounted from it. Of a root that a container may live on
 /// an unreadable record is an error: to take it for half made would be to remove what the container has written.
-fn read_record(root: &Path) -> io::Result<Option<RootRecord>> {
+fn read_record(root: &Path, inside: &Path) -> io::Result<Option<RootRecord>> {
     let bytes = match fs::read(root.join(RECORD)) {
         Ok(bytes) => bytes,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
@@ -438,7 +487,7 @@ fn read_record(root: &Path) -> io::Result<Option<RootRecord>> {
     }
     match serde_json::from_slice(&bytes) {
         Ok(record) => Ok(Some(record)),
-        Err(_) if !root.join(overlay::UPPER).try_exists()? => Ok(None),
+        Err(_) if !inside.join(overlay::UPPER).try_exists()? => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
@@ -463,7 +512,7 @@ mod tests {
             &self.directory
         }
 
-        fn make(&self, name: &str) -> io::Result<()> {
+        fn make(&self, name: &str, _: Limit) -> io::Result<()> {
             match name {
                 "slow" => {
                     self.stalled.wait();
@@ -501,12 +550,13 @@ mod tests {
         let directory = scratch.path().join("disk");
         fs::create_dir(&directory).unwrap();
         let disk = Arc::new(Disk { directory, stalled: Barrier::new(2), goes_on: Barrier::new(2) });
-        let areas = Areas { chosen: disk.clone(), earlier: Vec::new() };
+        let areas = Areas { chosen: disk.clone(), counting: None, earlier: Vec::new() };
         Arc::get_mut(&mut store.inner).unwrap().areas = Arc::new(areas);
         let reserve = |handle: &str| {
             let record =
                 RootRecord { handle: handle.into(), layers: Vec::new(), image_bytes: 5, image_inodes: 0 };
-            store.reserve(handle, &record).map_err(|error| error.to_string())
+            let area = store.inner.areas.chosen.clone();
+            store.reserve(&area, &record, Limit::default()).map_err(|error| error.to_string())
         };
         std::thread::scope(|threads| {
             let slow = threads.spawn(|| reserve("slow"));

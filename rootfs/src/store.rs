@@ -5,6 +5,7 @@
 //! <dir>/layers/<hex>/            see `layers`
 //! <dir>/images/<hex>.json        an image by its digest: its layers and how it is run
 //! <dir>/roots-….{ext4,btrfs}     a filesystem for what containers write, see `quota`
+//! <dir>/disks-…/                 filesystems for one container each, see `quota::disks`
 //! <dir>/roots/<name>/            the same, where there is no such filesystem, see `roots`
 //! <dir>/tmp/                     under way or being removed; emptied at every start
 //! ```
@@ -374,7 +375,7 @@ impl Store {
         let directory = &self.inner.directory;
         let area = &self.inner.areas.chosen;
         let Some(bytes) = area.capacity() else { return Ok(self.inner.ledger.can_keep(u64::MAX)?) };
-        let promised = area.promised().map_err(disk("measure", directory))?;
+        let promised = self.inner.areas.promised().map_err(disk("measure", directory))?;
         let missing = promised - self.inner.ledger.can_keep(promised)?;
         Ok(bytes.saturating_sub(missing))
     }

@@ -3,6 +3,8 @@
 //! elsewhere an ext4 in a file is tried.
 
 mod common;
+#[path = "common/writes.rs"]
+mod writes;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -16,6 +18,7 @@ use common::{Mounted, Namespace, Tar, image};
 use garden_sys::mount::{self, Filesystem, MountAttrFlags};
 use rootfs::{BaseIds, Config, DiskLimit, DiskScope, Image, Store};
 use serde_json::json;
+use writes::{exclusive, fill};
 
 const MIB: u64 = 1 << 20;
 /// Of directories that we make ourselves, and what a filesystem reserves ahead of a write.
@@ -128,26 +131,9 @@ fn limit(bytes: u64, inodes: u64, scope: DiskScope) -> DiskLimit {
     DiskLimit { bytes, inodes, scope }
 }
 
-fn exclusive(bytes: u64) -> DiskLimit {
-    limit(bytes, 0, DiskScope::Exclusive)
-}
-
 /// XFS says the disk is full.
 fn is_refused(kind: io::ErrorKind) -> bool {
     matches!(kind, io::ErrorKind::QuotaExceeded | io::ErrorKind::StorageFull)
-}
-
-fn fill(path: &Path, most: u64) -> (u64, Option<io::ErrorKind>) {
-    let mut file = File::options().create(true).truncate(true).write(true).open(path).unwrap();
-    let block = vec![7; 64 << 10];
-    let mut taken = 0;
-    while taken < most {
-        match file.write(&block) {
-            Ok(length) => taken += length as u64,
-            Err(error) => return (taken, Some(error.kind())),
-        }
-    }
-    (taken, None)
 }
 
 #[tokio::test]

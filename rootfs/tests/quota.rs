@@ -2,6 +2,8 @@
 //! `tests/vm` boots, whose kernel has project quotas, it is an ext4.
 
 mod common;
+#[path = "common/writes.rs"]
+mod writes;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -16,12 +18,12 @@ use common::{Mounted, Namespace, Tar, image};
 use rootfs::quota::Backend;
 use rootfs::{BaseIds, Config, DiskLimit, DiskScope, Image, RootMount, Store};
 use serde_json::json;
+use writes::{exclusive, fill, until};
 
 const MIB: u64 = 1 << 20;
 const IMAGE_BYTES: u64 = 1 << 30;
 /// What metadata may take of a limit.
 const SLACK: u64 = 128 << 10;
-const DEADLINE: Duration = Duration::from_secs(30);
 
 struct World {
     directory: tempfile::TempDir,
@@ -92,34 +94,8 @@ fn image_file(store: &Path) -> PathBuf {
     images.remove(0)
 }
 
-fn exclusive(bytes: u64) -> DiskLimit {
-    DiskLimit { bytes, inodes: 0, scope: DiskScope::Exclusive }
-}
-
-/// Writes until it is refused, or until `most`; how much was taken.
-fn fill(path: &Path, most: u64) -> (u64, Option<io::ErrorKind>) {
-    let mut file = File::options().create(true).truncate(true).write(true).open(path).unwrap();
-    let block = vec![7; 64 << 10];
-    let mut taken = 0;
-    while taken < most {
-        match file.write(&block) {
-            Ok(length) => taken += length as u64,
-            Err(error) => return (taken, Some(error.kind())),
-        }
-    }
-    (taken, None)
-}
-
 fn behind_a_loop_device(file: &Path) -> bool {
     garden_sys::loop_device::find(&File::open(file).unwrap()).unwrap().is_some()
-}
-
-fn until(what: &str, condition: impl Fn() -> bool) {
-    let began = Instant::now();
-    while !condition() {
-        assert!(began.elapsed() < DEADLINE, "{what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 #[tokio::test]

@@ -16,3 +16,4 @@ pub mod process;
 pub mod project;
 pub mod seccomp;
 pub mod secluded;
+pub mod trim;

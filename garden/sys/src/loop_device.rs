@@ -14,6 +14,7 @@ const CONTROL_GET_FREE: libc::Ioctl = 0x4C82;
 const CONFIGURE: libc::Ioctl = 0x4C0A;
 const GET_STATUS: libc::Ioctl = 0x4C05;
 const SET_CAPACITY: libc::Ioctl = 0x4C07;
+const SET_DIRECT_IO: libc::Ioctl = 0x4C08;
 const AUTOCLEAR: u32 = 4;
 const DIRECT_IO: u32 = 16;
 /// Another process may take the free device before we do.
@@ -92,27 +93,44 @@ fn configure(device: &File, file: &File, direct: bool) -> io::Result<()> {
 
 /// The device that `file` is behind already, if there is one.
 pub fn find(file: &File) -> io::Result<Option<LoopDevice>> {
-    let wanted = file.metadata()?;
-    for entry in fs::read_dir(BLOCK_DEVICES)? {
-        let entry = entry?;
-        // Only a device with a file behind it has this.
-        if !entry.path().join("loop").exists() {
-            continue;
-        }
-        let path = Path::new("/dev").join(entry.file_name());
-        let device = match File::options().read(true).write(true).open(&path) {
-            Ok(device) => device,
-            Err(error) if is_not_the_one(&error) => continue,
-            Err(error) => return Err(error),
-        };
-        let mut status = status();
-        // SAFETY: the request is for this structure, which outlives the call.
-        let answer = unsafe { libc::ioctl(device.as_raw_fd(), GET_STATUS, &raw mut status) };
-        if answer == 0 && (status.device, status.inode) == (wanted.dev(), wanted.ino()) {
-            return Ok(Some(LoopDevice { path, device }));
+    let metadata = file.metadata()?;
+    let wanted = (metadata.dev(), metadata.ino());
+    for device in attached()? {
+        let (behind, device) = device?;
+        if behind == wanted {
+            return Ok(Some(device));
         }
     }
     Ok(None)
+}
+
+/// Every device that has a file behind it, with that file's filesystem and number (`st_dev`, `st_ino`), as far as we may
+/// open it.
+pub fn attached() -> io::Result<impl Iterator<Item = io::Result<((u64, u64), LoopDevice)>>> {
+    Ok(fs::read_dir(BLOCK_DEVICES)?
+        .filter_map(|entry| entry.and_then(|entry| open_attached(&entry)).transpose()))
+}
+
+fn open_attached(entry: &fs::DirEntry) -> io::Result<Option<((u64, u64), LoopDevice)>> {
+    // Only a device with a file behind it has this.
+    if !entry.path().join("loop").exists() {
+        return Ok(None);
+    }
+    open(&Path::new("/dev").join(entry.file_name()))
+}
+
+/// A device, and which file is behind it at this moment; it has none before we let it go.
+pub fn open(path: &Path) -> io::Result<Option<((u64, u64), LoopDevice)>> {
+    let path = path.to_path_buf();
+    let device = match File::options().read(true).write(true).open(&path) {
+        Ok(device) => device,
+        Err(error) if is_not_the_one(&error) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut status = status();
+    // SAFETY: the request is for this structure, which outlives the call.
+    let answer = unsafe { libc::ioctl(device.as_raw_fd(), GET_STATUS, &raw mut status) };
+    Ok((answer == 0).then(|| ((status.device, status.inode), LoopDevice { path, device })))
 }
 
 /// Let go meanwhile, or not ours to open. Of any other error nothing follows about the device.
@@ -122,6 +140,16 @@ fn is_not_the_one(error: &io::Error) -> bool {
 }
 
 impl LoopDevice {
+    /// Reads and writes its file past the page cache from now on; an error where its filesystem cannot do that. What is
+    /// dirty in the cache is written first.
+    pub fn go_direct(&self) -> io::Result<()> {
+        // SAFETY: the request takes a number.
+        match unsafe { libc::ioctl(self.device.as_raw_fd(), SET_DIRECT_IO, 1 as libc::c_ulong) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
     /// Looks again how large the file is.
     pub fn update_size(&self) -> io::Result<()> {
         // SAFETY: the request takes no argument.

@@ -3,7 +3,7 @@
 //! The kernel reserves room in a subvolume's quota group before it takes a write, so limits hold exactly; figures of what
 //! is used become exact at a commit, and are added up with the reservations until then. All roots together are in one
 //! more group, which keeps the filesystem itself from being filled to the brim. There are no limits of inodes: they are
-//! taken from the same room as everything else, so the limit of bytes bounds them.
+//! taken from the same room as everything else, so the limit of bytes bounds them; who has one lives elsewhere.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -140,7 +140,7 @@ impl Quota for Btrfs {
         self.image.directory()
     }
 
-    fn make(&self, name: &str) -> io::Result<()> {
+    fn make(&self, name: &str, _: Limit) -> io::Result<()> {
         // Who asked while one of the same name went away may have entered it once more.
         self.ids().remove(name);
         btrfs::create_subvolume(self.image.top(), name, ALL_ROOTS)

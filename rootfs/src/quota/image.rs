@@ -257,7 +257,7 @@ pub fn lived_in(store: &Path, kind: Kind) -> Result<bool, Unavailable> {
     Ok(device.is_some())
 }
 
-fn at(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Unavailable + use<> {
+pub fn at(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Unavailable + use<> {
     let path = path.display().to_string();
     move |source| Unavailable::Image { act, path, source }
 }
@@ -323,7 +323,8 @@ fn make(path: &Path, kind: Kind, bytes: u64) -> Result<(), Unavailable> {
     let new = path.with_extension("new");
     let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new);
     file.and_then(|file| file.set_len(bytes)).map_err(at("make", &new))?;
-    let made = mkfs(&new, kind).and_then(|()| fs::rename(&new, path).map_err(at("rename", &new)));
+    let (program, options) = kind.mkfs();
+    let made = mkfs(&new, program, options).and_then(|()| fs::rename(&new, path).map_err(at("rename", &new)));
     if made.is_err() {
         // The next start removes it otherwise.
         _ = fs::remove_file(&new);
@@ -331,8 +332,12 @@ fn make(path: &Path, kind: Kind, bytes: u64) -> Result<(), Unavailable> {
     made
 }
 
-fn mkfs(path: &Path, kind: Kind) -> Result<(), Unavailable> {
-    let (name, options) = kind.mkfs();
+/// Makes a filesystem in a file.
+pub fn mkfs<'a>(
+    path: &Path,
+    name: &'static str,
+    options: impl IntoIterator<Item = &'a (impl AsRef<std::ffi::OsStr> + 'a)>,
+) -> Result<(), Unavailable> {
     let mut programs = MKFS_DIRECTORIES.iter().map(|directory| Path::new(directory).join(name));
     let program = programs.find(|program| program.exists()).unwrap_or(name.into());
     let output = Command::new(program).args(options).arg(path).stdin(Stdio::null()).output();

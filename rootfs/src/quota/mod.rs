@@ -4,19 +4,22 @@
 //! project the store's own filesystem, XFS or ext4, where it counts for projects; each root a project of its own
 //! ext4    a filesystem in a file of the store, made for this; the same
 //! btrfs   another, for kernels without those quotas; each root a subvolume with a quota group of its own
+//! disks   each root a filesystem of its own, an ext4 in a file, for what all those before cannot hold
 //! plain   directories of the store; limits are refused or accounted, but no write is stopped
 //! ```
-//! What is there is tried in this order at the start, and logged. Layers stay outside: they are shared, and an overlay
+//! What is there is tried in this order at the start, and logged. A btrfs counts no inodes: beside one, roots with a limit of
+//! them are disks, all others subvolumes. Layers stay outside: they are shared, and an overlay
 //! whose layers lie on another filesystem than what is written tells files of both apart by number (`st_ino`), which
 //! subvolumes of one btrfs do not.
 
 mod btrfs;
+mod disks;
 mod image;
 mod plain;
 mod project;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::chores::Chores;
@@ -31,6 +34,8 @@ pub struct Config {
     /// What roots may take together, in bytes; `None`: half of what is free, and not promised to others, when they are first
     /// made room for.
     pub image_bytes: Option<u64>,
+    /// A limit of inodes that the filesystem for all roots cannot hold is not held, instead of by a filesystem for that root.
+    pub ignore_inode_limits: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -44,6 +49,8 @@ pub enum Backend {
     Ext4,
     /// The same.
     Btrfs,
+    /// The same.
+    Disks,
     Plain,
 }
 
@@ -65,9 +72,19 @@ pub(crate) struct Written {
 pub(crate) trait Quota: std::fmt::Debug + Send + Sync {
     /// For paths; it may lie in a mount that only this process reaches.
     fn directory(&self) -> &Path;
-    /// Makes the directory of a root, without a limit as yet. AlreadyExists where there is one.
-    fn make(&self, name: &str) -> io::Result<()>;
+    /// Where in it a root's `upper` and `work` are to be.
+    fn inside(&self, name: &str) -> PathBuf {
+        self.directory().join(name)
+    }
+    /// Makes the directory of a root, without a limit as yet; `limit` is the one that it will have. AlreadyExists where there
+    /// is one.
+    fn make(&self, name: &str, limit: Limit) -> io::Result<()>;
+    /// Of what is written from now on.
     fn limit(&self, name: &str, limit: Limit) -> io::Result<()>;
+    /// So many small files of ours are about to be made in it, which are not to count.
+    fn make_room_for(&self, _: &str, _files: u64) -> io::Result<()> {
+        Ok(())
+    }
     fn written(&self, name: &str) -> io::Result<Written>;
     /// Takes a root away at once for who looks; what it took is freed behind the answer. Nothing there is no error.
     fn discard(&self, name: &str) -> io::Result<()>;
@@ -102,6 +119,8 @@ pub(crate) trait Quota: std::fmt::Debug + Send + Sync {
 pub(crate) struct Areas {
     /// Of new roots.
     pub chosen: Arc<dyn Quota>,
+    /// Of those with a limit of inodes, where the chosen one counts none.
+    pub counting: Option<Arc<dyn Quota>>,
     /// Where earlier starts put their roots, where that is elsewhere.
     pub earlier: Vec<Arc<dyn Quota>>,
 }
@@ -134,6 +153,13 @@ impl Areas {
                 Err(error) => reasons.push(error.to_string()),
             }
         }
+        let disks = Self::open_disks(store, config, size, chosen.as_ref(), chores, &mut reasons)?;
+        let mut counting = None;
+        match disks {
+            Some(disks) if !wants_disks(config, chosen.as_ref()) => earlier.push(disks),
+            Some(disks) if chosen.is_some() => counting = Some(disks),
+            disks => chosen = chosen.or(disks),
+        }
         match &chosen {
             Some(chosen) if Arc::ptr_eq(chosen, &home) => {}
             Some(_) => earlier.push(home.clone()),
@@ -143,11 +169,64 @@ impl Areas {
                 tracing::warn!(store = %store.display(), reason, "disk limits are accounted, not enforced");
             }
         }
-        Ok(Areas { chosen: chosen.unwrap_or(home), earlier })
+        Ok(Areas { chosen: chosen.unwrap_or(home), counting, earlier })
+    }
+
+    /// Filesystems for one root each: where something is to be held that nothing else holds, or roots of an earlier start
+    /// live in theirs.
+    fn open_disks(
+        store: &Path,
+        config: &Config,
+        size: Wanted,
+        chosen: Option<&Arc<dyn Quota>>,
+        chores: &Arc<Chores>,
+        reasons: &mut Vec<String>,
+    ) -> Result<Option<Arc<dyn Quota>>, Error> {
+        let wanted = wants_disks(config, chosen);
+        let lived_in = disks::exists(store)?;
+        let bytes_alone = chosen.is_some_and(|chosen| !chosen.counts_inodes());
+        if !wanted && !lived_in {
+            disks::remove_earlier(store).map_err(disk("remove earlier filesystems in", store))?;
+            if bytes_alone {
+                tracing::warn!(store = %store.display(), "limits of inodes are not held, as was asked for");
+            }
+            return Ok(None);
+        }
+        match disks::Disks::open(store, size, chores) {
+            Ok(disks) => {
+                if wanted && bytes_alone {
+                    tracing::info!(store = %store.display(), "limits of inodes are enforced by an ext4 for each root that has one");
+                } else if wanted {
+                    tracing::info!(store = %store.display(), backend = "disks", "{disks}");
+                }
+                Ok(Some(Arc::new(disks)))
+            }
+            Err(error) if lived_in => Err(Unavailable::LivedIn { source: Box::new(error) }.into()),
+            Err(error) if config.backend == Backend::Disks => Err(error.into()),
+            Err(error) => {
+                if bytes_alone {
+                    let reason = error.to_string();
+                    tracing::warn!(store = %store.display(), reason, "limits of inodes are not held");
+                }
+                reasons.push(error.to_string());
+                Ok(None)
+            }
+        }
+    }
+
+    /// Where a root with such a limit goes first.
+    pub fn counting(&self, inodes: u64) -> Option<&Arc<dyn Quota>> {
+        self.counting.as_ref().filter(|_| (1..=disks::INODES_MAX).contains(&inodes))
+    }
+
+    /// What new roots were promised of the disk and have not taken, in bytes: one promise, wherever they are.
+    pub fn promised(&self) -> io::Result<u64> {
+        let beside = self.counting.as_ref().map_or(Ok(0), |counting| counting.taken())?;
+        Ok(self.chosen.promised()?.saturating_sub(beside))
     }
 
     pub fn all(&self) -> impl Iterator<Item = &Arc<dyn Quota>> {
-        std::iter::once(&self.chosen).chain(&self.earlier)
+        std::iter::once(&self.chosen).chain(&self.counting).chain(&self.earlier)
     }
 }
 
@@ -159,7 +238,19 @@ fn wants(backend: Backend, kind: Kind, living: &[(Kind, bool)]) -> bool {
         Backend::Auto => none_lives || living.contains(&(kind, true)),
         Backend::Ext4 => kind == Kind::Ext4,
         Backend::Btrfs => kind == Kind::Btrfs,
-        Backend::Project | Backend::Plain => false,
+        Backend::Project | Backend::Disks | Backend::Plain => false,
+    }
+}
+
+/// Whether new roots may be filesystems of their own.
+fn wants_disks(config: &Config, chosen: Option<&Arc<dyn Quota>>) -> bool {
+    match (config.backend, chosen) {
+        (Backend::Disks, _) => true,
+        (Backend::Auto, None) => true,
+        (Backend::Auto | Backend::Btrfs, Some(chosen)) => {
+            !chosen.counts_inodes() && !config.ignore_inode_limits
+        }
+        _ => false,
     }
 }
 
@@ -183,15 +274,12 @@ fn open(
             Arc::new(btrfs)
         }
     };
-    if !area.counts_inodes() {
-        tracing::warn!(store = %store.display(), "limits of inodes are not held: this kernel counts none for a directory, only bytes");
-    }
     Ok(area)
 }
 
 /// The store's own directory of roots, and whether projects hold them to their limits.
 fn home(store: &Path, backend: Backend, size: Wanted, plain: Plain) -> Result<(Arc<dyn Quota>, bool), Error> {
-    if matches!(backend, Backend::Plain | Backend::Ext4 | Backend::Btrfs) {
+    if matches!(backend, Backend::Plain | Backend::Ext4 | Backend::Btrfs | Backend::Disks) {
         return Ok((Arc::new(plain), false));
     }
     match project::probe(store) {
@@ -246,4 +334,18 @@ pub enum Unavailable {
     LivedIn { source: Box<Unavailable> },
     #[error("cannot {act} on the filesystem for roots: {source}")]
     Quota { act: &'static str, source: io::Error },
+}
+
+impl Unavailable {
+    /// With the kind of its cause, by which a full disk is known.
+    fn into_io(self) -> io::Error {
+        let kind = match &self {
+            Unavailable::Image { source, .. } | Unavailable::Quota { source, .. } => source.kind(),
+            Unavailable::Mount { source, .. } => source
+                .os_error()
+                .map_or(io::ErrorKind::Other, |code| io::Error::from_raw_os_error(code).kind()),
+            _ => io::ErrorKind::Other,
+        };
+        io::Error::new(kind, self)
+    }
 }

@@ -36,7 +36,7 @@ impl Quota for Plain {
         &self.directory
     }
 
-    fn make(&self, name: &str) -> io::Result<()> {
+    fn make(&self, name: &str, _: Limit) -> io::Result<()> {
         fs::create_dir(self.directory.join(name))
     }
 

@@ -177,9 +177,9 @@ impl Quota for Project {
         self.plain.directory()
     }
 
-    fn make(&self, name: &str) -> io::Result<()> {
+    fn make(&self, name: &str, limit: Limit) -> io::Result<()> {
         let id = self.unused()?;
-        self.plain.make(name)?;
+        self.plain.make(name, limit)?;
         let given = self.open_root(name).and_then(|root| project::set(root.as_fd(), id));
         if let Err(error) = given {
             self.plain.discard(name)?;

@@ -99,6 +99,10 @@ pub struct Containers {
     /// takes effect once the machine has started again.
     #[arg(long)]
     pub disk_mb: Option<u64>,
+    /// Where only a filesystem of its own could hold a container to its limit of inodes (a kernel without project quotas), go
+    /// without that limit: creates are cheaper by an ext4 in a loop device each.
+    #[arg(long)]
+    pub ignore_inode_limits: bool,
     /// For containers whose creator names no image.
     #[arg(long, default_value = "")]
     pub default_rootfs: String,

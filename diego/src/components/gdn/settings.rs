@@ -119,6 +119,7 @@ pub fn settings(name: Name, flags: ServerFlags, init: PathBuf) -> Result<Setting
     let depot = flags.containers.depot.clone().unwrap_or_else(|| name.depot().into());
     let mut config = gardener::Config::new(depot);
     config.rootfs.quota.image_bytes = flags.containers.disk_mb.map(|mebibytes| mebibytes << 20);
+    config.rootfs.quota.ignore_inode_limits = flags.containers.ignore_inode_limits;
     config.containerizer.init = init;
     // Who shifts the owners of files knows of one range for all.
     let shared_ids = !flags.image.no_image_plugin && flags.image.image_plugin.is_some();
@@ -456,7 +457,7 @@ mod tests {
              --network-plugin-extra-arg=/c --docker-registry=r:2 --registry-mirror=*=m:5050 \
              --registry-mirror=docker.io=http://n --registry-certificates=/certs --registry-credentials=/config.json \
              --registry-ca-cert-file=/ca.pem --network-pool-v6=fd00:1::/112 --deny-network=10.0.0.0/8 \
-             --deny-network=fd00:2::/32",
+             --deny-network=fd00:2::/32 --ignore-inode-limits",
         )
         .unwrap()
         .gardener;
@@ -471,6 +472,7 @@ mod tests {
         assert_eq!(config.networker.pool_v6.map(|pool| pool.to_string()).as_deref(), Some("fd00:1::/112"));
         let denied: Vec<String> = config.networker.deny_networks.iter().map(|one| one.to_string()).collect();
         assert_eq!(denied, ["10.0.0.0/8", "fd00:2::/32"]);
+        assert!(config.rootfs.quota.ignore_inode_limits);
         let registries = config.rootfs.registries;
         assert_eq!(
             (&*registries.default_registry, &registries.insecure[..]),

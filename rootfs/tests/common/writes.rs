@@ -1,0 +1,51 @@
+//! What tests write, and how much of it is taken.
+
+// Not every test needs all of it.
+#![allow(dead_code)]
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rootfs::{DiskLimit, DiskScope};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Bytes that cannot be compressed, others for each seed.
+pub fn dense(seed: u64, bytes: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let word = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    std::iter::repeat_with(word).flat_map(u64::to_le_bytes).take(bytes).collect()
+}
+
+pub fn exclusive(bytes: u64) -> DiskLimit {
+    DiskLimit { bytes, inodes: 0, scope: DiskScope::Exclusive }
+}
+
+/// Writes until it is refused, or until `most`; how much was taken.
+pub fn fill(path: &Path, most: u64) -> (u64, Option<io::ErrorKind>) {
+    let mut file = File::options().create(true).truncate(true).write(true).open(path).unwrap();
+    let block = vec![7; 64 << 10];
+    let mut taken = 0;
+    while taken < most {
+        match file.write(&block) {
+            Ok(length) => taken += length as u64,
+            Err(error) => return (taken, Some(error.kind())),
+        }
+    }
+    (taken, None)
+}
+
+pub fn until(what: &str, condition: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !condition() {
+        assert!(began.elapsed() < DEADLINE, "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

@@ -1,0 +1,386 @@
+//! Limits of inodes where the filesystem of all roots counts none: each root that has one is a filesystem of its own. Needs
+//! root, loop devices and mkfs.ext4.
+
+mod common;
+#[path = "common/writes.rs"]
+mod writes;
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, BufRead as _, BufReader};
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use common::{Mounted, Namespace, Tar, image};
+use rootfs::quota::Backend;
+use rootfs::{BaseIds, Config, DiskLimit, DiskScope, Image, RootMount, Store};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+use writes::{fill, until};
+
+const MIB: u64 = 1 << 20;
+/// What metadata may take of a limit, and a block that was begun.
+const SLACK: u64 = 128 << 10;
+
+struct World {
+    directory: tempfile::TempDir,
+    store: Store,
+}
+
+fn config(backend: Backend) -> Config {
+    let mut config = Config::default();
+    config.quota.backend = backend;
+    config.quota.image_bytes = Some(1 << 30);
+    config
+}
+
+impl World {
+    fn new(test: &str, backend: Backend) -> Option<World> {
+        if !common::is_root() {
+            println!("SKIPPED {test}: needs root");
+            return None;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        match Store::open(&directory.path().join("store"), config(backend)) {
+            Ok(store) => Some(World { directory, store }),
+            Err(error) => {
+                println!("SKIPPED {test}: {error}");
+                None
+            }
+        }
+    }
+
+    /// Beside a btrfs, and alone.
+    fn both(test: &str) -> impl Iterator<Item = World> {
+        [Backend::Btrfs, Backend::Disks].into_iter().filter_map(move |backend| World::new(test, backend))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    async fn image(&self) -> Image {
+        pull(&self.store, self.directory.path()).await
+    }
+
+    fn mount(&self, handle: &str, image: &Image, limit: DiskLimit) -> RootMount {
+        self.store.mount(handle, image, None, BaseIds::default(), limit).unwrap()
+    }
+
+    /// Bytes and inodes.
+    fn written(&self, handle: &str) -> (u64, u64) {
+        let used = self.store.usage(handle).unwrap();
+        (used.exclusive_bytes, used.exclusive_inodes)
+    }
+}
+
+async fn pull(store: &Store, directory: &Path) -> Image {
+    let tar = Tar::default().directory("etc", 0o755).file("lower", &"x".repeat(3 << 20));
+    let built = image(&[tar.bytes()], json!({}));
+    built.write_layout(&directory.join("layout"), "v1");
+    let uri = format!("oci://{}/layout:v1", directory.display());
+    store.pull(&uri.parse().unwrap(), None, &|_| {}).await.unwrap()
+}
+
+fn limit(bytes: u64, inodes: u64) -> DiskLimit {
+    DiskLimit { bytes, inodes, scope: DiskScope::Exclusive }
+}
+
+/// Loop devices whose files lie, or lay, below a directory.
+fn devices(directory: &Path) -> usize {
+    let blocks = fs::read_dir("/sys/block").unwrap().flatten();
+    let files = blocks.filter_map(|entry| fs::read_to_string(entry.path().join("loop/backing_file")).ok());
+    files.filter(|file| file.starts_with(directory.to_str().unwrap())).count()
+}
+
+/// Files that are made, empty, until one is refused.
+fn touch(directory: &Path, most: u64) -> (u64, Option<io::ErrorKind>) {
+    for number in 0..most {
+        if let Err(error) = File::create(directory.join(format!("f{number}"))) {
+            return (number, Some(error.kind()));
+        }
+    }
+    (most, None)
+}
+
+#[tokio::test]
+async fn a_container_gets_exactly_the_inodes_and_bytes_of_its_limit() {
+    for world in World::both("a_container_gets_exactly_the_inodes_and_bytes_of_its_limit") {
+        let (image, root) = (world.image().await, world.path("root"));
+        for (inodes, bytes) in [(16, MIB), (1000, 10 * MIB), (10_000, 80 * MIB)] {
+            let handle = format!("h{inodes}");
+            let mount = world.mount(&handle, &image, limit(bytes, inodes));
+            let files = world.store.files(&handle).unwrap();
+            for file in ["hosts", "resolv.conf"] {
+                fs::write(files.join(file), "x").unwrap();
+            }
+            assert_eq!(world.store.files(&handle).unwrap(), files);
+            assert_eq!(world.written(&handle), (0, 0), "what we make ourselves is not the container's");
+            let _root = Mounted::on(&root, &mount);
+            let full = Some(io::ErrorKind::StorageFull);
+            assert_eq!(touch(&root, inodes + 10), (inodes, full));
+            assert_eq!(world.written(&handle).1, inodes);
+            // A second name is no second file, and what goes makes room at once.
+            fs::hard_link(root.join("f0"), root.join("g0")).unwrap();
+            fs::remove_file(root.join("f1")).unwrap();
+            fs::create_dir(root.join("directory")).unwrap();
+            assert_eq!(File::create(root.join("f1")).unwrap_err().kind(), io::ErrorKind::StorageFull);
+            // A file of the image takes one once it is changed.
+            assert!(File::options().append(true).open(root.join("lower")).is_err());
+            fs::remove_dir(root.join("directory")).unwrap();
+            (2..inodes).for_each(|number| fs::remove_file(root.join(format!("f{number}"))).unwrap());
+            assert_eq!(world.written(&handle).1, 1);
+            let (before, _) = world.written(&handle);
+            let (taken, refused) = fill(&root.join("big"), bytes + MIB);
+            assert_eq!(refused, full);
+            assert!(taken <= bytes - before && taken + SLACK >= bytes - before, "{bytes}: {before} {taken}");
+            assert!(world.written(&handle).0 + SLACK >= bytes && world.written(&handle).0 <= bytes);
+            fs::remove_file(root.join("big")).unwrap();
+            assert_eq!(fill(&root.join("again"), bytes / 2), (bytes / 2, None));
+        }
+    }
+}
+
+/// As a deployed rep asks for it with each of its containers.
+#[tokio::test]
+async fn two_hundred_thousand_inodes_are_told_from_one_less() {
+    let name = "two_hundred_thousand_inodes_are_told_from_one_less";
+    let Some(world) = World::new(name, Backend::Disks) else { return };
+    let (image, root) = (world.image().await, world.path("root"));
+    let mount = world.mount("a", &image, limit(1 << 30, 200_000));
+    let _root = Mounted::on(&root, &mount);
+    let seen = rustix::fs::statvfs(&root).unwrap();
+    assert_eq!((seen.f_ffree, seen.f_bavail * seen.f_frsize), (200_000, 1 << 30), "it sees what it has");
+    let directory = root.join("d");
+    fs::create_dir(&directory).unwrap();
+    assert_eq!(touch(&directory, 3000), (3000, None));
+    assert_eq!(world.written("a").1, 3001);
+    assert_eq!(rustix::fs::statvfs(&root).unwrap().f_ffree, 200_000 - 3001);
+}
+
+#[tokio::test]
+async fn root_of_a_user_namespace_is_held_to_both_limits_and_the_image_counts() {
+    for world in World::both("root_of_a_user_namespace_is_held_to_both_limits_and_the_image_counts") {
+        let image = world.image().await;
+        let base = 900_000;
+        let mapper = Namespace::new(base);
+        let limits = DiskLimit { bytes: 13 * MIB, inodes: 103, scope: DiskScope::Total };
+        let ids = BaseIds { uid: base, gid: base };
+        let mount = world.store.mount("a", &image, Some(mapper.user.as_fd()), ids, limits).unwrap();
+        let root = world.path("root");
+        let _root = Mounted::on(&root, &mount);
+        let namespace = Namespace::new(base);
+        let script = format!(
+            "cd {}; stat -c %u lower; dd if=/dev/zero of=big bs=1024k count=20; stat -c %s big; rm big; n=0; \
+             while [ $n -lt 300 ] && touch f$n; do n=$((n+1)); done; echo $n",
+            root.display()
+        );
+        let target = namespace.pid().to_string();
+        let enter = ["--target", &target, "--user", "--mount", "--setuid", "0", "--setgid", "0"];
+        let output = Command::new("nsenter").args(enter).args(["/bin/sh", "-c", &script]).output().unwrap();
+        let (said, counted) =
+            (String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
+        assert_eq!(said.matches("No space left").count(), 2, "{said}");
+        let counted: Vec<u64> = counted.split_whitespace().map(|number| number.parse().unwrap()).collect();
+        assert_eq!(counted[0], 0, "the image's files are its root's");
+        assert!(counted[1] <= 10 * MIB && counted[1] > 10 * MIB - SLACK, "{counted:?}");
+        assert_eq!(counted[2], 101, "two are the image's: {said}");
+        assert_eq!(fs::metadata(root.join("f0")).unwrap().uid(), base);
+        // What is removed of the image takes one inode, whatever was removed: the whiteout, which all share.
+        fs::remove_file(root.join("f0")).unwrap();
+        fs::remove_file(root.join("lower")).unwrap();
+        assert!(mount.upper.join("lower").symlink_metadata().unwrap().file_type().is_char_device());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_at_once_are_each_held_to_their_own_and_leave_nothing() {
+    const ROOTS: usize = 40;
+    for world in World::both("many_at_once_are_each_held_to_their_own_and_leave_nothing") {
+        let image = world.image().await;
+        std::thread::scope(|threads| {
+            for thread in 0..4 {
+                let (world, image) = (&world, &image);
+                threads.spawn(move || {
+                    for number in 0..ROOTS / 4 {
+                        let (handle, inodes) = (format!("h{thread}-{number}"), 20 + number as u64);
+                        let mount = world.mount(&handle, image, limit(MIB, inodes));
+                        let root = world.path(&handle);
+                        let _root = Mounted::on(&root, &mount);
+                        assert_eq!(touch(&root, 1000).0, inodes);
+                        let taken = (0..10).map(|_| fill(&root.join("f0"), 2 * MIB).0).max().unwrap();
+                        assert!(taken <= MIB && taken + SLACK >= MIB, "{taken}");
+                        if number % 2 == 0 {
+                            world.store.unmount(&handle).unwrap();
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(world.store.handles().len(), ROOTS / 2);
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!mounts.contains("/inside"), "nothing shows on the host: {mounts}");
+        for handle in world.store.handles() {
+            assert!(world.written(&handle).0 + SLACK >= MIB);
+            world.store.unmount(&handle).unwrap();
+            world.store.unmount(&handle).unwrap();
+        }
+        world.store.settle();
+        let left = |part: &str| fs::read_dir(disks_in(&world.path("store")).join(part)).unwrap().count();
+        assert_eq!((left("roots"), left("trash")), (0, 0));
+        let World { directory, store } = world;
+        drop((image, store));
+        until("no device is left", || devices(directory.path()) == 0);
+        assert_eq!(fs::read_dir(disks_in(&directory.path().join("store")).join("ready")).unwrap().count(), 0);
+    }
+}
+
+fn disks_in(store: &Path) -> PathBuf {
+    let named = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with("disks-");
+    fs::read_dir(store).unwrap().flatten().find(named).unwrap().path()
+}
+
+const KILLED: &str = "ROOTFS_TEST_KILLED";
+
+/// Not a test: the process that the next one kills, and whose child outlives it.
+#[expect(clippy::zombie_processes)]
+#[tokio::test]
+async fn a_process_that_will_be_killed() {
+    let Some(directory) = std::env::var_os(KILLED).map(PathBuf::from) else { return };
+    // What is mounted is seen by a container alone, as its init would mount it.
+    garden_sys::process::unshare(garden_sys::process::namespaces::MOUNT).unwrap();
+    let store = Store::open(&directory.join("store"), config(Backend::Disks)).unwrap();
+    let image = pull(&store, &directory).await;
+    let root = directory.join("root");
+    let mount = |handle: &str, inodes| {
+        store.mount(handle, &image, None, BaseIds::default(), limit(10 * MIB, inodes)).unwrap()
+    };
+    let living = mount("living", 50);
+    let _root = Mounted::on(&root, &living);
+    let process = Command::new("sleep").arg("600").current_dir(&root).stdin(Stdio::null()).spawn().unwrap();
+    println!("\nready {}", process.id());
+    // Other shapes, too, so that it is killed in whatever there is to be done.
+    for number in 0.. {
+        let handle = format!("dead{number}");
+        drop(mount(&handle, 20 + number / 4));
+        if number % 2 == 0 {
+            store.unmount(&handle).unwrap();
+        }
+    }
+}
+
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        _ = self.0.kill();
+        _ = self.0.wait();
+    }
+}
+
+struct Living(Pid);
+
+impl Drop for Living {
+    fn drop(&mut self) {
+        _ = kill_process(self.0, Signal::KILL);
+    }
+}
+
+/// Killed `after` milliseconds of making and destroying.
+fn killed_in_the_middle(directory: &Path, after: u64) -> Living {
+    let mut process = Killed(
+        Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "a_process_that_will_be_killed", "--nocapture"])
+            .env(KILLED, directory)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap(),
+    );
+    let lines = BufReader::new(process.0.stdout.take().unwrap()).lines();
+    let pid = lines.map_while(Result::ok).find_map(|line| line.strip_prefix("ready ")?.parse().ok());
+    let living = Living(Pid::from_raw(pid.unwrap()).unwrap());
+    std::thread::sleep(std::time::Duration::from_millis(after));
+    drop(process);
+    living
+}
+
+#[tokio::test]
+async fn whenever_its_process_is_killed_the_next_finds_the_living_and_removes_the_rest() {
+    let name = "whenever_its_process_is_killed_the_next_finds_the_living_and_removes_the_rest";
+    let Some(world) = World::new(name, Backend::Disks) else { return };
+    let World { directory, store } = world;
+    drop(store);
+    let open = |backend| Store::open(&directory.path().join("store"), config(backend)).unwrap();
+    for after in [0, 3, 10, 25, 60, 200] {
+        until("no device is left", || devices(directory.path()) == 0);
+        let living = killed_in_the_middle(directory.path(), after);
+        until("only the living one holds a device", || devices(directory.path()) == 1);
+        let store = open(Backend::Disks);
+        assert!(store.handles().contains(&"living".into()));
+        let before = store.usage("living").unwrap();
+        assert_eq!((before.exclusive_bytes, before.exclusive_inodes), (0, 0));
+        store.recover(&BTreeSet::from(["living".to_string()])).unwrap();
+        let inside = PathBuf::from(format!("/proc/{}/cwd", living.0.as_raw_nonzero()));
+        assert_eq!(touch(&inside, 60), (50, Some(io::ErrorKind::StorageFull)), "still held to its limit");
+        assert_eq!(store.usage("living").unwrap().exclusive_inodes, 50);
+        let image = pull(&store, directory.path()).await;
+        drop(store.mount("new", &image, None, BaseIds::default(), limit(MIB, 30)).unwrap());
+        drop((image, store));
+        // Known whatever new roots are made of.
+        let plain = open(Backend::Plain);
+        assert_eq!(plain.handles(), ["living", "new"]);
+        assert_eq!(plain.usage("living").unwrap().exclusive_inodes, 50);
+        drop(plain);
+        // And once more with nobody living: then the device went with the last process.
+        drop(living);
+        until("no device is left", || devices(directory.path()) == 0);
+        let store = open(Backend::Disks);
+        assert_eq!(store.recover(&BTreeSet::new()).unwrap(), ["living", "new"]);
+        store.settle();
+        let parts = ["roots", "trash"].map(|part| disks_in(&directory.path().join("store")).join(part));
+        assert!(parts.iter().all(|part| fs::read_dir(part).unwrap().count() == 0));
+    }
+}
+
+#[tokio::test]
+async fn what_an_earlier_run_of_the_machine_left_is_gone_and_so_is_what_was_half_done() {
+    let name = "what_an_earlier_run_of_the_machine_left_is_gone_and_so_is_what_was_half_done";
+    let Some(world) = World::new(name, Backend::Disks) else { return };
+    let World { directory, store } = world;
+    drop(store);
+    let store = directory.path().join("store");
+    let disks = disks_in(&store);
+    fs::create_dir_all(store.join("disks-earlier/roots/a/inside")).unwrap();
+    fs::write(store.join("disks-earlier/roots/a/disk-1-2"), "").unwrap();
+    for half in ["templates/disk-5-6.new", "ready/a/disk-5-6", "trash/a/disk-5-6", "roots/a/disk-5-6"] {
+        fs::create_dir_all(disks.join(half).parent().unwrap()).unwrap();
+        fs::write(disks.join(half), "").unwrap();
+    }
+    let opened = Store::open(&store, config(Backend::Disks)).unwrap();
+    assert!(opened.handles().is_empty());
+    opened.settle();
+    assert!(!store.join("disks-earlier").exists());
+    let left = ["templates/disk-5-6.new", "ready/a", "trash/a", "roots/a"];
+    assert!(left.iter().all(|path| !disks.join(path).exists()), "{left:?}");
+}
+
+#[tokio::test]
+async fn where_limits_of_inodes_are_to_be_ignored_no_filesystem_is_made_for_them() {
+    let name = "where_limits_of_inodes_are_to_be_ignored_no_filesystem_is_made_for_them";
+    let Some(world) = World::new(name, Backend::Btrfs) else { return };
+    let World { directory, store } = world;
+    drop(store);
+    until("no device is left", || devices(directory.path()) == 0);
+    let mut config = config(Backend::Btrfs);
+    config.quota.ignore_inode_limits = true;
+    let store = Store::open(&directory.path().join("store"), config).unwrap();
+    let image = pull(&store, directory.path()).await;
+    let mount = store.mount("a", &image, None, BaseIds::default(), limit(10 * MIB, 20)).unwrap();
+    let root = directory.path().join("root");
+    let _root = Mounted::on(&root, &mount);
+    assert_eq!(touch(&root, 100), (100, None));
+    assert_eq!(fill(&root.join("f0"), 20 * MIB).1, Some(io::ErrorKind::QuotaExceeded), "bytes are");
+}
