@@ -54,6 +54,48 @@ fn a_container_cannot_write_more_than_its_disk_limit_and_others_go_on() {
     });
 }
 
+#[test]
+fn a_container_gets_exactly_the_inodes_of_its_limit_and_keeps_it_when_garden_starts_again() {
+    let name = "a_container_gets_exactly_the_inodes_of_its_limit_and_keeps_it_when_garden_starts_again";
+    in_a_world(name, async |mut world| {
+        let with_inodes = |handle: &str, inodes| {
+            let mut spec = limited(handle, 10 * MIB);
+            spec.limits.disk.inode_hard = inodes;
+            spec
+        };
+        world.create(with_inodes("small", 50)).await;
+        world.create(ContainerSpec { privileged: true, ..with_inodes("privileged", 50) }).await;
+        world.create(with_inodes("large", 200_000)).await;
+        let touch =
+            "cd /tmp; n=0; while [ $n -lt 99 ] && touch f$n 2>/dev/null; do n=$((n+1)); done; echo $n";
+        let (_, many) = world.sh("large", touch).await;
+        assert_eq!(many, "99\n");
+        // Where the image lacks what something is mounted on; and its directory that is written to is one more.
+        let before = world.gardener.metrics("small").await.unwrap().disk.exclusive_inodes_used + 1;
+        let (_, few) = world.sh("small", touch).await;
+        let used = world.gardener.metrics("small").await.unwrap().disk.exclusive_inodes_used;
+        if few == many && used == 0 {
+            println!("SKIPPED {name}: nothing counts inodes here");
+            return world;
+        }
+        assert_eq!(world.sh("privileged", touch).await.1, few);
+        assert!(before < 6, "{before}");
+        assert_eq!(few, format!("{}\n", 50 - before));
+        assert_eq!(used, 50);
+        assert_eq!(world.sh("small", "touch /tmp/more 2>&1 || rm /tmp/f1 && touch /tmp/new").await.0, 0);
+        world.kill_and_start_again().await;
+        assert_ne!(world.sh("small", "touch /tmp/more 2>&1").await.0, 0, "still held");
+        assert_eq!(world.gardener.metrics("small").await.unwrap().disk.exclusive_inodes_used, 50);
+        world.create(with_inodes("after", 50)).await;
+        assert_eq!(world.sh("after", touch).await.1, few);
+        for handle in ["small", "privileged", "large", "after"] {
+            world.gardener.destroy(handle).await.unwrap();
+        }
+        assert_eq!(world.gardener.store().handles(), [] as [&str; 0]);
+        world
+    });
+}
+
 /// A small disk of its own for the records of containers; gone with the answer.
 struct DepotDisk {
     path: PathBuf,
