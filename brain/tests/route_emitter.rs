@@ -2,7 +2,7 @@
 //! are what the test says; the router hears everything that is published.
 
 use std::future::Future;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,12 +15,15 @@ use bbs_models::{
 use brain::route_emitter::{self, Config, Credentials};
 use brain_client::AuctioneerClient;
 use diego_base::serve::Listen;
+use diego_base::tls::{ClientTls, Files};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_util::sync::CancellationToken;
 
 const NATS_SERVER: &str = "/usr/sbin/nats-server";
@@ -35,7 +38,20 @@ struct Nats {
 
 impl Nats {
     fn start(port: u16) -> Nats {
-        let server = Command::new(NATS_SERVER)
+        Nats::start_with(port, None)
+    }
+
+    fn start_with(port: u16, certificates: Option<&Certificates>) -> Nats {
+        let mut command = Command::new(NATS_SERVER);
+        if let Some(certificates) = certificates {
+            command.arg("--tlsverify");
+            for (flag, file) in
+                [("--tlscert", "server.crt"), ("--tlskey", "server.key"), ("--tlscacert", "ca.crt")]
+            {
+                command.arg(flag).arg(certificates.path(file));
+            }
+        }
+        let server = command
             .args(["-a", "127.0.0.1", "-p", &port.to_string(), "--user", "nats", "--pass", "p@ss \"word"])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -57,10 +73,41 @@ impl Drop for Nats {
     }
 }
 
+/// An authority's, and one each for the server and its clients, in files.
+struct Certificates(tempfile::TempDir);
+
+impl Certificates {
+    fn make() -> Certificates {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, pem: String| std::fs::write(dir.path().join(name), pem).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let mut authority = CertificateParams::new([]).unwrap();
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        write("ca.crt", authority.self_signed(&key).unwrap().pem());
+        let authority = Issuer::new(authority, key);
+        for name in ["server", "client"] {
+            let key = KeyPair::generate().unwrap();
+            let params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+            write(&format!("{name}.crt"), params.signed_by(&key, &authority).unwrap().pem());
+            write(&format!("{name}.key"), key.serialize_pem());
+        }
+        Certificates(dir)
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.0.path().join(file)
+    }
+
+    fn client(&self) -> ClientTls {
+        let (cert, key) = (self.path("client.crt"), self.path("client.key"));
+        ClientTls::load(&Files { cert, key, ca: Some(self.path("ca.crt")) }).unwrap()
+    }
+}
+
 /// A client that subscribed to all there is.
 struct Router {
-    lines: BufReader<OwnedReadHalf>,
-    writer: OwnedWriteHalf,
+    lines: BufReader<Box<dyn AsyncRead + Send + Unpin>>,
+    writer: Box<dyn AsyncWrite + Send + Unpin>,
 }
 
 #[derive(Debug)]
@@ -72,11 +119,28 @@ struct Heard {
 
 impl Router {
     async fn connect(port: u16) -> Router {
-        let stream = until(|| async { TcpStream::connect(("127.0.0.1", port)).await.ok() }).await;
-        let (reader, mut writer) = stream.into_split();
+        Router::connect_with(port, None).await
+    }
+
+    async fn connect_with(port: u16, tls: Option<ClientTls>) -> Router {
+        let mut stream = until(|| async { TcpStream::connect(("127.0.0.1", port)).await.ok() }).await;
+        let mut router = match tls {
+            None => {
+                let (reader, writer) = stream.into_split();
+                Router { lines: BufReader::new(Box::new(reader)), writer: Box::new(writer) }
+            }
+            Some(tls) => {
+                // The greeting, byte by byte: what follows it is TLS.
+                while stream.read_u8().await.unwrap() != b'\n' {}
+                let name = ServerName::try_from("127.0.0.1").unwrap();
+                let stream = TlsConnector::from(tls.0).connect(name, stream).await.unwrap();
+                let (reader, writer) = tokio::io::split(stream);
+                Router { lines: BufReader::new(Box::new(reader)), writer: Box::new(writer) }
+            }
+        };
         let connect = json!({ "verbose": false, "user": "nats", "pass": "p@ss \"word" });
-        writer.write_all(format!("CONNECT {connect}\r\nSUB > 1\r\nPING\r\n").as_bytes()).await.unwrap();
-        let mut router = Router { lines: BufReader::new(reader), writer };
+        let hello = format!("CONNECT {connect}\r\nSUB > 1\r\nPING\r\n");
+        router.writer.write_all(hello.as_bytes()).await.unwrap();
         while router.line().await != "PONG" {}
         router
     }
@@ -156,6 +220,14 @@ struct World {
 
 /// An emitter that never repeats itself unasked, unless `change` makes it.
 async fn world(test: &str, change: impl FnOnce(&mut Config)) -> Option<World> {
+    world_with(test, None, change).await
+}
+
+async fn world_with(
+    test: &str,
+    certificates: Option<&Certificates>,
+    change: impl FnOnce(&mut Config),
+) -> Option<World> {
     if !Path::new(NATS_SERVER).exists() {
         println!("SKIPPED {test}: there is no {NATS_SERVER}; run: tests/tools");
         return None;
@@ -174,10 +246,12 @@ async fn world(test: &str, change: impl FnOnce(&mut Config)) -> Option<World> {
     until(|| async { bbs.ping().await.ok() }).await;
     bbs.upsert_domain("domain", None).await.unwrap();
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let nats = Nats::start(free);
-    let router = Router::connect(free).await;
+    let tls = certificates.map(Certificates::client);
+    let nats = Nats::start_with(free, certificates);
+    let router = Router::connect_with(free, tls.clone()).await;
     let mut config = Config::new(bbs.clone(), vec!["127.0.0.1:1".into(), format!("nats://127.0.0.1:{free}")]);
     config.nats_credentials = Credentials { user: "nats".into(), password: "p@ss \"word".into() };
+    config.nats_tls = tls;
     config.emit_interval = NEVER;
     config.unregistration_interval = NEVER;
     config.jitter_factor = 0.0;
@@ -269,6 +343,41 @@ async fn routers_hear_of_instances_as_they_come_and_go() {
     assert_eq!((&gone["host"], &gone["port"]), (&json!("10.0.0.1"), &json!(61001)));
     world.router.hears("service-discovery.unregister", "app.internal").await;
     world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn routers_hear_of_instances_over_tls_from_servers_that_want_a_certificate() {
+    let certificates = Certificates::make();
+    let name = "routers_hear_of_instances_over_tls_from_servers_that_want_a_certificate";
+    let Some(mut world) = world_with(name, Some(&certificates), |_| ()).await else { return };
+    world.router.greeted().await;
+    // More than one record of TLS holds.
+    let long = format!("{}.example.com", "x".repeat(30_000));
+    world.desire("app", &[&long]).await;
+    world.start("app", "cell").await;
+    world.router.hears("router.register", &long).await;
+    world.crash("app", "cell").await;
+    world.router.hears("router.unregister", &long).await;
+    world.end().await;
+}
+
+/// What the emitter says of a server it is told to speak TLS with, or not to, when that is not so: nothing but why.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_told_to_a_server_that_is_not_who_it_should_be() {
+    let name = "nothing_is_told_to_a_server_that_is_not_who_it_should_be";
+    let (known, strange) = (Certificates::make(), Certificates::make());
+    for (certificates, tls) in
+        [(Some(&known), None), (Some(&known), Some(strange.client())), (None, Some(known.client()))]
+    {
+        let Some(mut world) = world_with(name, certificates, |config| config.nats_tls = tls).await else {
+            return;
+        };
+        world.desire("app", &["app.example.com"]).await;
+        world.start("app", "cell").await;
+        let heard = tokio::time::timeout(Duration::from_secs(2), world.router.hear()).await;
+        assert!(heard.is_err(), "{heard:?}");
+        world.end().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

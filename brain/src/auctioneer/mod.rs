@@ -12,7 +12,7 @@ mod http;
 use std::sync::Arc;
 use std::time::Duration;
 
-use auction::Weights;
+pub use auction::Weights;
 use batch::Batch;
 use bbs_client::{BbsClient, Hold, LocketClient, LocketError};
 use bbs_models::{LockKind, Resource};
@@ -37,13 +37,24 @@ pub struct Config {
     pub cell_state_timeout: Duration,
     /// Where several auctioneers agree which of them works; `None`: this is the only one.
     pub locket: Option<LocketClient>,
+    /// As whom the lock is held; otherwise as nobody before.
+    pub lock_owner: Option<String>,
 }
 
 impl Config {
     /// The defaults of an auctioneer.
     pub fn new(listen: Listen, bbs: BbsClient, http: reqwest::Client) -> Self {
         let cell_state_timeout = rep_client::STATE_TIMEOUT;
-        Config { listen, tls: None, bbs, http, weights: Weights::default(), cell_state_timeout, locket: None }
+        Config {
+            listen,
+            tls: None,
+            bbs,
+            http,
+            weights: Weights::default(),
+            cell_state_timeout,
+            locket: None,
+            lock_owner: None,
+        }
     }
 }
 
@@ -59,7 +70,8 @@ pub enum Error {
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
     let (stop, release) = (shutdown.child_token(), CancellationToken::new());
     let (held, is_held) = watch::channel(config.locket.is_none());
-    let keeping = keep_lock(config.locket.clone(), held, stop.clone(), release.clone());
+    let lock = config.locket.clone().map(|locket| (locket, lock(config.lock_owner.clone())));
+    let keeping = keep_lock(lock, held, stop.clone(), release.clone());
     let working = async move {
         let served = if until_held(is_held, stop.clone()).await { work(config, stop).await } else { Ok(()) };
         release.cancel();
@@ -71,13 +83,13 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
 
 /// Holds the lock until `release`; tells all to stop when it is lost.
 async fn keep_lock(
-    locket: Option<LocketClient>,
+    lock: Option<(LocketClient, Hold)>,
     held: watch::Sender<bool>,
     stop: CancellationToken,
     release: CancellationToken,
 ) -> Result<(), LocketError> {
-    let kept = match locket {
-        Some(locket) => lock().keep(locket, held, release).await,
+    let kept = match lock {
+        Some((locket, lock)) => lock.keep(locket, held, release).await,
         None => {
             release.cancelled().await;
             Ok(())
@@ -95,8 +107,8 @@ async fn until_held(mut is_held: watch::Receiver<bool>, stop: CancellationToken)
     }
 }
 
-fn lock() -> Hold {
-    let owner = uuid();
+fn lock(owner: Option<String>) -> Hold {
+    let owner = owner.unwrap_or_else(uuid);
     Hold::new(Resource { key: LOCK_KEY.into(), owner, value: String::new(), kind: LockKind::Lock })
 }
 
@@ -106,7 +118,7 @@ fn uuid() -> String {
 }
 
 async fn work(config: Config, stop: CancellationToken) -> Result<(), Error> {
-    let Config { listen, tls, bbs, http, weights, cell_state_timeout, locket: _ } = config;
+    let Config { listen, tls, bbs, http, weights, cell_state_timeout, .. } = config;
     let listener = Listener::bind(listen).await?;
     let batch = Arc::new(Batch::default());
     let auctioneer = hold::Auctioneer { bbs, http, weights, cell_state_timeout };

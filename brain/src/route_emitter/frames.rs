@@ -26,6 +26,9 @@ pub struct Hello {
     pub max_payload: usize,
     #[serde(default)]
     pub tls_required: bool,
+    /// It may speak TLS, or not.
+    #[serde(default)]
+    pub tls_available: bool,
 }
 
 fn max_payload() -> usize {

@@ -14,13 +14,14 @@ const LOCK_KEY: &str = "route_emitter";
 /// which is an error.
 pub async fn while_held<F: Future<Output = ()>>(
     locket: LocketClient,
+    owner: Option<String>,
     shutdown: &CancellationToken,
     work: impl FnOnce(CancellationToken) -> F,
 ) -> Result<(), LocketError> {
     let (stop, release) = (shutdown.child_token(), CancellationToken::new());
     let (held, mut is_held) = watch::channel(false);
     let keeping = async {
-        let kept = hold().keep(locket, held, release.clone()).await;
+        let kept = hold(owner).keep(locket, held, release.clone()).await;
         stop.cancel();
         kept
     };
@@ -38,8 +39,8 @@ pub async fn while_held<F: Future<Output = ()>>(
     kept
 }
 
-/// Its owner is new for each process.
-fn hold() -> Hold {
-    let owner = format!("{:032x}", rand::random::<u128>());
+/// Nobody named: its owner is new for each process.
+fn hold(owner: Option<String>) -> Hold {
+    let owner = owner.unwrap_or_else(|| format!("{:032x}", rand::random::<u128>()));
     Hold::new(Resource { key: LOCK_KEY.into(), owner, value: String::new(), kind: LockKind::Lock })
 }

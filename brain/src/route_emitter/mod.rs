@@ -13,6 +13,7 @@ mod unregistrations;
 use std::time::Duration;
 
 use bbs_client::{BbsClient, LocketClient, LocketError};
+use diego_base::tls::ClientTls;
 use nats::Connection;
 pub use nats::Credentials;
 use rand::Rng;
@@ -35,6 +36,8 @@ pub struct Config {
     /// Of each NATS server `HOST:PORT`; one that answers is taken.
     pub nats_addresses: Vec<String>,
     pub nats_credentials: Credentials,
+    /// Spoken with NATS servers, which must speak it too; `None`: they must not ask for it.
+    pub nats_tls: Option<ClientTls>,
     /// Tells of this cell's instances only; otherwise of all.
     pub cell_id: Option<String>,
     /// Leads to instances' own addresses, if they prefer none.
@@ -51,6 +54,8 @@ pub struct Config {
     pub unregistration_send_count: u32,
     /// Where several emitters agree which of them works; `None`: this is the only one.
     pub locket: Option<LocketClient>,
+    /// As whom the lock is held; otherwise as nobody before.
+    pub lock_owner: Option<String>,
 }
 
 impl Config {
@@ -59,6 +64,7 @@ impl Config {
             bbs,
             nats_addresses,
             nats_credentials: Credentials::default(),
+            nats_tls: None,
             cell_id: None,
             direct_instance_routes: false,
             internal_routes: true,
@@ -68,6 +74,7 @@ impl Config {
             unregistration_interval: Duration::from_secs(30),
             unregistration_send_count: 20,
             locket: None,
+            lock_owner: None,
         }
     }
 }
@@ -88,7 +95,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     }
     match config.locket.clone() {
         Some(locket) => {
-            lock::while_held(locket, &shutdown, |stop| work(config, stop)).await.map_err(Error::LockLost)
+            let owner = config.lock_owner.clone();
+            lock::while_held(locket, owner, &shutdown, |stop| work(config, stop))
+                .await
+                .map_err(Error::LockLost)
         }
         None => {
             work(config, shutdown).await;
@@ -146,7 +156,7 @@ async fn connect(config: &Config) -> Connection {
     let mut pause = RETRY_PAUSE_MIN;
     loop {
         let address = &config.nats_addresses[turn % config.nats_addresses.len()];
-        match Connection::open(address, &config.nats_credentials).await {
+        match Connection::open(address, config.nats_tls.as_ref(), &config.nats_credentials).await {
             Ok(connection) => {
                 tracing::info!(%address, "connected to NATS");
                 return connection;

@@ -6,11 +6,14 @@
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
+use diego_base::tls::ClientTls;
 use futures_util::StreamExt;
 use serde::Serialize;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_util::codec::FramedRead;
 
 use super::frames::{Frame, FrameError, Frames, Hello, Message};
@@ -30,8 +33,14 @@ pub enum Error {
     Connect { address: String, source: std::io::Error },
     #[error("the NATS server {address} did not greet within {CONNECT_TIME:?}")]
     Silent { address: String },
-    #[error("the NATS server {address} wants TLS, which is not spoken here")]
+    #[error("the NATS server {address} wants TLS, and there is no certificate to speak it with")]
     TlsRequired { address: String },
+    #[error("the NATS server {address} does not speak TLS, as it should")]
+    NoTls { address: String },
+    #[error("the NATS server {address} said something before TLS that belongs after it")]
+    BeforeTls { address: String },
+    #[error("cannot speak TLS with the NATS server {address}: {source}")]
+    Tls { address: String, source: std::io::Error },
     #[error("the NATS server refused: {0}")]
     Refused(String),
     #[error(transparent)]
@@ -70,10 +79,13 @@ struct Connect<'a> {
     pass: &'a str,
 }
 
+type Reader = Box<dyn AsyncRead + Send + Unpin>;
+type Writer = Box<dyn AsyncWrite + Send + Unpin>;
+
 /// What is published waits in `out` until [`flush`](Self::flush).
 pub struct Connection {
-    frames: FramedRead<OwnedReadHalf, Frames>,
-    writer: OwnedWriteHalf,
+    frames: FramedRead<Reader, Frames>,
+    writer: Writer,
     out: BytesMut,
     payload_bytes_max: usize,
     unanswered_pings: u32,
@@ -82,27 +94,52 @@ pub struct Connection {
 
 impl Connection {
     /// `address` is `HOST:PORT`, with or without `nats://` before it.
-    pub async fn open(address: &str, credentials: &Credentials) -> Result<Connection, Error> {
+    /// With `tls` all but the server's greeting is spoken over it; without, none of it is.
+    pub async fn open(
+        address: &str,
+        tls: Option<&ClientTls>,
+        credentials: &Credentials,
+    ) -> Result<Connection, Error> {
         let address = address.strip_prefix("nats://").unwrap_or(address);
         let silent = |_| Error::Silent { address: address.into() };
-        tokio::time::timeout(CONNECT_TIME, Self::greet(address, credentials)).await.map_err(silent)?
+        tokio::time::timeout(CONNECT_TIME, Self::greet(address, tls, credentials)).await.map_err(silent)?
     }
 
-    async fn greet(address: &str, credentials: &Credentials) -> Result<Connection, Error> {
+    async fn greet(
+        address: &str,
+        tls: Option<&ClientTls>,
+        credentials: &Credentials,
+    ) -> Result<Connection, Error> {
         let cannot = |source| Error::Connect { address: address.into(), source };
         let stream = TcpStream::connect(address).await.map_err(cannot)?;
         stream.set_nodelay(true).map_err(cannot)?;
-        let (reader, writer) = stream.into_split();
-        let mut frames = FramedRead::new(reader, Frames::default());
+        let mut frames = FramedRead::new(stream, Frames::default());
         let hello: Hello = match frames.next().await.transpose()? {
             Some(Frame::Hello(hello)) => hello,
             Some(Frame::Refused(reason)) => return Err(Error::Refused(reason)),
             Some(_) => return Err(Error::NoHello),
             None => return Err(Error::Closed),
         };
-        if hello.tls_required {
-            return Err(Error::TlsRequired { address: address.into() });
-        }
+        let early = std::mem::take(frames.read_buffer_mut());
+        let stream = frames.into_inner();
+        let (reader, writer): (Reader, Writer) = match tls {
+            None if hello.tls_required => return Err(Error::TlsRequired { address: address.into() }),
+            Some(_) if !hello.tls_required && !hello.tls_available => {
+                return Err(Error::NoTls { address: address.into() });
+            }
+            // Whoever is between us could have put it there.
+            Some(_) if !early.is_empty() => return Err(Error::BeforeTls { address: address.into() }),
+            None => {
+                let (reader, writer) = stream.into_split();
+                (Box::new(reader), Box::new(writer))
+            }
+            Some(tls) => {
+                let (reader, writer) = tokio::io::split(secured(stream, address, tls).await?);
+                (Box::new(reader), Box::new(writer))
+            }
+        };
+        let mut frames = FramedRead::new(reader, Frames::default());
+        *frames.read_buffer_mut() = early;
         let mut connection = Connection {
             frames,
             writer,
@@ -111,16 +148,16 @@ impl Connection {
             unanswered_pings: 0,
             subscriptions: 0,
         };
-        connection.introduce(credentials).await?;
+        connection.introduce(credentials, tls.is_some()).await?;
         Ok(connection)
     }
 
     /// A refusal comes before the answer to the ping.
-    async fn introduce(&mut self, credentials: &Credentials) -> Result<(), Error> {
+    async fn introduce(&mut self, credentials: &Credentials, tls_required: bool) -> Result<(), Error> {
         let connect = Connect {
             verbose: false,
             pedantic: false,
-            tls_required: false,
+            tls_required,
             headers: false,
             name: "route-emitter",
             lang: "rust",
@@ -171,10 +208,11 @@ impl Connection {
 
     /// May be dropped and called again: nothing is written twice.
     pub async fn flush(&mut self) -> Result<(), Error> {
-        if self.out.is_empty() {
-            return Ok(());
-        }
-        let written = tokio::time::timeout(WRITE_TIME, self.writer.write_all_buf(&mut self.out)).await;
+        let writing = async {
+            self.writer.write_all_buf(&mut self.out).await?;
+            self.writer.flush().await
+        };
+        let written = tokio::time::timeout(WRITE_TIME, writing).await;
         written.map_err(|_| Error::Unresponsive)?.map_err(Error::Write)
     }
 
@@ -191,4 +229,11 @@ impl Connection {
         }
         Ok(None)
     }
+}
+
+async fn secured(stream: TcpStream, address: &str, tls: &ClientTls) -> Result<TlsStream<TcpStream>, Error> {
+    let failed = |source| Error::Tls { address: address.into(), source };
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
+    let name = ServerName::try_from(host.to_owned()).map_err(|error| failed(std::io::Error::other(error)))?;
+    TlsConnector::from(tls.0.clone()).connect(name, stream).await.map_err(failed)
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 /// The PEM files of one end of a connection. With `ca`, the other end must show a certificate signed by it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +54,24 @@ impl ServerTls {
             .map_err(|source| Error::Pair { cert: files.cert.clone(), key: files.key.clone(), source })?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(ServerTls(Arc::new(config)))
+    }
+}
+
+/// A client's side of TLS, for protocols that are not HTTP.
+#[derive(Clone, Debug)]
+pub struct ClientTls(pub Arc<ClientConfig>);
+
+impl ClientTls {
+    /// Shows the certificate, and believes servers whose own one of the authorities has signed, of which there must be
+    /// some.
+    pub fn load(files: &Files) -> Result<Self, Error> {
+        install_provider();
+        let authorities = files.ca.as_deref().map(roots).transpose()?.unwrap_or_else(RootCertStore::empty);
+        let config = ClientConfig::builder()
+            .with_root_certificates(authorities)
+            .with_client_auth_cert(certificates(&files.cert)?, key(&files.key)?)
+            .map_err(|source| Error::Pair { cert: files.cert.clone(), key: files.key.clone(), source })?;
+        Ok(ClientTls(Arc::new(config)))
     }
 }
 
