@@ -15,7 +15,7 @@ use crate::{cfdot, components, dev};
     version,
     about = "Runs Docker images and buildpack droplets on machines of your own."
 )]
-struct Cli {
+pub struct Cli {
     #[command(flatten)]
     global: Global,
     #[command(subcommand)]

@@ -1,13 +1,18 @@
 //! `auctioneer`: places work on cells, alone or as the one of several that holds the lock.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use brain::auctioneer::Weights;
 use clap::Args;
+use diego_base::http::ClientConfig;
 use diego_base::serve::Listen;
 use tokio_util::sync::CancellationToken;
 
-use super::flags::{self, Bbs, Log, Tls};
+use super::flags::{Bbs, BbsTls, Locket, Log, Tls, with_files};
+use crate::duration::parse;
 
 #[derive(Args)]
 pub struct Flags {
@@ -15,21 +20,71 @@ pub struct Flags {
     listen: SocketAddr,
     #[command(flatten)]
     bbs: Bbs,
-    /// The Locket whose lock says which of several auctioneers works, as `HOST:PORT`. Without it there is only this one.
-    #[arg(long)]
-    locket: Option<String>,
+    #[command(flatten)]
+    locket: Locket,
+    #[command(flatten)]
+    auction: Auction,
     #[command(flatten)]
     tls: Tls,
+    #[command(flatten)]
+    bbs_tls: BbsTls,
+    #[command(flatten)]
+    rep_tls: RepTls,
     #[command(flatten)]
     pub log: Log,
 }
 
+/// What cells are chosen by.
+#[derive(Args)]
+#[command(next_help_heading = "Auction")]
+struct Auction {
+    /// Added to a cell's score, which the lowest of wins, for each container that it is starting.
+    #[arg(long, default_value_t = Weights::default().starting_container)]
+    starting_container_weight: f64,
+    /// Above 0, cells are filled in the order of their index; added for each place in that order.
+    #[arg(long, default_value_t = Weights::default().bin_pack_first_fit)]
+    bin_pack_first_fit_weight: f64,
+    /// Containers that may be starting on all cells together; 0: as many as there are.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(i32).range(0..))]
+    starting_container_count_maximum: i32,
+    /// A cell that takes longer to tell its state is left out of the auction.
+    #[arg(long, default_value = "1s", value_parser = parse)]
+    cell_state_timeout: Duration,
+    /// For all else that is asked of cells and the BBS.
+    #[arg(long, default_value = "10s", value_parser = parse)]
+    communication_timeout: Duration,
+}
+
+/// The certificate that cells are shown.
+#[derive(Args)]
+#[command(next_help_heading = "TLS")]
+struct RepTls {
+    /// Shown to cells; otherwise --cert-file is.
+    #[arg(long, requires = "rep_key_file")]
+    rep_cert_file: Option<PathBuf>,
+    #[arg(long, requires = "rep_cert_file")]
+    rep_key_file: Option<PathBuf>,
+    /// Authorities, in PEM, one of which must have signed a cell's certificate.
+    #[arg(long, requires = "rep_cert_file")]
+    rep_ca_cert_file: Option<PathBuf>,
+}
+
 pub async fn run(flags: Flags, shutdown: CancellationToken) -> Result<()> {
-    let client = flags.tls.client();
-    let http = diego_base::http::client(&client).context("cannot make a client for cells")?;
-    let mut config =
-        brain::auctioneer::Config::new(Listen::Tcp(flags.listen), flags.bbs.client(&client)?, http);
+    let Auction { starting_container_weight, bin_pack_first_fit_weight, .. } = flags.auction;
+    let usual = ClientConfig { timeout: Some(flags.auction.communication_timeout), ..flags.tls.client() };
+    let bbs = flags.bbs.client(&flags.bbs_tls.config(&usual))?;
+    let RepTls { rep_cert_file, rep_key_file, rep_ca_cert_file } = &flags.rep_tls;
+    let reps = with_files(&usual, [rep_cert_file, rep_key_file, rep_ca_cert_file]);
+    let http = diego_base::http::client(&reps).context("cannot make a client for cells")?;
+    let mut config = brain::auctioneer::Config::new(Listen::Tcp(flags.listen), bbs, http);
     config.tls = flags.tls.server()?;
-    config.locket = flags.locket.map(|address| flags::locket(&address, &client)).transpose()?;
+    config.weights = Weights {
+        starting_container: starting_container_weight,
+        bin_pack_first_fit: bin_pack_first_fit_weight,
+        starting_containers_max: flags.auction.starting_container_count_maximum,
+    };
+    config.cell_state_timeout = flags.auction.cell_state_timeout;
+    config.locket = flags.locket.client(&usual)?;
+    config.lock_owner = flags.locket.lock_owner;
     Ok(brain::auctioneer::run(config, shutdown).await?)
 }

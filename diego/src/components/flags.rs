@@ -93,6 +93,60 @@ impl Tls {
     }
 }
 
+/// The client of a peer that is shown other files than the rest, where there are any.
+pub fn with_files(usual: &ClientConfig, [cert, key, ca]: [&Option<PathBuf>; 3]) -> ClientConfig {
+    let files = cert.clone().zip(key.clone()).map(|(cert, key)| Files { cert, key, ca: ca.clone() });
+    ClientConfig { tls: files.or_else(|| usual.tls.clone()), ..usual.clone() }
+}
+
+/// Locket, for those who may hold a lock there, and the certificate it is shown.
+#[derive(Args)]
+pub struct Locket {
+    /// The Locket whose lock says which of several works, as `HOST:PORT`. Without it there is only this one.
+    #[arg(long)]
+    locket: Option<String>,
+    /// As whom the lock is held; otherwise as nobody before.
+    #[arg(long, requires = "locket")]
+    pub lock_owner: Option<String>,
+    /// Shown to Locket; otherwise --cert-file is.
+    #[arg(long, requires = "locket_key_file", help_heading = "TLS")]
+    locket_cert_file: Option<PathBuf>,
+    #[arg(long, requires = "locket_cert_file", help_heading = "TLS")]
+    locket_key_file: Option<PathBuf>,
+    /// Authorities, in PEM, one of which must have signed Locket's certificate.
+    #[arg(long, requires = "locket_cert_file", help_heading = "TLS")]
+    locket_ca_cert_file: Option<PathBuf>,
+}
+
+impl Locket {
+    /// Must be called in a runtime.
+    pub fn client(&self, usual: &ClientConfig) -> Result<Option<LocketClient>> {
+        let files = [&self.locket_cert_file, &self.locket_key_file, &self.locket_ca_cert_file];
+        let config = with_files(usual, files);
+        self.locket.as_ref().map(|address| locket(address, &config)).transpose()
+    }
+}
+
+/// The certificate that the BBS is shown.
+#[derive(Args)]
+#[command(next_help_heading = "TLS")]
+pub struct BbsTls {
+    /// Shown to the BBS; otherwise --cert-file is.
+    #[arg(long, requires = "bbs_key_file")]
+    bbs_cert_file: Option<PathBuf>,
+    #[arg(long, requires = "bbs_cert_file")]
+    bbs_key_file: Option<PathBuf>,
+    /// Authorities, in PEM, one of which must have signed the BBS's certificate.
+    #[arg(long, requires = "bbs_cert_file")]
+    bbs_ca_cert_file: Option<PathBuf>,
+}
+
+impl BbsTls {
+    pub fn config(&self, usual: &ClientConfig) -> ClientConfig {
+        with_files(usual, [&self.bbs_cert_file, &self.bbs_key_file, &self.bbs_ca_cert_file])
+    }
+}
+
 #[derive(Args)]
 pub struct Bbs {
     /// The BBS, as `http://HOST:PORT` or `https://HOST:PORT`.

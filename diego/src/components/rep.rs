@@ -11,7 +11,6 @@ use clap::Args;
 use diego_base::directory;
 use diego_base::http::ClientConfig;
 use diego_base::serve::Listen;
-use diego_base::tls::Files;
 use executor::logs::Logs;
 use executor::{CellResources, Executor};
 use garden_client::{Address, Capacity, Garden, HttpGarden};
@@ -19,7 +18,7 @@ use rep::{Identity, LayeringMode, LocketPresences, Stacks};
 use tokio_util::sync::CancellationToken;
 
 use super::edge::Edge;
-use super::flags::{self, Bbs, Log, Tls, stack};
+use super::flags::{self, Bbs, Log, Tls, stack, with_files};
 use super::forward::{self, Forward, Forwarding};
 use super::garden_check;
 use super::metrics::{self, Said, Tally};
@@ -133,11 +132,6 @@ impl Peers {
         let files = [&self.downloads_cert_file, &self.downloads_key_file, &self.downloads_ca_cert_file];
         ClientConfig { timeout: None, ..with_files(usual, files) }
     }
-}
-
-fn with_files(usual: &ClientConfig, [cert, key, ca]: [&Option<PathBuf>; 3]) -> ClientConfig {
-    let files = cert.clone().zip(key.clone()).map(|(cert, key)| Files { cert, key, ca: ca.clone() });
-    ClientConfig { tls: files.or_else(|| usual.tls.clone()), ..usual.clone() }
 }
 
 /// What the cell can run, and how much of it.

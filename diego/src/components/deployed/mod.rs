@@ -4,7 +4,9 @@
 //! here. What the command line says itself goes before the file. A key that is in no table is named on standard error,
 //! and has no effect, as ever.
 
+mod auctioneer;
 mod rep;
+mod route_emitter;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -48,7 +50,11 @@ type Table = &'static [(&'static str, To)];
 type Specials = fn(&Settings) -> Result<Vec<String>, (&'static str, String)>;
 
 /// Subcommands that may be started with such a file.
-const COMPONENTS: [(&str, Table, Specials); 1] = [("rep", rep::TABLE, rep::specials)];
+const COMPONENTS: [(&str, Table, Specials); 3] = [
+    ("auctioneer", auctioneer::TABLE, auctioneer::specials),
+    ("rep", rep::TABLE, rep::specials),
+    ("route-emitter", route_emitter::TABLE, route_emitter::specials),
+];
 
 /// `SUBCOMMAND [-config FILE] [-FLAG…]` with the file's flags in it; what is none of these components is left alone.
 pub fn expand(subcommand: &str, told: Vec<OsString>) -> Result<Vec<OsString>, Error> {
@@ -161,6 +167,8 @@ impl Settings {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
 
     fn expanded(json: &str, told: &[&str]) -> Result<Vec<String>, String> {
@@ -206,6 +214,24 @@ mod tests {
             |told: &[&str]| expand("rep", told.iter().map(OsString::from).collect()).unwrap_err().to_string();
         assert_eq!(of(&["-config"]), "-config needs the path of a file");
         assert!(of(&["-config=/nowhere/file"]).starts_with("cannot read /nowhere/file: No such file"));
+    }
+
+    #[test]
+    fn every_key_is_told_once_and_every_flag_is_there() {
+        let command = crate::cli::Cli::command();
+        for (component, table, _) in COMPONENTS {
+            let mut keys: Vec<_> = table.iter().map(|(key, _)| *key).collect();
+            let count = keys.len();
+            keys.sort_unstable();
+            keys.dedup();
+            assert_eq!(keys.len(), count, "{component}");
+            let subcommand = command.find_subcommand(component).unwrap();
+            for (key, to) in table {
+                let (Flag(flag) | If(flag) | Each(flag)) = to else { continue };
+                let known = subcommand.get_arguments().any(|argument| argument.get_long() == Some(flag));
+                assert!(known, "{component}: {key}: --{flag}");
+            }
+        }
     }
 
     #[test]

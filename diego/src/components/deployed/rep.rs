@@ -342,13 +342,4 @@ mod tests {
             assert_eq!(flags(json).unwrap_err().0, key);
         }
     }
-
-    #[test]
-    fn no_key_is_there_twice() {
-        let mut keys: Vec<_> = TABLE.iter().map(|(key, _)| *key).collect();
-        let count = keys.len();
-        keys.sort_unstable();
-        keys.dedup();
-        assert_eq!(keys.len(), count);
-    }
 }
