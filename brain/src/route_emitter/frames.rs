@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn frames_come_whole_however_they_are_cut() {
-        let hello = Frame::Hello(Hello { max_payload: 9, tls_required: false });
+        let hello = Frame::Hello(Hello { max_payload: 9, tls_required: false, tls_available: false });
         for (input, expected) in [
             ("INFO {\"server_id\":\"x\",\"max_payload\":9}\r\n", vec![hello]),
             ("PING\r\nPONG\r\n+OK\r\n", vec![Frame::Ping, Frame::Pong, Frame::Ok]),
