@@ -391,6 +391,48 @@ async fn a_container_that_vanished_is_completed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_has_completed_waits_to_be_collected_whatever_becomes_of_it_in_garden() {
+    let mut world = world();
+    let shutdown = background(&world);
+    world.garden.script("/app", Script::exits(0));
+    for guid in ["kept", "lost"] {
+        world.start(guid, recipe("/app"));
+        world.expect(&[&format!("Reserved {guid}"), &format!("Running {guid}")]).await;
+        world.expect(&[&format!("Completed {guid}: ")]).await;
+    }
+    world.garden.lose("lost");
+    // Long enough for many looks of the reaper.
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!(world.garden.handles(), ["kept"], "its files may be asked for");
+    assert_eq!(world.executor.remaining_resources().containers, 8, "both take what they took");
+    for guid in ["kept", "lost"] {
+        let State::Completed(result) = world.executor.get(guid).unwrap().state else { panic!("{guid}") };
+        assert!(!result.failed, "{guid}");
+        world.executor.delete(guid).await.unwrap();
+    }
+    world.nothing_is_left().await;
+    shutdown.cancel();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cell_promises_what_it_is_told_to_and_only_then_more_than_there_is() {
+    let told = world();
+    let asked = world_with(|config| config.disk_follows_garden = true);
+    let stops = [background(&told), background(&asked)];
+    for world in [&told, &asked] {
+        assert!(world.allocate("a").is_empty());
+        world.garden.set_disk_bytes(100 << 20);
+    }
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    let disk_mb = |world: &World| {
+        (world.executor.total_resources().disk_mb, world.executor.remaining_resources().disk_mb)
+    };
+    assert_eq!(disk_mb(&told), (2000, 1800), "what has expired takes what it took until it is deleted");
+    assert_eq!(disk_mb(&asked), (100, 0), "never less than nothing");
+    stops.iter().for_each(CancellationToken::cancel);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_reservation_nobody_runs_expires_whatever_clocks_say() {
     let clock = std::sync::Arc::new(diego_base::clock::ManualClock::at(0));
     let mut world = world_with(|config| config.clock = clock.clone());

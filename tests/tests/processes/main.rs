@@ -54,6 +54,8 @@ struct Processes {
     garden_flags: Vec<String>,
     /// The rep and garden are one process.
     one_cell: bool,
+    /// The cell's programs are where they can be exchanged for others.
+    apart: bool,
 }
 
 impl Processes {
@@ -82,6 +84,7 @@ impl Processes {
             rep_in_file: false,
             garden_flags: vec!["--destroy-containers-on-stop".into()],
             one_cell: false,
+            apart: false,
         }
     }
 
@@ -107,6 +110,9 @@ impl Processes {
         let mut command = Command::new(self.path(name));
         if name == "cell" {
             command = diego(self.dir.path());
+            if self.apart {
+                command = Command::new(self.path("programs/diego"));
+            }
             command.arg(name);
         }
         let told_in_file = name == "rep" && self.rep_in_file;

@@ -32,6 +32,19 @@ impl Processes {
         self.listed(&["actual-lrps", "-p", process]).pop().unwrap_or_default()
     }
 
+    /// As an upgrade does it: under the same names there are other files, while what was made of the old ones runs.
+    fn exchange_programs(&mut self) {
+        let programs = diego(self.dir.path()).get_program().to_owned();
+        let (from, to) = (Path::new(&programs).parent().unwrap(), self.path("programs"));
+        std::fs::create_dir_all(&to).unwrap();
+        for name in ["diego", "garden-init"] {
+            let new = to.join("new");
+            std::fs::copy(from.join(name), &new).unwrap();
+            std::fs::rename(new, to.join(name)).unwrap();
+        }
+        self.apart = true;
+    }
+
     /// What an instance says of itself: which process of which machine it is.
     fn says(&mut self, instance: &Value) -> String {
         let port = instance["ports"][0]["host_port"].as_u64().unwrap();
@@ -39,6 +52,15 @@ impl Processes {
         let answer =
             self.until("the instance answers", |_| get(address, "/").filter(|said| said.contains("200 OK")));
         answer.lines().last().unwrap_or_default().to_owned()
+    }
+
+    /// A connection to an instance that has more to say on it.
+    fn begins_to_ask(&self, instance: &Value) -> TcpStream {
+        let port = u16::try_from(instance["ports"][0]["host_port"].as_u64().unwrap()).unwrap();
+        let mut connection = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        connection.set_read_timeout(Some(PATIENCE)).unwrap();
+        connection.write_all(b"GET / HTTP/1.0\r\n").unwrap();
+        connection
     }
 
     fn logs(&self, log_guid: &str) -> String {
@@ -131,6 +153,10 @@ fn what_runs_does_not_notice(processes: &mut Processes, agents: &[&'static str])
         .until("the Task has begun", |processes| processes.logs("tasks").contains("begun").then_some(()));
     for end in ENDS {
         let heard = processes.until("it talks", |processes| ticks(&processes.logs("lasting")));
+        let mut connection = processes.begins_to_ask(&instance);
+        if processes.apart {
+            processes.exchange_programs();
+        }
         agents.iter().for_each(|agent| processes.end(agent, end));
         assert_eq!(processes.lrp("lasting"), instance, "without an agent, {end:?}");
         for agent in agents.iter().rev() {
@@ -145,6 +171,10 @@ fn what_runs_does_not_notice(processes: &mut Processes, agents: &[&'static str])
         });
         assert_eq!(processes.lrp("lasting"), instance, "after {agents:?} were {end:?}");
         assert_eq!(processes.says(&instance), said);
+        connection.write_all(b"\r\n").unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer.lines().last(), Some(said.as_str()), "connections do not pass through the agent");
         assert!(!processes.logs("lasting").contains("set up"), "what is done is not done again");
         assert_eq!(processes.listed(&["cells"]).len(), 1);
     }
@@ -175,13 +205,14 @@ fn instances_outlive_their_rep() {
 }
 
 #[test]
-fn instances_outlive_their_cell() {
+fn instances_outlive_their_cell_and_its_programs() {
     let one_cell = || {
         let mut processes = keeping();
         processes.one_cell = true;
+        processes.exchange_programs();
         processes
     };
-    in_six_processes("instances_outlive_their_cell", one_cell, |processes, _| {
+    in_six_processes("instances_outlive_their_cell_and_its_programs", one_cell, |processes, _| {
         what_runs_does_not_notice(processes, &["cell"]);
     });
 }
