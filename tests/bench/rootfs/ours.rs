@@ -80,7 +80,7 @@ pub async fn measured(mut arguments: impl Iterator<Item = String>) -> Result<()>
         let (store, image) = (store.clone(), image.clone());
         tokio::spawn(async move {
             let pulled = store.pull(&image, None, &|_| {}).await?;
-            let mounting = move || mount(&store, &format!("h{number}"), &pulled);
+            let mounting = move || mount(&store, &format!("h{number}"), &pulled, super::INODES);
             tokio::task::spawn_blocking(mounting).await?
         })
     });
@@ -91,12 +91,9 @@ pub async fn measured(mut arguments: impl Iterator<Item = String>) -> Result<()>
     }
     println!("mounted {:.1} {:.2}", peak_mib()?, processor_seconds() - before);
     std::io::stdout().flush()?;
-    drop(mounts);
-    for number in 0..creates {
-        store.unmount(&format!("h{number}"))?;
-    }
-    store.settle();
-    Ok(())
+    // What it made goes with it, and its directory with who started it: to wait until all of it is on the disk first, as a
+    // store does that is closed, takes longer than what is measured.
+    std::process::exit(0)
 }
 
 fn store(directory: &Path) -> Result<Store> {
@@ -105,13 +102,19 @@ fn store(directory: &Path) -> Result<Store> {
     Ok(Store::open(directory, config)?)
 }
 
-fn mount(store: &Store, handle: &str, image: &rootfs::Image) -> Result<rootfs::RootMount> {
-    let limit = DiskLimit { bytes: 64 << 20, inodes: 10_000, scope: DiskScope::Exclusive };
+fn mount(store: &Store, handle: &str, image: &rootfs::Image, inodes: u64) -> Result<rootfs::RootMount> {
+    let limit = DiskLimit { bytes: 64 << 20, inodes, scope: DiskScope::Exclusive };
     Ok(store.mount(handle, image, None, BaseIds::default(), limit)?)
 }
 
-/// How long a root of an image that is here takes, each of `rounds` times.
-pub async fn warm_mounts(work: &Path, image: &str, rounds: usize) -> Result<Vec<Duration>> {
+/// How long a root of an image that is here takes to make and to take away, each of `rounds` times.
+pub async fn warm_mounts(
+    work: &Path,
+    image: &str,
+    rounds: usize,
+    inodes: u64,
+    pause: Duration,
+) -> Result<Vec<(Duration, Duration)>> {
     let directory = work.join("warm");
     let store = store(&directory)?;
     let image: ImageRef = format!("docker://{image}").parse()?;
@@ -122,10 +125,13 @@ pub async fn warm_mounts(work: &Path, image: &str, rounds: usize) -> Result<Vec<
         // As a create does it: the image is looked up, too.
         let pulled = store.pull(&image, None, &|_| {}).await?;
         let began = Instant::now();
-        let mounted = mount(&store, &handle, &pulled)?;
-        times.push(began.elapsed());
+        let mounted = mount(&store, &handle, &pulled, inodes)?;
+        let mounting = began.elapsed();
         drop(mounted);
+        let began = Instant::now();
         store.unmount(&handle)?;
+        times.push((mounting, began.elapsed()));
+        tokio::time::sleep(pause).await;
     }
     store.settle();
     drop(store);
