@@ -91,7 +91,7 @@ struct Shop {
     /// By the names of their roots.
     lived_in: Mutex<HashMap<String, LivedIn>>,
     /// Where mounts are seen by nobody else; without, on kernels before 6.15, they are in the host's mount table.
-    _clone: Option<OwnedFd>,
+    clone: Option<OwnedFd>,
     templates: Templates,
     /// Two that take a free device at the same time only take it from each other.
     attaching: Mutex<()>,
@@ -163,7 +163,7 @@ impl Shop {
         let templates = Templates::open(base.join(TEMPLATES)).map_err(at("open the templates in", &base))?;
         let chores = chores.clone();
         let (lived_in, attaching) = (Mutex::default(), Mutex::default());
-        Ok(Shop { directory, place: base, lived_in, _clone: clone, templates, attaching, chores })
+        Ok(Shop { directory, place: base, lived_in, clone, templates, attaching, chores })
     }
 
     fn lived_in(&self) -> MutexGuard<'_, HashMap<String, LivedIn>> {
@@ -310,6 +310,20 @@ fn warm(inside: &Path) -> io::Result<()> {
         fs::remove_dir(&first)?;
     }
     Ok(())
+}
+
+impl Drop for Shop {
+    /// What hangs in the host's mount table would stay there.
+    fn drop(&mut self) {
+        if self.clone.is_some() {
+            return;
+        }
+        for part in [ROOTS, READY, TRASH] {
+            if let Err(error) = take_off(&self.directory.join(part)) {
+                tracing::warn!(%error, "cannot unmount the filesystems of roots");
+            }
+        }
+    }
 }
 
 /// A clone of a directory in which mounts are nobody else's.
