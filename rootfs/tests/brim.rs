@@ -1,27 +1,34 @@
 //! A small disk filled to its brim by everybody at once, and processes killed while they fill it. Needs root and ext4.
 
 mod common;
+#[path = "common/other.rs"]
+mod other;
+#[path = "common/cache.rs"]
+mod serving;
 #[path = "common/disk.rs"]
 mod small;
+#[path = "common/writes.rs"]
+mod writes;
 
 use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::{Tar, image};
+use other::Other;
 use rootfs::admin::PullRequest;
 use rootfs::ledger::{Ledger, Marks, Space};
 use rootfs::quota::Backend;
-use rootfs::registry::cache;
 use rootfs::unpack::Room;
-use rootfs::{BaseIds, Config, DiskLimit, DiskScope, Image, Store};
+use rootfs::{BaseIds, Config, Image, Store};
 use serde_json::json;
+use serving::Cache;
 use small::SmallDisk;
 use tokio_util::sync::CancellationToken;
+use writes::{dense, dense_layout, exclusive, plain_store, until};
 
 const MIB: u64 = 1 << 20;
 const ROOTS_BYTES: u64 = 256 * MIB;
@@ -34,32 +41,8 @@ fn store(disk: &Path, ledger: Option<&Ledger>) -> Store {
     Store::open(&disk.join("store"), config).unwrap()
 }
 
-/// Bytes that cannot be compressed, others for each seed.
-fn dense(seed: u64, bytes: u64) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let word = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
-    std::iter::repeat_with(word).flat_map(u64::to_le_bytes).take(bytes as usize).collect()
-}
-
-fn layout(directory: &Path, seed: u64, bytes: u64) -> String {
-    let content = dense(seed, bytes);
-    let tar = Tar::default().add(common::Entry::file("file", &content));
-    let path = directory.join(format!("layout{seed}"));
-    image(&[tar.bytes()], json!({})).write_layout(&path, "v1");
-    format!("oci://{}:v1", path.display())
-}
-
 async fn pull(store: &Store, uri: &str) -> Result<Image, rootfs::Error> {
     store.pull(&uri.parse().unwrap(), None, &|_| {}).await
-}
-
-fn exclusive(bytes: u64) -> DiskLimit {
-    DiskLimit { bytes, inodes: 0, scope: DiskScope::Exclusive }
 }
 
 /// What everybody has come to.
@@ -95,11 +78,7 @@ async fn a_disk_that_everybody_fills_at_once_is_never_full() {
     let layouts = tempfile::tempdir().unwrap();
     let ledger = Ledger::open(&disk.path).unwrap();
     let store = store(&disk.path, Some(&ledger));
-    let (listen, address) = diego_base::serve::Listen::loopback().unwrap();
-    let mut config = cache::Config::new(listen, disk.path.join("cache"));
-    config.ledger = Some(ledger.clone());
-    let shutdown = CancellationToken::new();
-    let serving = tokio::spawn(cache::run(config, shutdown.clone()));
+    let caching = Cache::start_on(&ledger, &disk.path.join("cache"));
     let (pulls, pushes, writes) = (Outcomes::default(), Outcomes::default(), Outcomes::default());
     let over = Arc::new(AtomicBool::new(false));
     let brim = Marks::of(disk.space().total).brim;
@@ -117,7 +96,7 @@ async fn a_disk_that_everybody_fills_at_once_is_never_full() {
     };
     let pulling = async {
         for seed in 0..16 {
-            let uri = layout(layouts.path(), seed, 24 * MIB);
+            let uri = dense_layout(layouts.path(), seed, 24 << 20);
             let pulled = pulls.note("pull", pull(&store, &uri).await.map_err(|error| error.to_string()));
             if let (Some(image), 0) = (pulled, seed % 4) {
                 let handle = format!("h{seed}");
@@ -135,13 +114,8 @@ async fn a_disk_that_everybody_fills_at_once_is_never_full() {
     let pushing = async {
         let http = reqwest::Client::new();
         for seed in 100..112 {
-            let content = dense(seed, 20 * MIB);
-            let digest = rootfs::digest::Digest::of(&content);
-            let url = format!("http://{address}/v2/team/app/blobs/uploads/?digest={digest}");
-            let answer = http.post(url).body(content).send().await.unwrap();
-            let status = answer.status();
-            let said = answer.text().await.unwrap();
-            let outcome = if status.is_success() { Ok(()) } else { Err(format!("{status} {said}")) };
+            let (status, said) = caching.push(&http, dense(seed, 20 << 20)).await;
+            let outcome = if status == 201 { Ok(()) } else { Err(format!("{status} {said}")) };
             pushes.note("push", outcome);
         }
     };
@@ -195,9 +169,8 @@ async fn a_disk_that_everybody_fills_at_once_is_never_full() {
     );
     // It recovers: with the log gone a pull succeeds again.
     fs::remove_file(disk.path.join("log")).unwrap();
-    pull(&store, &layout(layouts.path(), 999, 24 * MIB)).await.unwrap();
-    shutdown.cancel();
-    serving.await.unwrap().unwrap();
+    pull(&store, &dense_layout(layouts.path(), 999, 24 << 20)).await.unwrap();
+    caching.stop().await;
 }
 
 /// What a cell advertises is this, see the executor.
@@ -207,7 +180,7 @@ async fn roots_are_offered_what_the_disk_has_at_the_moment() {
     let Some(disk) = SmallDisk::new(name) else { return };
     let layouts = tempfile::tempdir().unwrap();
     let store = store(&disk.path, None);
-    drop(pull(&store, &layout(layouts.path(), 1, 24 * MIB)).await.unwrap());
+    drop(pull(&store, &dense_layout(layouts.path(), 1, 24 << 20)).await.unwrap());
     let all = store.capacity().unwrap();
     assert!(all > 128 * MIB, "{all}");
     // All but a little is taken by somebody who asks nobody, and the layer that nobody uses cannot make up for it.
@@ -216,15 +189,11 @@ async fn roots_are_offered_what_the_disk_has_at_the_moment() {
     rustix::fs::fallocate(&log, rustix::fs::FallocateFlags::empty(), 0, bytes).unwrap();
     let left = store.capacity().unwrap();
     assert!(left < 96 * MIB, "{left} of {all}");
-    let refused = pull(&store, &layout(layouts.path(), 2, 100 * MIB)).await.unwrap_err().to_string();
+    let refused = pull(&store, &dense_layout(layouts.path(), 2, 100 << 20)).await.unwrap_err().to_string();
     assert!(refused.contains("no room for"), "{refused}");
     drop(log);
     fs::remove_file(disk.path.join("log")).unwrap();
-    let began = std::time::Instant::now();
-    while store.capacity().unwrap() < all {
-        assert!(began.elapsed() < Duration::from_secs(30), "{} of {all}", store.capacity().unwrap());
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    until("all is offered again", || store.capacity().unwrap() >= all);
 }
 
 const FILLS: &str = "FILLS_A_DISK_WITH_OTHERS";
@@ -255,26 +224,15 @@ async fn processes_that_fill_one_disk_leave_what_others_were_promised() {
     let ledger = Ledger::open_in_common(&disk.path, &disk.path.join("accounts")).unwrap();
     let store = store(&disk.path, Some(&ledger));
     let start = || {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "a_process_that_fills_a_disk_with_others", "--nocapture"])
-            .env(FILLS, &disk.path)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .unwrap();
-        let (mut said, mut output, mut byte) = (String::new(), child.stdout.take().unwrap(), [0]);
-        while !said.contains("ready") {
-            assert_eq!(output.read(&mut byte).unwrap(), 1, "it ended: {said}");
-            said.push(byte[0] as char);
-        }
-        (child, output)
+        let mut other = Other::start("a_process_that_fills_a_disk_with_others", FILLS, &disk.path);
+        other.ready();
+        other
     };
     // One is killed with a claim in its hand, which is nobody's then.
-    let mut children = [start(), start(), start(), start()];
-    children[0].0.kill().unwrap();
-    for (child, output) in &mut children {
-        output.read_to_end(&mut Vec::new()).unwrap();
-        let status = child.wait().unwrap();
+    let mut others = [start(), start(), start(), start()];
+    others[0].kill();
+    for other in &mut others {
+        let status = other.wait();
         assert!(status.success() || status.code().is_none(), "{status}");
     }
     assert_eq!(ledger.elsewhere().unwrap(), 0, "they are gone, and so are their words");
@@ -292,9 +250,7 @@ const PULLS: &str = "PULLS_UNTIL_IT_IS_KILLED";
 #[tokio::test]
 async fn a_process_that_pulls_until_it_is_killed() {
     let Some(directory) = std::env::var_os(PULLS).map(PathBuf::from) else { return };
-    let mut config = Config::default();
-    config.quota.backend = Backend::Plain;
-    let store = Store::open(&directory.join("store"), config).unwrap();
+    let store = plain_store(&directory, None);
     println!("ready");
     for _ in 0..1000 {
         for seed in 0..3 {
@@ -321,24 +277,12 @@ async fn a_store_whose_process_is_killed_at_any_moment_has_whole_layers_only() {
         image(&[tar.bytes()], json!({})).write_layout(&directory.path().join(format!("layout{seed}")), "v1");
     }
     for round in 0..25_u64 {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "a_process_that_pulls_until_it_is_killed", "--nocapture"])
-            .env(PULLS, directory.path())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (mut said, mut output, mut byte) = (String::new(), child.stdout.take().unwrap(), [0]);
-        while !said.contains("ready") {
-            assert_eq!(output.read(&mut byte).unwrap(), 1, "it ended: {said}");
-            said.push(byte[0] as char);
-        }
+        let mut other = Other::start("a_process_that_pulls_until_it_is_killed", PULLS, directory.path());
+        other.ready();
         // Each round a little later than the one before.
         std::thread::sleep(Duration::from_micros(round * 1700));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        let mut config = Config::default();
-        config.quota.backend = Backend::Plain;
-        let store = Store::open(&directory.path().join("store"), config).unwrap();
+        drop(other);
+        let store = plain_store(directory.path(), None);
         let layers = directory.path().join("store/layers");
         for entry in fs::read_dir(&layers).unwrap() {
             let root = entry.unwrap().path().join("root");
@@ -365,9 +309,7 @@ async fn operators_list_pull_and_remove_images_and_see_the_disk() {
     if !common::is_root() {
         return println!("SKIPPED {name}: needs root");
     }
-    let mut config = Config::default();
-    config.quota.backend = Backend::Plain;
-    let store = Store::open(&directory.path().join("store"), config).unwrap();
+    let store = plain_store(directory.path(), None);
     let shutdown = CancellationToken::new();
     let serving = tokio::spawn(store.clone().serve_admin(shutdown.clone()));
     let socket = rootfs::admin::socket(&directory.path().join("store"));
@@ -376,7 +318,7 @@ async fn operators_list_pull_and_remove_images_and_see_the_disk() {
     }
     diego_base::tls::install_provider();
     let http = reqwest::Client::builder().unix_socket(socket).build().unwrap();
-    let uri = layout(directory.path(), 1, 100_000);
+    let uri = dense_layout(directory.path(), 1, 100_000);
     let request = PullRequest { image: uri.clone(), ..PullRequest::default() };
     let said = http.post("http://store/v1/images").json(&request).send().await.unwrap().text().await.unwrap();
     let last: serde_json::Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();

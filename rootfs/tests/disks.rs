@@ -2,18 +2,21 @@
 //! root, loop devices and mkfs.ext4.
 
 mod common;
+#[path = "common/other.rs"]
+mod other;
 #[path = "common/writes.rs"]
 mod writes;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, BufRead as _, BufReader};
+use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use common::{Mounted, Namespace, Tar, image};
+use other::Other;
 use rootfs::quota::Backend;
 use rootfs::{BaseIds, Config, DiskLimit, DiskScope, Image, RootMount, Store};
 use rustix::process::{Pid, Signal, kill_process};
@@ -221,21 +224,36 @@ async fn many_at_once_are_each_held_to_their_own_and_leave_nothing() {
             }
         });
         assert_eq!(world.store.handles().len(), ROOTS / 2);
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        assert!(!mounts.contains("/inside"), "nothing shows on the host: {mounts}");
+        let shown = on_the_host(world.directory.path());
+        assert!(shown.is_empty() || !are_hidden(), "{shown:?}");
         for handle in world.store.handles() {
             assert!(world.written(&handle).0 + SLACK >= MIB);
             world.store.unmount(&handle).unwrap();
             world.store.unmount(&handle).unwrap();
         }
-        world.store.settle();
         let left = |part: &str| fs::read_dir(disks_in(&world.path("store")).join(part)).unwrap().count();
-        assert_eq!((left("roots"), left("trash")), (0, 0));
+        assert_eq!(left("roots"), 0);
+        // Those that are made ahead go, too, as other shapes are asked for.
+        until("all is removed", || left("trash") == 0);
         let World { directory, store } = world;
         drop((image, store));
         until("no device is left", || devices(directory.path()) == 0);
+        assert_eq!(on_the_host(directory.path()), [] as [&str; 0]);
         assert_eq!(fs::read_dir(disks_in(&directory.path().join("store")).join("ready")).unwrap().count(), 0);
     }
+}
+
+/// Mounts below a directory that the host's mount table shows.
+fn on_the_host(directory: &Path) -> Vec<String> {
+    let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+    let below = |line: &&str| line.contains(directory.to_str().unwrap()) && line.contains("/inside");
+    mounts.lines().filter(below).map(String::from).collect()
+}
+
+/// Whether this kernel can mount where no table shows it: what is cloned of a clone can be hung into it.
+fn are_hidden() -> bool {
+    let tree = garden_sys::mount::clone_mount(Path::new("/tmp"), false).unwrap();
+    garden_sys::mount::clone_mount_of(&tree, false).is_ok()
 }
 
 fn disks_in(store: &Path) -> PathBuf {
@@ -261,7 +279,7 @@ async fn a_process_that_will_be_killed() {
     let living = mount("living", 50);
     let _root = Mounted::on(&root, &living);
     let process = Command::new("sleep").arg("600").current_dir(&root).stdin(Stdio::null()).spawn().unwrap();
-    println!("\nready {}", process.id());
+    println!("ready {}", process.id());
     // Other shapes, too, so that it is killed in whatever there is to be done.
     for number in 0.. {
         let handle = format!("dead{number}");
@@ -269,15 +287,6 @@ async fn a_process_that_will_be_killed() {
         if number % 2 == 0 {
             store.unmount(&handle).unwrap();
         }
-    }
-}
-
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        _ = self.0.kill();
-        _ = self.0.wait();
     }
 }
 
@@ -291,17 +300,9 @@ impl Drop for Living {
 
 /// Killed `after` milliseconds of making and destroying.
 fn killed_in_the_middle(directory: &Path, after: u64) -> Living {
-    let mut process = Killed(
-        Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "a_process_that_will_be_killed", "--nocapture"])
-            .env(KILLED, directory)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap(),
-    );
-    let lines = BufReader::new(process.0.stdout.take().unwrap()).lines();
-    let pid = lines.map_while(Result::ok).find_map(|line| line.strip_prefix("ready ")?.parse().ok());
-    let living = Living(Pid::from_raw(pid.unwrap()).unwrap());
+    let mut process = Other::start("a_process_that_will_be_killed", KILLED, directory);
+    let pid = process.ready().parse().unwrap();
+    let living = Living(Pid::from_raw(pid).unwrap());
     std::thread::sleep(std::time::Duration::from_millis(after));
     drop(process);
     living
@@ -313,6 +314,10 @@ async fn whenever_its_process_is_killed_the_next_finds_the_living_and_removes_th
     let Some(world) = World::new(name, Backend::Disks) else { return };
     let World { directory, store } = world;
     drop(store);
+    if !are_hidden() {
+        // Its child would hold the whole table, as no container does.
+        return println!("SKIPPED {name}: mounts are in the mount table before Linux 6.15");
+    }
     let open = |backend| Store::open(&directory.path().join("store"), config(backend)).unwrap();
     for after in [0, 3, 10, 25, 60, 200] {
         until("no device is left", || devices(directory.path()) == 0);
@@ -339,9 +344,8 @@ async fn whenever_its_process_is_killed_the_next_finds_the_living_and_removes_th
         until("no device is left", || devices(directory.path()) == 0);
         let store = open(Backend::Disks);
         assert_eq!(store.recover(&BTreeSet::new()).unwrap(), ["living", "new"]);
-        store.settle();
         let parts = ["roots", "trash"].map(|part| disks_in(&directory.path().join("store")).join(part));
-        assert!(parts.iter().all(|part| fs::read_dir(part).unwrap().count() == 0));
+        until("all is removed", || parts.iter().all(|part| fs::read_dir(part).unwrap().count() == 0));
     }
 }
 

@@ -2,13 +2,17 @@
 //! share. Needs root and ext4.
 
 mod common;
+#[path = "common/cache.rs"]
+mod serving;
 #[path = "common/disk.rs"]
 mod small;
+#[path = "common/writes.rs"]
+mod writes;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -17,33 +21,18 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Path as UrlPath, State};
 use axum::response::IntoResponse as _;
 use axum::routing::get;
-use common::{BuiltImage, Entry, Tar, image};
+use common::BuiltImage;
 use futures_util::StreamExt as _;
 use rootfs::digest::Digest;
 use rootfs::ledger::Ledger;
-use rootfs::quota::Backend;
-use rootfs::registry::cache;
-use rootfs::{Config, Store};
-use serde_json::json;
+use serving::Cache;
 use small::SmallDisk;
 use tokio::sync::watch;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
+use writes::{dense, dense_image, dense_layout, plain_store};
 
 const MIB: usize = 1 << 20;
 const DEADLINE: Duration = Duration::from_secs(60);
-
-/// Bytes that cannot be compressed.
-fn dense(seed: u64, bytes: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let word = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
-    std::iter::repeat_with(word).flat_map(u64::to_le_bytes).take(bytes).collect()
-}
 
 /// Takes all that is free, to the last block.
 fn fill(path: &Path) {
@@ -116,41 +105,6 @@ async fn serve(registry: Halting) -> std::net::SocketAddr {
     address
 }
 
-fn open(disk: &Path, ledger: &Ledger) -> Store {
-    let mut config = Config::default();
-    config.quota.backend = Backend::Plain;
-    config.ledger = Some(ledger.clone());
-    Store::open(&disk.join("store"), config).unwrap()
-}
-
-struct Served {
-    address: std::net::SocketAddr,
-    shutdown: CancellationToken,
-    serving: tokio::task::JoinHandle<Result<(), cache::Error>>,
-}
-
-async fn registry_cache(directory: PathBuf, ledger: &Ledger) -> Served {
-    let (listen, address) = diego_base::serve::Listen::loopback().unwrap();
-    let mut config = cache::Config::new(listen, directory);
-    config.ledger = Some(ledger.clone());
-    let shutdown = CancellationToken::new();
-    let serving = tokio::spawn(cache::run(config, shutdown.clone()));
-    Served { address, shutdown, serving }
-}
-
-impl Served {
-    async fn stop(self) {
-        self.shutdown.cancel();
-        self.serving.await.unwrap().unwrap();
-    }
-
-    async fn push(&self, http: &reqwest::Client, blob: Vec<u8>) {
-        let url = format!("http://{}/v2/team/app/blobs/uploads/?digest={}", self.address, Digest::of(&blob));
-        let answer = http.post(url).body(blob).send().await.unwrap();
-        assert_eq!(answer.status(), 201, "{}", answer.text().await.unwrap());
-    }
-}
-
 /// Both are past every look at how much room there is: only the disk itself refuses.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_is_suddenly_full_fails_what_is_under_way_clearly_and_leaves_nothing() {
@@ -159,10 +113,10 @@ async fn a_disk_that_is_suddenly_full_fails_what_is_under_way_clearly_and_leaves
     diego_base::tls::install_provider();
     let http = reqwest::Client::new();
     let ledger = Ledger::open(&disk.path).unwrap();
-    let store = open(&disk.path, &ledger);
-    let caching = registry_cache(disk.path.join("cache"), &ledger).await;
+    let store = plain_store(&disk.path, Some(&ledger));
+    let caching = Cache::start_on(&ledger, &disk.path.join("cache"));
     let (tell, go_on) = watch::channel(false);
-    let built = image(&[Tar::default().add(Entry::file("file", &dense(1, 24 * MIB))).bytes()], json!({}));
+    let built = dense_image(1, 24 * MIB);
     let address = serve(Halting { image: built, go_on }).await;
     let uri: rootfs::ImageRef = format!("docker://{address}/app:v1").parse().unwrap();
     let pulling = tokio::spawn({
@@ -210,7 +164,7 @@ async fn a_disk_that_is_suddenly_full_fails_what_is_under_way_clearly_and_leaves
     fs::remove_file(disk.path.join("log")).unwrap();
     fs::remove_file(disk.path.join("log.more")).unwrap();
     store.pull(&uri, None, &|_| {}).await.unwrap();
-    caching.push(&http, blob.clone()).await;
+    assert_eq!(caching.push(&http, blob.clone()).await.0, 201);
     let url = format!("http://{}/v2/team/app/blobs/{}", caching.address, Digest::of(&blob));
     assert!(http.get(url).send().await.unwrap().bytes().await.unwrap() == blob);
     caching.stop().await;
@@ -228,16 +182,13 @@ async fn of_layers_and_blobs_the_longest_unused_goes_first_whoevers_it_is() {
     diego_base::tls::install_provider();
     let http = reqwest::Client::new();
     let ledger = Ledger::open(&disk.path).unwrap();
-    let store = open(&disk.path, &ledger);
-    let caching = registry_cache(disk.path.join("cache"), &ledger).await;
+    let store = plain_store(&disk.path, Some(&ledger));
+    let caching = Cache::start_on(&ledger, &disk.path.join("cache"));
     let layouts = tempfile::tempdir().unwrap();
     let mut held = Vec::new();
     // One is in use, however long nobody has asked for it.
     for (number, hours) in [(0, 24 * 100), (1, 24 * 40), (2, 24 * 3), (3, 2)] {
-        let path = layouts.path().join(number.to_string());
-        image(&[Tar::default().add(Entry::file("file", &dense(number, 4 * MIB))).bytes()], json!({}))
-            .write_layout(&path, "v1");
-        let uri = format!("oci://{}:v1", path.display());
+        let uri = dense_layout(layouts.path(), number, 4 * MIB);
         let known: BTreeSet<_> =
             fs::read_dir(disk.path.join("store/layers")).unwrap().flatten().map(|e| e.path()).collect();
         let image = store.pull(&uri.parse().unwrap(), None, &|_| {}).await.unwrap();
@@ -249,7 +200,7 @@ async fn of_layers_and_blobs_the_longest_unused_goes_first_whoevers_it_is() {
     }
     let blobs = [(10, 24 * 10), (11, 4)].map(|(seed, hours)| (dense(seed, 4 * MIB), hours));
     for (blob, hours) in &blobs {
-        caching.push(&http, blob.clone()).await;
+        assert_eq!(caching.push(&http, blob.clone()).await.0, 201);
         age(&disk.path.join("cache/blobs").join(Digest::of(blob).hex()), *hours);
     }
     let names = || {
@@ -257,7 +208,7 @@ async fn of_layers_and_blobs_the_longest_unused_goes_first_whoevers_it_is() {
         names.sort();
         names
             .iter()
-            .map(|name| name.trim_end_matches(":v1").rsplit('/').next().unwrap().to_string())
+            .map(|name| name.trim_end_matches(":v1").rsplit("layout").next().unwrap().to_string())
             .collect::<Vec<_>>()
     };
     let cached = || {

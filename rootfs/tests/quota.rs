@@ -2,19 +2,22 @@
 //! `tests/vm` boots, whose kernel has project quotas, it is an ext4.
 
 mod common;
+#[path = "common/other.rs"]
+mod other;
 #[path = "common/writes.rs"]
 mod writes;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Mounted, Namespace, Tar, image};
+use other::Other;
 use rootfs::quota::Backend;
 use rootfs::{BaseIds, Config, DiskLimit, DiskScope, Image, RootMount, Store};
 use serde_json::json;
@@ -290,33 +293,9 @@ async fn a_process_that_will_be_killed() {
     }
 }
 
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        _ = self.0.kill();
-        _ = self.0.wait();
-    }
-}
-
 fn killed_in_the_middle(directory: &Path) -> rustix::process::Pid {
-    let mut process = Killed(
-        Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "a_process_that_will_be_killed", "--nocapture"])
-            .env(KILLED, directory)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap(),
-    );
-    let mut said = String::new();
-    let mut output = process.0.stdout.take().unwrap();
-    let mut byte = [0];
-    while !said.contains("ready ") || !said.ends_with('\n') {
-        assert_eq!(output.read(&mut byte).unwrap(), 1, "it ended: {said}");
-        said.push(byte[0] as char);
-    }
-    let pid = said.rsplit("ready ").next().unwrap().trim().parse().unwrap();
-    drop(process);
+    let mut process = Other::start("a_process_that_will_be_killed", KILLED, directory);
+    let pid = process.ready().parse().unwrap();
     rustix::process::Pid::from_raw(pid).unwrap()
 }
 

@@ -7,6 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use diego_base::serve::Listen;
+use rootfs::digest::Digest;
+use rootfs::ledger::Ledger;
 use rootfs::registry::cache::{self, ResolveLine, ResolveRequest, Resolved, Writers};
 use rootfs::registry::{Policy, Retry};
 use tokio_util::sync::CancellationToken;
@@ -33,6 +35,23 @@ impl Cache {
         let shutdown = CancellationToken::new();
         let server = tokio::spawn(cache::run(config, shutdown.clone()));
         Cache { address, shutdown, server }
+    }
+
+    /// In the account of a disk.
+    pub fn start_on(ledger: &Ledger, directory: &Path) -> Cache {
+        let (listen, address) = Listen::loopback().unwrap();
+        let mut config = cache::Config::new(listen, directory.to_path_buf());
+        config.ledger = Some(ledger.clone());
+        let shutdown = CancellationToken::new();
+        let server = tokio::spawn(cache::run(config, shutdown.clone()));
+        Cache { address, shutdown, server }
+    }
+
+    /// A blob at once; the answer's status and what it says.
+    pub async fn push(&self, http: &reqwest::Client, blob: Vec<u8>) -> (u16, String) {
+        let url = format!("http://{}/v2/team/app/blobs/uploads/?digest={}", self.address, Digest::of(&blob));
+        let answer = http.post(url).body(blob).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
     }
 
     pub async fn stop(self) {

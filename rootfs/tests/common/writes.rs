@@ -8,7 +8,12 @@ use std::io::{self, Write as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rootfs::{DiskLimit, DiskScope};
+use rootfs::ledger::Ledger;
+use rootfs::quota::Backend;
+use rootfs::{Config, DiskLimit, DiskScope, Store};
+use serde_json::json;
+
+use crate::common::{BuiltImage, Entry, Tar, image};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -22,6 +27,26 @@ pub fn dense(seed: u64, bytes: usize) -> Vec<u8> {
         state
     };
     std::iter::repeat_with(word).flat_map(u64::to_le_bytes).take(bytes).collect()
+}
+
+/// An image with one file of such bytes.
+pub fn dense_image(seed: u64, bytes: usize) -> BuiltImage {
+    image(&[Tar::default().add(Entry::file("file", &dense(seed, bytes))).bytes()], json!({}))
+}
+
+/// The same as a layout below `directory`; its name.
+pub fn dense_layout(directory: &Path, seed: u64, bytes: usize) -> String {
+    let path = directory.join(format!("layout{seed}"));
+    dense_image(seed, bytes).write_layout(&path, "v1");
+    format!("oci://{}:v1", path.display())
+}
+
+/// A store below `directory`, without limits for roots.
+pub fn plain_store(directory: &Path, ledger: Option<&Ledger>) -> Store {
+    let mut config = Config::default();
+    config.quota.backend = Backend::Plain;
+    config.ledger = ledger.cloned();
+    Store::open(&directory.join("store"), config).unwrap()
 }
 
 pub fn exclusive(bytes: u64) -> DiskLimit {
