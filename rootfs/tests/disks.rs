@@ -201,7 +201,7 @@ async fn root_of_a_user_namespace_is_held_to_both_limits_and_the_image_counts() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_at_once_are_each_held_to_their_own_and_leave_nothing() {
-    const ROOTS: usize = 40;
+    const ROOTS: usize = 24;
     for world in World::both("many_at_once_are_each_held_to_their_own_and_leave_nothing") {
         let image = world.image().await;
         std::thread::scope(|threads| {
