@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::Args;
 use garden::depot::{self, Depot};
 use garden::networker::explain::{self, Packet, Shown};
-use garden::networker::{Connection, Published, host_addresses};
+use garden::networker::{Connection, Published, host_addresses, older_tables};
 use serde::Serialize;
 
 use super::Failure;
@@ -107,7 +107,8 @@ pub fn run(global: &Global, flags: &Flags) -> Result<(), Failure> {
     let known = Known::read(flags.depot.clone().unwrap_or_else(|| global.state.join("garden")))?;
     let connections = known.connections();
     let Some(wanted) = &flags.handle else {
-        return Ok(output::rows(global.json, &containers(&known, &connections)?)?);
+        output::rows(global.json, &containers(&known, &connections)?)?;
+        return Ok(if global.json { Ok(()) } else { tell_of_older_tables() }?);
     };
     let found = connections.iter().find(|(handle, _)| handle == wanted);
     let (handle, connection) = found
@@ -117,6 +118,9 @@ pub fn run(global: &Global, flags: &Flags) -> Result<(), Failure> {
         let host = explain::Host { addresses: &addresses, containers: &connections };
         let verdict = explain::sent(&known.published.policy, &host, connection, packet);
         print(&verdict.to_string())?;
+        if verdict.passes && !global.json {
+            tell_of_older_tables()?;
+        }
         let refused = || Failure::Unsuccessful(format!("'{wanted}' could not send that"));
         return if verdict.passes { Ok(()) } else { Err(refused()) };
     }
@@ -126,7 +130,19 @@ pub fn run(global: &Global, flags: &Flags) -> Result<(), Failure> {
             false => describe(&known, &container, connection)?,
         }
     }
-    Ok(())
+    Ok(if global.json { Ok(()) } else { tell_of_older_tables() }?)
+}
+
+/// Nothing here knows what they say.
+fn tell_of_older_tables() -> anyhow::Result<()> {
+    let tables = older_tables().context("cannot tell whether iptables without nftables is in use")?;
+    if tables.is_empty() {
+        return Ok(());
+    }
+    print(&format!(
+        "iptables without nftables is in use, too: what its tables drop ({}) is dropped, whatever is said here",
+        tables.join(", ")
+    ))
 }
 
 fn containers(known: &Known, connections: &[(&str, &Connection)]) -> anyhow::Result<Vec<Container>> {

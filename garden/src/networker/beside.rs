@@ -4,8 +4,9 @@
 //! for containers too, and before what these firewalls do with the unknown. Each is told again when it has forgotten it.
 //!
 //! Chains that are not known here are left alone: an operator who wrote them means what they say. Rules of the older
-//! iptables, without nftables, cannot be seen from here.
+//! iptables, without nftables, cannot be seen from here, only that there are some: [`older_tables`].
 
+use std::io;
 use std::sync::PoisonError;
 
 use garden_sys::nftables::others::{Changes, OthersChain, OthersRule, Packets, chains};
@@ -97,6 +98,38 @@ impl Networker {
 
     fn comment(&self) -> String {
         format!("judged by table {}", self.config.table)
+    }
+}
+
+/// The names of its tables, by family, in the network namespace of the calling thread. Not there where the kernel has none of it.
+const OLDER_TABLES: [(&str, &str); 2] =
+    [("ip", "/proc/thread-self/net/ip_tables_names"), ("ip6", "/proc/thread-self/net/ip6_tables_names")];
+
+/// Tables of iptables without nftables that are in use here: `ip filter`. What these drop is dropped, and they are not told what
+/// ours judges.
+pub fn older_tables() -> Result<Vec<String>> {
+    let mut tables = Vec::new();
+    for (family, path) in OLDER_TABLES {
+        match std::fs::read_to_string(path) {
+            Ok(names) => tables.extend(names.lines().map(|name| format!("{family} {name}"))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(Error::File { act: "read", path: path.into(), source }),
+        }
+    }
+    Ok(tables)
+}
+
+/// Once, when garden starts: they may be an operator's, or what a tool has left that nobody uses any more.
+pub(super) fn tell_of_older_tables() {
+    match older_tables() {
+        Ok(tables) if tables.is_empty() => {}
+        Ok(tables) => tracing::warn!(
+            tables = tables.join(", "),
+            "iptables without nftables is in use on this host: what its tables drop is dropped, containers' packets too"
+        ),
+        Err(error) => {
+            tracing::warn!(error = crate::chain(&error), "cannot tell which older tables there are")
+        }
     }
 }
 

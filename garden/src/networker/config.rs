@@ -16,6 +16,8 @@ pub struct Config {
     pub port_pool_size: u16,
     /// Of the nftables table; two gardens on one host need two names and two prefixes.
     pub table: String,
+    /// Of kernels that keep a table for its owner. Otherwise who flushes all rules flushes it, too, and it is made again.
+    pub owns_table: bool,
     pub link_prefix: String,
     /// `None`: that of the link of the host's default route.
     pub mtu: Option<u32>,
@@ -39,6 +41,7 @@ impl Default for Config {
             port_pool_start: 61001,
             port_pool_size: 4534,
             table: "diego".into(),
+            owns_table: true,
             link_prefix: "diego-".into(),
             mtu: None,
             deny_networks: Vec::new(),

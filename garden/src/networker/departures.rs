@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use garden_sys::netlink;
 use garden_sys::netlink::route::Route;
+use garden_sys::nftables::Owner;
 
 use super::chosen::Chosen;
 use super::plan::{Connection, Pool};
@@ -25,6 +26,8 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Reservations {
     pub table: String,
+    /// Of the table.
+    pub owner: Arc<Owner>,
     pub subnets: Mutex<Pool>,
     pub chosen: Mutex<Chosen>,
     pub ports: Mutex<Pool>,
@@ -123,7 +126,7 @@ fn work(shared: &(Mutex<Queue>, Condvar), reservations: &Reservations) {
 
 /// All at once, or else each by itself: one that cannot go holds up no other. Tells which cannot.
 fn release(reservations: &Reservations, leaving: Vec<Connection>) -> Vec<Connection> {
-    if let Err(error) = take_away(&reservations.table, &leaving) {
+    if let Err(error) = take_away(reservations, &leaving) {
         let count = leaving.len();
         tracing::error!(error = crate::chain(&error), count, "cannot take networks away");
         if let [_] = leaving[..] {
@@ -136,8 +139,9 @@ fn release(reservations: &Reservations, leaving: Vec<Connection>) -> Vec<Connect
     Vec::new()
 }
 
-fn take_away(table: &str, leaving: &[Connection]) -> netlink::Result<()> {
-    rules::detached(table, leaving).commit("remove containers from the firewall")?;
+fn take_away(reservations: &Reservations, leaving: &[Connection]) -> netlink::Result<()> {
+    let detached = rules::detached(&reservations.table, leaving);
+    reservations.owner.commit("remove containers from the firewall", detached)?;
     crate::milestone::passed();
     let host = Route::open()?;
     let started = Instant::now();

@@ -6,11 +6,11 @@ use std::net::IpAddr;
 use std::sync::PoisonError;
 
 use garden_sys::netlink::route::Route;
-use garden_sys::nftables::{Family, Look};
+use garden_sys::nftables::{Changed, Family, Look};
 
 use super::links::host_side_addresses;
 use super::plan::Connection;
-use super::{Error, Networker, Result, host, make_table, rules};
+use super::{Error, Networker, Result, host, rules, table};
 
 /// What is there now.
 pub struct Seen {
@@ -84,7 +84,7 @@ pub fn look(table: &str, policy: &rules::Policy) -> Result<Option<Seen>> {
             }
             chains.extend(of_family.into_iter().map(|(chain, rules)| ((family, chain), rules)));
         }
-        let base = rules::base(table, policy);
+        let base = rules::base(table, policy, Changed::ByAnybody);
         if base.rules().iter().any(|(chain, rules)| chains.get(chain) != Some(rules)) {
             return Ok(None);
         }
@@ -155,7 +155,8 @@ impl Networker {
         if *removed {
             return Ok(false);
         }
-        make_table(&self.config.table, &self.policy(), kept).map(|()| true)
+        table::make(&self.reservations.owner, self.changed, &self.config.table, &self.policy(), kept)?;
+        Ok(true)
     }
 }
 

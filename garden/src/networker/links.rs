@@ -29,8 +29,10 @@ impl Networker {
         milestone::passed();
         let container = enter(connection, namespace)?;
         container_side(&container, connection).map_err(Error::netlink(CONTAINER_SIDE))?;
-        rules::prepared(&self.config.table, connection)
-            .commit("prepare the firewall for a container")
+        let prepared = rules::prepared(&self.config.table, connection);
+        self.reservations
+            .owner
+            .commit("prepare the firewall for a container", prepared)
             .map_err(Error::netlink("prepare the firewall"))
     }
 

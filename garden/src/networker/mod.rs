@@ -20,6 +20,7 @@ mod ports;
 mod published;
 pub mod resolv;
 pub mod rules;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -34,13 +35,14 @@ use std::time::Duration;
 
 use crate::milestone;
 pub use address::{AnyNetwork, Network};
+pub use beside::older_tables;
 pub use chosen::Wanted;
 pub use config::Config;
 use config::{check_ipv6, check_pool};
 use departures::{Departures, Reservations};
 use garden_client::{NetIn, NetOutRule};
 use garden_sys::netlink::route::LINK_NAME_BYTES_MAX;
-use garden_sys::nftables::{Family, Look};
+use garden_sys::nftables::{Changed, Owner};
 pub use plan::Connection;
 use plan::{MTU_V6_MIN, Pool};
 pub use published::{Published, host_addresses};
@@ -116,6 +118,7 @@ pub struct Networker {
     host_resolv_conf: String,
     reservations: Arc<Reservations>,
     departures: Departures,
+    changed: Changed,
     /// Garden ends, and its table with it.
     removed: Mutex<bool>,
     _claims: [UnixListener; 2],
@@ -136,17 +139,19 @@ impl Networker {
         let claims = [claim("table", &config.table)?, claim("links", &config.link_prefix)?];
         // A host without one resolves nothing, and its containers neither.
         let host_resolv_conf = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
+        let (owner, mut changed) = (Arc::new(Owner::default()), Changed::ByAnybody);
         if !config.idle {
             check_pool(&config)?;
+            changed = table::make_first(&owner, &config, &policy(&config, &host_resolv_conf), kept)?;
             if config.pool_v6.is_none() {
-                remove_table_of_ipv6(&config.table);
+                table::remove_that_of_ipv6(&owner, &config.table);
             }
-            make_table(&config.table, &policy(&config, &host_resolv_conf), kept)?;
             milestone::passed();
             host::forward_packets(config.pool_v6.is_some())?;
         }
         let reservations = Arc::new(Reservations {
             table: config.table.clone(),
+            owner,
             subnets: Mutex::new(Pool::subnets(config.pool)),
             chosen: Mutex::default(),
             ports: Mutex::new(Pool::ports(config.port_pool_start, config.port_pool_size)),
@@ -162,16 +167,18 @@ impl Networker {
             _claims: claims,
             departures: Departures::start(reservations.clone()).map_err(Error::Thread)?,
             reservations,
+            changed,
             removed: Mutex::default(),
             config,
         };
-        if !networker.config.idle
-            && let Err(error) = networker.pass_others()
-        {
-            tracing::error!(
-                error = crate::chain(&error),
-                "other firewalls of this host may drop what containers send"
-            );
+        if !networker.config.idle {
+            beside::tell_of_older_tables();
+            if let Err(error) = networker.pass_others() {
+                tracing::error!(
+                    error = crate::chain(&error),
+                    "other firewalls of this host may drop what containers send"
+                );
+            }
         }
         Ok(networker)
     }
@@ -265,7 +272,7 @@ impl Networker {
     /// Lets through what the container that has just been linked may send and receive: its address, its ports, its egress rules.
     pub fn open_firewall(&self, handle: &str, connection: &Connection) -> Result<()> {
         let opened = rules::opened(&self.config.table, handle, connection)?;
-        match opened.commit("add a container to the firewall") {
+        match self.reservations.owner.commit("add a container to the firewall", opened) {
             // Others have flushed what was prepared.
             Err(error) if drift::is_missing(&error) => self.open_firewall_again(handle, connection),
             opened => opened.map_err(Error::netlink("open the firewall")),
@@ -274,8 +281,10 @@ impl Networker {
 
     /// In the place of what a container has, if anything.
     pub fn open_firewall_again(&self, handle: &str, connection: &Connection) -> Result<()> {
-        rules::attached(&self.config.table, handle, connection)?
-            .commit("open the firewall for a container again")
+        let attached = rules::attached(&self.config.table, handle, connection)?;
+        self.reservations
+            .owner
+            .commit("open the firewall for a container again", attached)
             .map_err(Error::netlink("open the firewall"))
     }
 
@@ -319,8 +328,10 @@ impl Networker {
         let mut removed = self.removed.lock().unwrap_or_else(PoisonError::into_inner);
         *removed = true;
         self.leave_others()?;
-        rules::removed(&self.config.table, self.policy().families())
-            .commit("remove the firewall's table")
+        let table = rules::removed(&self.config.table, self.policy().families());
+        self.reservations
+            .owner
+            .commit("remove the firewall's table", table)
             .map_err(Error::netlink("remove the firewall"))
     }
 
@@ -357,32 +368,6 @@ fn policy(config: &Config, host_resolv_conf: &str) -> rules::Policy {
         allow_host_access: config.allow_host_access,
         dns_servers: dns_servers.copied().collect(),
         host_answers_dns: resolv::asks_the_host(host_resolv_conf, &config.dns_servers),
-    }
-}
-
-/// All in one transaction: a packet meets the old table or the new, and both know the containers that live.
-fn make_table(table: &str, policy: &rules::Policy, kept: &[(&str, &Connection)]) -> Result<()> {
-    let mut change = rules::base(table, policy);
-    for (handle, connection) in kept {
-        // Refused when it was asked for; here only by a record that somebody has changed.
-        if let Err(error) = rules::attach(&mut change, handle, connection) {
-            tracing::error!(handle, %error, "cannot open the firewall for a container that lives");
-        }
-    }
-    change
-        .commit("change the firewall (is nftables in this kernel?)")
-        .map_err(|source| Error::Table { table: table.into(), source })
-}
-
-/// Of an earlier life that had IPv6. No container is left that it is about.
-fn remove_table_of_ipv6(table: &str) {
-    // A kernel that does not know such tables has none.
-    if !Look::open(table, Family::Ipv6).is_ok_and(|look| look.exists().unwrap_or(false)) {
-        return;
-    }
-    let removed = rules::removed(table, [Family::Ipv6]).commit("remove the firewall's table for IPv6");
-    if let Err(error) = removed {
-        tracing::error!(table, error = crate::chain(&error), "cannot remove what an earlier garden left");
     }
 }
 

@@ -44,8 +44,10 @@ impl Networker {
     /// Maps one more port of a running container. The caller records the result in the connection.
     pub fn net_in(&self, connection: &Connection, host_port: u32, container_port: u32) -> Result<MappedPort> {
         let port = self.reserve_port(host_port, container_port)?;
-        rules::port_mapped(&self.config.table, connection, port)
-            .commit("map a port")
+        let mapped = rules::port_mapped(&self.config.table, connection, port);
+        self.reservations
+            .owner
+            .commit("map a port", mapped)
             .map_err(Error::netlink("open the firewall"))
             .inspect_err(|_| lock(&self.reservations.ports).release(port.host_port))?;
         Ok(port)
@@ -54,7 +56,7 @@ impl Networker {
     /// Of a port that could not be recorded. One whose rule cannot be removed stays reserved.
     pub fn undo_net_in(&self, connection: &Connection, port: MappedPort) {
         let unmapped = rules::port_unmapped(&self.config.table, connection, port);
-        match unmapped.commit("unmap a port") {
+        match self.reservations.owner.commit("unmap a port", unmapped) {
             Ok(()) => lock(&self.reservations.ports).release(port.host_port),
             Err(error) => tracing::error!(port = port.host_port, %error, "cannot unmap a port"),
         }

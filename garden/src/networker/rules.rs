@@ -19,8 +19,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use garden_client::MappedPort;
 use garden_sys::nftables::{
-    ChainKind, Comparison, ConntrackKey, DataType, Element, Expression, Family, Field, Hook, MapData,
-    MetaKey, Register, Transaction, Value, Verdict,
+    ChainKind, Changed, Comparison, ConntrackKey, DataType, Element, Expression, Family, Field, Hook,
+    MapData, MetaKey, Register, Transaction, Value, Verdict,
 };
 
 use serde::{Deserialize, Serialize};
@@ -95,13 +95,13 @@ struct Half<'a> {
 }
 
 /// Makes the table anew, whatever was there.
-pub fn base(table: &str, policy: &Policy) -> Transaction {
+pub fn base(table: &str, policy: &Policy, changed: Changed) -> Transaction {
     let mut change = Transaction::new(table);
     for family in policy.families() {
         let Some(pool) = policy.pool_of(family) else { continue };
         let (source, destination) = (Field::source(family), Field::destination(family));
         let half = Half { policy, family, pool, source, destination };
-        change.turn_to(family).add_table().delete_table().add_table();
+        change.turn_to(family).add_table(Changed::ByAnybody).delete_table().add_table(changed);
         change.add_set(PORTS, &[DataType::Port], MapData::Values(&[family.address(), DataType::Port]));
         change.add_set(SOURCES, &[DataType::LinkName, family.address()], MapData::Nothing);
         change.add_set(EGRESS, &[family.address()], MapData::Verdict);
@@ -118,7 +118,7 @@ pub fn base(table: &str, policy: &Policy) -> Transaction {
 pub fn removed(table: &str, families: impl IntoIterator<Item = Family>) -> Transaction {
     let mut change = Transaction::new(table);
     for family in families {
-        change.turn_to(family).add_table().delete_table();
+        change.turn_to(family).add_table(Changed::ByAnybody).delete_table();
     }
     change
 }

@@ -1,5 +1,6 @@
 //! The networker against this kernel, in network namespaces that the tests make: the machine's own is not touched.
 
+mod beside;
 mod chosen;
 mod logged;
 mod v6;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use garden_client::{BandwidthLimits, MappedPort};
 use garden_sys::netlink::route::{Route, Veth};
 use garden_sys::netlink::{in_namespace, new_namespace};
+use garden_sys::nftables::Family;
 
 use super::*;
 
@@ -277,7 +279,7 @@ fn many_rules_open_what_each_of_them_says_and_nothing_else() {
 #[test]
 fn what_others_do_to_a_containers_rules_is_found_and_undone() {
     let name = "what_others_do_to_a_containers_rules_is_found_and_undone";
-    in_a_host_of_its_own(name, Config::default(), |networker, _| {
+    in_a_host_of_its_own(name, Config { owns_table: false, ..Config::default() }, |networker, _| {
         let container =
             Container::new(networker, "a", &[APP], &many_rules(r#",{"protocol":2,"log":true},{}"#));
         let own = rules::own(&container.connection);

@@ -145,7 +145,9 @@ impl Socket {
         loop {
             let mut finished = false;
             self.receive(act, |header, payload| {
-                if header.kind != NLMSG_ERROR || header.sequence < first {
+                // Of an earlier transaction; numbers begin again at some time.
+                let is_late = header.sequence.wrapping_sub(first) > u32::MAX / 2;
+                if header.kind != NLMSG_ERROR || is_late {
                     return Ok(());
                 }
                 let answer = acknowledgement(act, header, payload);

@@ -7,9 +7,11 @@
 mod expression;
 mod look;
 pub mod others;
+mod owner;
 
 pub use expression::{Base, Comparison, ConntrackKey, Expression, Field, MetaKey, Register, Verdict};
 pub use look::Look;
+pub use owner::Owner;
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -35,6 +37,9 @@ const DELETE_ELEMENT: u16 = 14;
 
 /// Attribute 1 is the table in every message.
 const TABLE: u16 = 1;
+const TABLE_FLAGS: u16 = 2;
+const TABLE_HAS_OWNER: u32 = 2;
+const TABLE_OUTLIVES_OWNER: u32 = 4;
 const CHAIN_NAME: u16 = 3;
 const CHAIN_HOOK: u16 = 4;
 const CHAIN_POLICY: u16 = 5;
@@ -213,6 +218,15 @@ impl Element {
     }
 }
 
+/// Who may change a table, and delete it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Changed {
+    ByAnybody,
+    /// By the [`Owner`] that made it alone, as long as that lives: whoever flushes all rules leaves these. Afterwards it stays as
+    /// it is, and is anybody's. Kernels before 6.9 refuse it as an operation that is not supported.
+    ByItsOwner,
+}
+
 /// Changes to the tables of one name.
 #[derive(Debug)]
 pub struct Transaction {
@@ -237,8 +251,13 @@ impl Transaction {
         self
     }
 
-    pub fn add_table(&mut self) -> &mut Self {
-        self.change(NEW_TABLE, NLM_F_CREATE, |_| {})
+    /// One that is there already stays as it is.
+    pub fn add_table(&mut self, changed: Changed) -> &mut Self {
+        self.change(NEW_TABLE, NLM_F_CREATE, |message| {
+            if changed == Changed::ByItsOwner {
+                message.network_u32(TABLE_FLAGS, TABLE_HAS_OWNER | TABLE_OUTLIVES_OWNER);
+            }
+        })
     }
 
     /// With everything in it.
@@ -391,21 +410,25 @@ impl Transaction {
         self
     }
 
-    /// In the network namespace of the calling thread.
-    pub fn commit(mut self, act: &str) -> Result<()> {
-        send(act, std::mem::take(&mut self.messages))
+    /// By nobody who owns anything, in the network namespace of the calling thread.
+    pub fn commit(self, act: &str) -> Result<()> {
+        send(act, self.messages)
     }
 }
 
 /// As one transaction, in the network namespace of the calling thread.
-fn send(act: &str, mut changes: Vec<Message>) -> Result<()> {
+fn send(act: &str, changes: Vec<Message>) -> Result<()> {
+    send_by(&Socket::open(Protocol::Netfilter)?, act, changes)
+}
+
+fn send_by(socket: &Socket, act: &str, mut changes: Vec<Message>) -> Result<()> {
     let Some(last) = changes.last_mut() else { return Ok(()) };
     last.ask_for_ack();
     let edge = |kind| Message::new(kind, 0, &generation(0, libc::NFNL_SUBSYS_NFTABLES as u16));
     let mut messages = vec![edge(BATCH_BEGIN)];
     messages.append(&mut changes);
     messages.push(edge(BATCH_END));
-    Socket::open(Protocol::Netfilter)?.transaction(act, messages)
+    socket.transaction(act, messages)
 }
 
 /// `struct nfgenmsg`: family, version, resource.

@@ -7,13 +7,19 @@ fn nft(arguments: &[&str]) {
     assert!(done.status.success(), "nft {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
+/// As with kernels that keep no table for its owner.
+fn anybodys_table(config: &mut Config, _: &Path) {
+    config.networker.owns_table = false;
+}
+
 fn served(handle: &str) -> ContainerSpec {
     ContainerSpec { net_in: vec![NetIn { host_port: 0, container_port: 8080 }], ..named(handle) }
 }
 
 #[test]
 fn a_firewall_that_others_flush_is_made_again() {
-    in_a_world("a_firewall_that_others_flush_is_made_again", async |world| {
+    let name = "a_firewall_that_others_flush_is_made_again";
+    in_a_world_of(name, anybodys_table, async |world| {
         let garden = &world.gardener;
         let handle = world.create(served("h")).await;
         let port = garden.info(&handle).await.unwrap().mapped_ports[0].host_port as u16;
@@ -33,7 +39,7 @@ fn a_firewall_that_others_flush_is_made_again() {
 
 #[test]
 fn what_drifts_is_told_and_put_right() {
-    in_a_world("what_drifts_is_told_and_put_right", async |world| {
+    in_a_world_of("what_drifts_is_told_and_put_right", anybodys_table, async |world| {
         let spec = ContainerSpec { net_out: vec![NetOutRule::default()], ..served("a") };
         world.create(spec).await;
         world.create(served("b")).await;

@@ -149,6 +149,8 @@ fn in_a_world_beside(name: &str, programs: &str, story: impl AsyncFnOnce(&World,
     }
     let denied = |config: &mut Config, _: &Path| {
         config.networker.deny_networks = vec![format!("{DENIED}/32").parse().unwrap()];
+        // All that others flush is flushed, as with older kernels.
+        config.networker.owns_table = false;
     };
     in_a_world_of(name, denied, async |world| {
         let neighbours = Neighbours::new(&world).await;

@@ -279,7 +279,8 @@ fn disconnecting_leaves_nothing_of_ipv6_either() {
 
 #[test]
 fn what_has_drifted_of_ipv6_is_found_and_put_right() {
-    in_a_dual_host("what_has_drifted_of_ipv6_is_found_and_put_right", dual_stack(), |networker, world| {
+    let name = "what_has_drifted_of_ipv6_is_found_and_put_right";
+    in_a_dual_host(name, Config { owns_table: false, ..dual_stack() }, |networker, world| {
         let container = Container::new(networker, "a", &[APP], &[]);
         serve(&container.namespace, any_v6(8080));
         let port = container.connection.mapped_ports[0].host_port as u16;
