@@ -153,9 +153,7 @@ impl Executor {
 
     /// Reserves; answers those it had to refuse, each with its reason.
     pub fn allocate(&self, requests: Vec<AllocationRequest>) -> Vec<AllocationFailure> {
-        let now = self.0.config.clock.now_ns();
-        let make = |request| reservation::make(&self.0, request, now).err();
-        requests.into_iter().filter_map(make).collect()
+        reservation::make_all(&self.0, requests)
     }
 
     /// Begins to turn a reservation into a running container. Answers at once; the rest is told by events.

@@ -1,17 +1,25 @@
 //! Reservations: what a cell has promised and nobody has run yet. Written down before they are told of, so that a later
 //! life keeps the promise; one that cannot be written lives as long as this process.
 
+use tokio::runtime::{Handle, RuntimeFlavor};
+
 use super::store::Owner;
 use crate::depot::Record;
 use crate::steps::report;
 use crate::{AllocationFailure, AllocationRequest, Container, Error, Shared};
 
-/// Blocks for some tens of microseconds.
-pub(crate) fn make(
-    shared: &Shared,
-    request: AllocationRequest,
-    now_ns: i64,
-) -> Result<(), AllocationFailure> {
+/// A disk takes some tens of microseconds for each, or for ever: meanwhile others do what this thread had to do.
+pub(crate) fn make_all(shared: &Shared, requests: Vec<AllocationRequest>) -> Vec<AllocationFailure> {
+    let now_ns = shared.config.clock.now_ns();
+    let make_all =
+        || requests.into_iter().filter_map(|request| make(shared, request, now_ns).err()).collect();
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(make_all),
+        _ => make_all(),
+    }
+}
+
+fn make(shared: &Shared, request: AllocationRequest, now_ns: i64) -> Result<(), AllocationFailure> {
     let guid = request.guid.clone();
     let is_new = !guid.is_empty() && !shared.store.contains(&guid);
     let is_noted = is_new && note(shared, &request, now_ns);
