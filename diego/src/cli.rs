@@ -82,7 +82,10 @@ pub async fn run() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => {
             eprintln!("{name}: {error:#}");
-            return ExitCode::FAILURE;
+            return match error.downcast_ref::<components::deployed::Error>() {
+                Some(components::deployed::Error::Refused(refusal)) => ExitCode::from(refusal.say()),
+                _ => ExitCode::FAILURE,
+            };
         }
     };
     let cli = match Cli::try_parse_from(&arguments) {

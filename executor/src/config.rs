@@ -22,6 +22,8 @@ pub struct Config {
     pub total: CellResources,
     /// The disk of `total` is what garden says it has, asked again now and then.
     pub disk_follows_garden: bool,
+    /// Less this much, which is for others.
+    pub disk_kept_mb: u64,
     /// The account of the disk that the cache and uploads share with others; `None`: their own.
     pub ledger: Option<Ledger>,
     pub work: WorkLimits,
@@ -83,6 +85,7 @@ impl Config {
             owner_name: "executor".to_string(),
             total,
             disk_follows_garden: false,
+            disk_kept_mb: 0,
             ledger: None,
             work: WorkLimits::default(),
             graceful_shutdown_interval: Duration::from_secs(10),

@@ -18,8 +18,10 @@ use tracing_subscriber::{Layer, filter::Targets, reload};
 pub const DATA_STRING_BYTES_MAX: usize = 4 * 1024;
 
 /// How lines look where it is not as usual.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Style {
+    /// The source of every line, whichever part of the process speaks: the name by which its deployment knows it.
+    pub process: Option<String>,
     /// The source `.0` is called `.1`: a component that goes by its established name.
     pub renamed: Option<(&'static str, &'static str)>,
     pub timestamps: Timestamps,
@@ -87,10 +89,15 @@ fn line(style: &Style, target: &str, level: Level, fields: Fields, now: jiff::Ti
         Some((from, to)) if own == from => to.to_owned(),
         _ => own,
     };
-    let message = fields.message.unwrap_or_default();
     // `started` of the bbs is `bbs.started`, which tools wait for; a sentence stays a sentence.
-    let whole = message.contains(' ') || message.starts_with(&format!("{source}."));
-    let message = if whole { message } else { format!("{source}.{message}") };
+    let mut message = within(&source, fields.message.unwrap_or_default());
+    let source = match &style.process {
+        Some(process) => {
+            message = within(process, message);
+            process.clone()
+        }
+        None => source,
+    };
     let (name, number) = match level {
         Level::ERROR => ("error", 2),
         Level::WARN | Level::INFO => ("info", 1),
@@ -112,6 +119,11 @@ fn line(style: &Style, target: &str, level: Level, fields: Fields, now: jiff::Ti
             "data": fields.data,
         }),
     }
+}
+
+fn within(source: &str, message: String) -> String {
+    let whole = message.contains(' ') || message.starts_with(&format!("{source}."));
+    if whole { message } else { format!("{source}.{message}") }
 }
 
 /// The component a module path belongs to: `brain::ssh_proxy::session` is the ssh-proxy.
@@ -209,7 +221,11 @@ mod tests {
 
     #[test]
     fn a_component_may_go_by_another_name_and_count_seconds() {
-        let style = Style { renamed: Some(("garden", "guardian")), timestamps: Timestamps::UnixEpoch };
+        let style = Style {
+            renamed: Some(("garden", "guardian")),
+            timestamps: Timestamps::UnixEpoch,
+            ..Style::default()
+        };
         let fields = Fields { message: Some("started".into()), ..Fields::default() };
         let now = jiff::Timestamp::new(1_700_000_000, 12).unwrap();
         let line = line(&style, "garden::http", Level::WARN, fields, now);
@@ -220,5 +236,21 @@ mod tests {
                 "message": "guardian.started", "data": {},
             })
         );
+    }
+
+    #[test]
+    fn a_process_may_speak_with_one_voice() {
+        let style = Style { process: Some("rep".into()), ..Style::default() };
+        for (target, said, expected) in [
+            ("rep::harmonizer", "started", "rep.started"),
+            ("rep", "rep.started", "rep.started"),
+            ("executor::cache", "download-began", "rep.executor.download-began"),
+            ("executor", "executor.download-began", "rep.executor.download-began"),
+            ("executor", "a download began", "a download began"),
+        ] {
+            let fields = Fields { message: Some(said.into()), ..Fields::default() };
+            let line = line(&style, target, Level::INFO, fields, jiff::Timestamp::now());
+            assert_eq!((line["source"].as_str(), line["message"].as_str()), (Some("rep"), Some(expected)));
+        }
     }
 }

@@ -25,6 +25,7 @@ pub struct Flags {
 pub async fn run(flags: Flags) -> Result<()> {
     let limits = Limits {
         disk_mb: None,
+        disk_kept_mb: 0,
         containers: match flags.garden.limits.max_containers {
             0 => CONTAINERS_MAX,
             most => most,

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use bbs_client::{BbsClient, LocketClient};
 use clap::Args;
 use diego_base::http::ClientConfig;
+use diego_base::telemetry::{Style, Timestamps};
 use diego_base::tls::{Files, ServerTls};
 use rootfs::registry::{Mirror, Policy};
 
@@ -15,6 +16,26 @@ pub struct Log {
     /// `debug`, `info` or `error`, or `info,rep=debug`.
     #[arg(long, default_value = "info")]
     pub log_level: String,
+    /// The source of every line; otherwise the part of the process that speaks.
+    #[arg(long, value_name = "NAME")]
+    log_source: Option<String>,
+    /// `rfc3339` or `unix-epoch`.
+    #[arg(long, default_value = "rfc3339", value_parser = timestamps)]
+    log_time_format: Timestamps,
+}
+
+impl Log {
+    pub fn style(&self) -> Style {
+        Style { process: self.log_source.clone(), timestamps: self.log_time_format, ..Style::default() }
+    }
+}
+
+fn timestamps(text: &str) -> Result<Timestamps, String> {
+    match text {
+        "rfc3339" => Ok(Timestamps::Rfc3339),
+        "unix-epoch" => Ok(Timestamps::UnixEpoch),
+        _ => Err("it must be rfc3339 or unix-epoch".into()),
+    }
 }
 
 /// How registries of images are reached.

@@ -40,6 +40,10 @@ pub struct CheckFlags {
 }
 
 impl CheckFlags {
+    pub fn is_told(&self) -> bool {
+        self.garden_healthcheck_process_path.as_ref().is_some_and(|path| !path.is_empty())
+    }
+
     /// `stack`: the path of the first stack, if the cell has any.
     pub fn check(&self, stack: Option<&str>) -> Option<Check> {
         let path = self.garden_healthcheck_process_path.clone().filter(|path| !path.is_empty())?;

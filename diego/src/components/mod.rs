@@ -102,7 +102,7 @@ impl Component {
 
 /// Logs go to stdout, as the process supervisors of existing deployments expect.
 fn begin(log: &Log) -> Result<CancellationToken> {
-    telemetry::init(&log.log_level, Box::new(std::io::stdout()));
+    telemetry::init_styled(&log.log_level, Box::new(std::io::stdout()), log.style());
     until_told_to_stop()
 }
 

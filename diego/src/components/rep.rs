@@ -38,6 +38,9 @@ pub struct Flags {
     /// For containers, in MiB; otherwise what garden has.
     #[arg(long)]
     disk_mb: Option<u64>,
+    /// Of garden's disk, in MiB, kept for others than containers; without effect beside --disk-mb.
+    #[arg(long, default_value_t = 0)]
+    disk_kept_mb: u64,
     #[arg(long, default_value_t = CONTAINERS_MAX)]
     max_containers: u64,
     /// Destroy all containers when told to stop, instead of leaving them to the next rep.
@@ -73,6 +76,9 @@ pub struct Voice {
     /// The URL at which the platform reaches --listen, if that does not say it.
     #[arg(long)]
     rep_url: Option<String>,
+    /// Where clients look that know no --rep-url; otherwise that URL.
+    #[arg(long)]
+    rep_address: Option<String>,
     /// Tell routers that they had better use the containers' own addresses.
     #[arg(long)]
     advertise_preference_for_instance_address: bool,
@@ -163,6 +169,8 @@ struct Offer {
 /// What depends on where garden is.
 pub struct Limits {
     pub disk_mb: Option<u64>,
+    /// Of garden's, where `disk_mb` does not say it all.
+    pub disk_kept_mb: u64,
     pub containers: u64,
     pub destroy_containers_on_stop: bool,
 }
@@ -178,6 +186,7 @@ pub async fn run(flags: Flags, shutdown: CancellationToken) -> Result<()> {
     let garden = HttpGarden::new(flags.garden);
     let limits = Limits {
         disk_mb: flags.disk_mb,
+        disk_kept_mb: flags.disk_kept_mb,
         containers: flags.max_containers,
         destroy_containers_on_stop: flags.destroy_containers_on_stop,
     };
@@ -199,6 +208,9 @@ pub async fn speak(
     let listen = Listen::Tcp(voice.listen);
     let mut config =
         rep::Config::new(voice.identity(), listen, voice.bbs.client(&client)?, Arc::new(presences));
+    if let Some(address) = &voice.rep_address {
+        config.rep_address.clone_from(address);
+    }
     config.tls = voice.tls.server()?;
     config.admin_listen = Some(Listen::Tcp(voice.admin_listen));
     config.admin_tls = voice.tls.server()?;
@@ -280,11 +292,18 @@ fn executor(
 ) -> Result<Executor> {
     let http = diego_base::http::client(&voice.peers.downloads(&client))
         .context("cannot make a client for downloads")?;
-    let total = voice.offer.resources(&limits, capacity);
+    let total = voice.resources(&limits, capacity);
+    anyhow::ensure!(
+        total.disk_mb > 0 || limits.disk_kept_mb == 0,
+        "auto disk limit must result in a positive number: garden has {} MiB, {} are kept for others",
+        capacity.disk_in_bytes >> 20,
+        limits.disk_kept_mb
+    );
     let mut config = executor::Config::new(&voice.cell_id, total, voice.state_dir.clone(), http);
     voice.tuning.apply_to_executor(&mut config);
     config.depot_dir = voice.depot_dir();
     config.disk_follows_garden = limits.disk_mb.is_none();
+    config.disk_kept_mb = limits.disk_kept_mb;
     config.destroy_containers_on_stop = limits.destroy_containers_on_stop;
     config.volume_driver_dirs.clone_from(&voice.offer.volume_driver_dirs);
     config.witness = Arc::new(tally);
@@ -299,6 +318,22 @@ impl Voice {
         self.tuning.temp_dir.as_ref().unwrap_or(&self.state_dir).join("executor-containers")
     }
 
+    fn resources(&self, limits: &Limits, garden: Capacity) -> CellResources {
+        // Where garden is checked, the check has a place too: a full cell is no sick one.
+        let checks = u64::from(self.garden_check.is_told());
+        // Not more than garden can make.
+        let containers = match garden.max_containers {
+            0 => limits.containers,
+            most => limits.containers.min(most.saturating_sub(checks)),
+        };
+        let disk_mb = (garden.disk_in_bytes >> 20).saturating_sub(limits.disk_kept_mb);
+        CellResources {
+            memory_mb: self.offer.memory_mb.unwrap_or(garden.memory_in_bytes >> 20),
+            disk_mb: limits.disk_mb.unwrap_or(disk_mb),
+            containers,
+        }
+    }
+
     fn identity(&self) -> Identity {
         let url = || format!("{}://{}", self.tls.scheme(), self.listen);
         Identity {
@@ -311,21 +346,6 @@ impl Voice {
             placement_tags: self.offer.placement_tags.clone(),
             optional_placement_tags: self.offer.optional_placement_tags.clone(),
             ..Identity::default()
-        }
-    }
-}
-
-impl Offer {
-    fn resources(&self, limits: &Limits, garden: Capacity) -> CellResources {
-        // Not more than garden can make.
-        let containers = match garden.max_containers {
-            0 => limits.containers,
-            most => limits.containers.min(most),
-        };
-        CellResources {
-            memory_mb: self.memory_mb.unwrap_or(garden.memory_in_bytes >> 20),
-            disk_mb: limits.disk_mb.unwrap_or(garden.disk_in_bytes >> 20),
-            containers,
         }
     }
 }

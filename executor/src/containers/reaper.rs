@@ -56,7 +56,10 @@ fn expire(shared: &Shared) {
 
 async fn measure_disk(shared: &Shared) {
     match shared.garden.capacity().await {
-        Ok(capacity) => shared.store.set_disk_mb(capacity.disk_in_bytes >> 20),
+        Ok(capacity) => {
+            let kept = shared.config.disk_kept_mb;
+            shared.store.set_disk_mb((capacity.disk_in_bytes >> 20).saturating_sub(kept));
+        }
         Err(error) => tracing::warn!(%error, "executor.container-reaper.failed-to-fetch-capacity"),
     }
 }

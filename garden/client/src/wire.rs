@@ -14,14 +14,19 @@ pub const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Created {
-    #[serde(rename = "Handle", alias = "handle")]
+    #[serde(rename = "Handle", alias = "handle", default)]
     pub handle: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Handles {
-    #[serde(rename = "Handles", alias = "handles")]
+    #[serde(rename = "Handles", alias = "handles", default, deserialize_with = "null_is_empty")]
     pub handles: Vec<String>,
+}
+
+/// A list of nothing is `null` where a server writes lists as Go does.
+fn null_is_empty<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    Ok(Option::<Vec<String>>::deserialize(deserializer)?.unwrap_or_default())
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -175,6 +180,14 @@ fn decode(text: &str, plus_is_space: bool) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_of_nothing_may_be_null_or_absent() {
+        for json in [r#"{"Handles":null}"#, "{}", r#"{"Handles":[]}"#] {
+            assert!(serde_json::from_str::<Handles>(json).unwrap().handles.is_empty(), "{json}");
+        }
+        assert_eq!(serde_json::from_str::<Handles>(r#"{"handles":["a"]}"#).unwrap().handles, ["a"]);
+    }
 
     #[test]
     fn names_survive_paths_and_queries() {

@@ -5,12 +5,14 @@
 //! and has no effect, as ever.
 
 mod auctioneer;
+mod refusal;
 mod rep;
 mod route_emitter;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+pub use refusal::Refusal;
 use serde_json::{Map, Value};
 
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -27,6 +29,8 @@ pub enum Error {
     Json { path: PathBuf, why: String },
     #[error("{}: {key}: {why}", path.display())]
     Key { path: PathBuf, key: &'static str, why: String },
+    #[error(transparent)]
+    Refused(#[from] Refusal),
 }
 
 /// What a key becomes.
@@ -49,18 +53,35 @@ type Table = &'static [(&'static str, To)];
 /// The flags of keys that depend on one another or are written in another form; errors name the key.
 type Specials = fn(&Settings) -> Result<Vec<String>, (&'static str, String)>;
 
+/// Whether the component can be begun at all with what its file says.
+type Check = fn(&Settings) -> Result<(), Refusal>;
+
 /// Subcommands that may be started with such a file.
-const COMPONENTS: [(&str, Table, Specials); 3] = [
-    ("auctioneer", auctioneer::TABLE, auctioneer::specials),
-    ("rep", rep::TABLE, rep::specials),
-    ("route-emitter", route_emitter::TABLE, route_emitter::specials),
+const COMPONENTS: [(&str, Table, Specials, Check); 3] = [
+    ("auctioneer", auctioneer::TABLE, auctioneer::specials, |_| Ok(())),
+    ("rep", rep::TABLE, rep::specials, rep::check),
+    ("route-emitter", route_emitter::TABLE, route_emitter::specials, |_| Ok(())),
 ];
 
 /// `SUBCOMMAND [-config FILE] [-FLAG…]` with the file's flags in it; what is none of these components is left alone.
 pub fn expand(subcommand: &str, told: Vec<OsString>) -> Result<Vec<OsString>, Error> {
-    let Some((_, table, specials)) = COMPONENTS.iter().find(|(name, ..)| *name == subcommand) else {
+    let Some((_, table, specials, check)) = COMPONENTS.iter().find(|(name, ..)| *name == subcommand) else {
         return Ok(told);
     };
+    let (config, rest) = split(told)?;
+    let Some(path) = config else { return Ok(rest) };
+    let settings = Settings::read(&path)?;
+    let unknown = settings.unknown(table);
+    if !unknown.is_empty() {
+        eprintln!("{subcommand}: {}: without effect here: {}", path.display(), unknown.join(", "));
+    }
+    check(&settings)?;
+    let flags = settings.flags(table, *specials).map_err(|(key, why)| Error::Key { path, key, why })?;
+    Ok(joined(flags, rest))
+}
+
+/// The file, and the flags beside it.
+fn split(told: Vec<OsString>) -> Result<(Option<PathBuf>, Vec<OsString>), Error> {
     let (mut config, mut rest) = (None, Vec::new());
     let mut arguments = told.into_iter();
     while let Some(argument) = arguments.next() {
@@ -78,15 +99,13 @@ pub fn expand(subcommand: &str, told: Vec<OsString>) -> Result<Vec<OsString>, Er
             _ => rest.push(argument),
         }
     }
-    let Some(path) = config else { return Ok(rest) };
-    let settings = Settings::read(&path)?;
-    let unknown = settings.unknown(table);
-    if !unknown.is_empty() {
-        eprintln!("{subcommand}: {}: without effect here: {}", path.display(), unknown.join(", "));
-    }
-    let mut flags = settings.flags(table, *specials).map_err(|(key, why)| Error::Key { path, key, why })?;
+    Ok((config, rest))
+}
+
+/// What is told beside the file goes before it.
+fn joined(mut flags: Vec<String>, rest: Vec<OsString>) -> Vec<OsString> {
     flags.retain(|flag| !rest.iter().any(|told| is_same_flag(flag, told)));
-    Ok(flags.into_iter().map(OsString::from).chain(rest).collect())
+    flags.into_iter().map(OsString::from).chain(rest).collect()
 }
 
 fn is_same_flag(flag: &str, told: &OsString) -> bool {
@@ -137,6 +156,12 @@ impl Settings {
         }
     }
 
+    /// None is 0.
+    fn number(&self, key: &'static str) -> Result<u64, (&'static str, String)> {
+        let Some(text) = self.text(key)? else { return Ok(0) };
+        text.parse().map_err(|_| (key, format!("{text} is no whole number")))
+    }
+
     fn is(&self, key: &'static str) -> Result<bool, (&'static str, String)> {
         match self.0.get(key) {
             None | Some(Value::Null) => Ok(false),
@@ -168,24 +193,44 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
+    use serde_json::json;
 
     use super::*;
 
-    fn expanded(json: &str, told: &[&str]) -> Result<Vec<String>, String> {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), json).unwrap();
-        let config = ["-config".into(), OsString::from(file.path())];
+    /// The flags of a rep with this in its file, and a certificate for `san`.
+    fn expanded(mut json: Value, san: &str, told: &[&str]) -> Result<Vec<String>, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let pair = rcgen::generate_simple_self_signed([san.to_owned()]).unwrap();
+        std::fs::write(path("cert"), pair.cert.pem()).unwrap();
+        std::fs::write(path("key"), pair.signing_key.serialize_pem()).unwrap();
+        std::fs::write(path("other-key"), rcgen::KeyPair::generate().unwrap().serialize_pem()).unwrap();
+        std::fs::write(path("torn"), pair.cert.pem() + "MIIF\n-----END CERTIFICATE-----\n").unwrap();
+        let mut usual = Map::new();
+        for (key, value) in
+            [("cell_id", "c1"), ("locket_address", "127.0.0.1:8891"), ("cert_file", "DIR/cert")]
+        {
+            usual.insert(key.into(), value.into());
+        }
+        usual.insert("key_file".into(), "DIR/key".into());
+        usual.insert("ca_cert_file".into(), "DIR/cert".into());
+        if let Value::Object(json) = &mut json {
+            usual.append(json);
+            json.append(&mut usual);
+        }
+        let dir_name = dir.path().display().to_string();
+        std::fs::write(path("config"), json.to_string().replace("DIR", &dir_name)).unwrap();
+        let config = ["-config".into(), OsString::from(path("config"))];
         let told = config.into_iter().chain(told.iter().map(OsString::from)).collect();
-        let hide = |error: Error| error.to_string().replace(&file.path().display().to_string(), "FILE");
-        let flags = expand("rep", told).map_err(hide)?;
+        let flags = expand("rep", told).map_err(|error| error.to_string().replace(&dir_name, "DIR"))?;
         Ok(flags.into_iter().map(|flag| flag.into_string().unwrap()).collect())
     }
 
     #[test]
     fn keys_are_flags_and_the_command_line_goes_first() {
-        let json = r#"{"cell_id": "c1", "zone": "z1", "set_cpu_weight": true, "placement_tags": ["a", "b"], "temp_dir": "",
-            "max_log_lines_per_second": 100, "nonsense_of_ours": 1}"#;
-        let flags = expanded(json, &["-zone=z2", "-v", "--listen", "x"]).unwrap();
+        let json = json!({"zone": "z1", "set_cpu_weight": true, "placement_tags": ["a", "b"],
+            "temp_dir": "", "max_log_lines_per_second": 100, "nonsense_of_ours": 1});
+        let flags = expanded(json, "127.0.0.1", &["-zone=z2", "-v", "--listen", "x"]).unwrap();
         for flag in ["--cell-id=c1", "--set-cpu-weight", "--placement-tag=a", "--placement-tag=b"] {
             assert!(flags.contains(&flag.to_string()), "{flag} in {flags:?}");
         }
@@ -201,14 +246,23 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_named() {
         for (json, error) in [
-            ("[]", "FILE is no JSON object: invalid type: sequence, expected a map at line 1 column 0"),
-            (r#"{"zone": []}"#, "FILE: zone: [] is neither a text nor a number"),
-            (r#"{"set_cpu_weight": "yes"}"#, "FILE: set_cpu_weight: \"yes\" is neither true nor false"),
-            (r#"{"placement_tags": "a"}"#, "FILE: placement_tags: \"a\" is no list"),
-            (r#"{"placement_tags": [1]}"#, "FILE: placement_tags: 1 is no text"),
-            (r#"{"loggregator": 1}"#, "FILE: loggregator: 1 is no object"),
+            (
+                json!([]),
+                "DIR/config is no JSON object: invalid type: sequence, expected a map at line 1 column 0",
+            ),
+            (json!({"zone": []}), "DIR/config: zone: [] is neither a text nor a number"),
+            (
+                json!({"set_cpu_weight": "yes"}),
+                "DIR/config: set_cpu_weight: \"yes\" is neither true nor false",
+            ),
+            (json!({"placement_tags": "a"}), "DIR/config: placement_tags: \"a\" is no list"),
+            (json!({"placement_tags": [1]}), "DIR/config: placement_tags: 1 is no text"),
+            (
+                json!({"max_cache_size_in_bytes": "big"}),
+                "DIR/config: max_cache_size_in_bytes: big is no whole number",
+            ),
         ] {
-            assert_eq!(expanded(json, &[]).unwrap_err(), error);
+            assert_eq!(expanded(json, "127.0.0.1", &[]).unwrap_err(), error);
         }
         let of =
             |told: &[&str]| expand("rep", told.iter().map(OsString::from).collect()).unwrap_err().to_string();
@@ -219,7 +273,7 @@ mod tests {
     #[test]
     fn every_key_is_told_once_and_every_flag_is_there() {
         let command = crate::cli::Cli::command();
-        for (component, table, _) in COMPONENTS {
+        for (component, table, ..) in COMPONENTS {
             let mut keys: Vec<_> = table.iter().map(|(key, _)| *key).collect();
             let count = keys.len();
             keys.sort_unstable();
@@ -232,6 +286,29 @@ mod tests {
                 assert!(known, "{component}: {key}: --{flag}");
             }
         }
+    }
+
+    #[test]
+    fn what_a_rep_cannot_be_begun_with_is_refused_in_known_words() {
+        let refused = |json, san| expanded(json, san, &[]).unwrap_err();
+        for (json, word) in [
+            (json!({"cell_id": ""}), "invalid-cell-id"),
+            (
+                json!({"loggregator": {"loggregator_ca_path": "DIR/cert"}}),
+                "failed-to-initialize-metron-client",
+            ),
+            (json!({"loggregator": 1}), "failed-to-initialize-metron-client"),
+            (json!({"cert_file": ""}), "failed-to-configure-secure-BBS-client"),
+            (json!({"ca_cert_file": "DIR/none"}), "failed-to-configure-secure-BBS-client"),
+            (json!({"key_file": "DIR/other-key"}), "failed-to-configure-secure-BBS-client"),
+            (json!({"locket_address": ""}), "invalid-locket-config"),
+            (json!({"cert_file": "DIR/torn"}), "tls-configuration-failed"),
+        ] {
+            let why = refused(json.clone(), "127.0.0.1");
+            assert!(why.starts_with(&format!("{word}: ")), "{json}: {why}");
+        }
+        let why = refused(json!({}), "localhost");
+        assert!(why.starts_with("tls-configuration-failed: invalid SAN metadata."), "{why}");
     }
 
     #[test]

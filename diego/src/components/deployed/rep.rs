@@ -1,19 +1,30 @@
 //! A rep's file, with what it says for the executor in it.
 
-use super::{Each, Flag, If, Nothing, Settings, Special, Table};
+use std::net::{IpAddr, UdpSocket};
+
+use super::refusal::{FATAL, Keys, UNUSABLE, identity, is_for_loopback};
+use super::{Each, Flag, If, Nothing, Refusal, Settings, Special, Table};
+
+/// Nothing is sent there: the way to it begins at the address by which others know this machine.
+const ELSEWHERE: &str = "1.2.3.4:1";
 
 pub const TABLE: Table = &[
     ("advertise_domain", Special),
     ("advertise_preference_for_instance_address", If("advertise-preference-for-instance-address")),
-    // The disk's own figures are asked for, and what others take of it is seen.
-    ("auto_disk_capacity_overhead_mb", Nothing),
+    ("auto_disk_capacity_overhead_mb", Special),
     ("bbs_address", Flag("bbs-url")),
+    // Older deployments named the same files again under these.
+    ("bbs_ca_cert_file", Nothing),
+    ("bbs_client_cert_file", Nothing),
+    ("bbs_client_key_file", Nothing),
     ("bbs_client_session_cache_size", Nothing),
     ("bbs_max_idle_conns_per_host", Nothing),
     ("ca_cert_file", Flag("ca-cert-file")),
     ("cache_path", Flag("cache-path")),
     ("cell_id", Flag("cell-id")),
     ("cell_index", Flag("cell-index")),
+    // Cells are registered in Locket, always.
+    ("cell_registrations_locket_enabled", Nothing),
     ("cert_file", Flag("cert-file")),
     ("communication_timeout", Nothing),
     ("container_inode_limit", Flag("container-inode-limit")),
@@ -36,6 +47,8 @@ pub const TABLE: Table = &[
     ("disk_mb", Special),
     ("enable_container_proxy", If("container-proxy")),
     ("enable_container_proxy_healthcheck", Nothing),
+    // Checks that say what they check are, always.
+    ("enable_declarative_healthcheck", Nothing),
     ("enable_healthcheck_metrics", Nothing),
     ("enable_unproxied_port_mappings", Special),
     ("envoy_config_refresh_delay", Nothing),
@@ -102,27 +115,69 @@ pub const TABLE: Table = &[
     ("redact_secrets", Nothing),
     ("report_interval", Flag("report-interval")),
     ("reserved_expiration_time", Flag("reserved-expiration-time")),
-    ("session_name", Nothing),
+    ("server_cert_file", Nothing),
+    ("server_key_file", Nothing),
+    ("session_name", Special),
     ("set_cpu_weight", If("set-cpu-weight")),
     // Checks of instances are made by the cell itself, in no root filesystem.
     ("sidecar_root_fs", Nothing),
     ("sidecar_root_fs_path", Flag("garden-healthcheck-rootfs")),
     ("supported_providers", Each("rootfs-provider")),
     ("temp_dir", Flag("temp-dir")),
-    ("time_format", Nothing),
+    ("time_format", Special),
     ("trusted_system_certificates_path", Flag("trusted-system-certificates")),
     ("unhealthy_monitoring_interval", Flag("unhealthy-monitoring-interval")),
     ("use_node_port_for_pod_service", Nothing),
     ("use_schedulable_disk_size", Nothing),
     ("volman_driver_paths", Special),
-    ("zone", Flag("zone")),
+    ("zone", Special),
 ];
+
+/// In the order in which a deployment that gets several of them wrong is to hear of them.
+pub fn check(settings: &Settings) -> Result<(), Refusal> {
+    let says = |key| matches!(settings.text(key), Ok(Some(_)));
+    if !says("cell_id") {
+        return Err(Refusal::new("invalid-cell-id", UNUSABLE, "-cellID must be specified"));
+    }
+    metron(settings).map_err(|why| Refusal::new("failed-to-initialize-metron-client", UNUSABLE, why))?;
+    let keys = Keys { cert: "cert_file", key: "key_file", ca: "ca_cert_file" };
+    let files = identity(settings, &keys)
+        .map_err(|why| Refusal::new("failed-to-configure-secure-BBS-client", FATAL, why))?;
+    if !says("locket_address") {
+        return Err(Refusal::new("invalid-locket-config", FATAL, "the file says no locket_address"));
+    }
+    is_for_loopback(&files.cert).map_err(|why| Refusal::new("tls-configuration-failed", FATAL, why))
+}
+
+/// A forwarder that is not there yet is waited for; one that cannot be spoken to is not.
+fn metron(settings: &Settings) -> Result<(), String> {
+    let told = settings.within("loggregator").map_err(|(key, why)| format!("{key}: {why}"))?;
+    if !matches!(told.text("loggregator_ca_path"), Ok(Some(_))) {
+        return Ok(());
+    }
+    let keys = Keys { cert: "loggregator_cert_path", key: "loggregator_key_path", ca: "loggregator_ca_path" };
+    identity(&told, &keys).map(drop)
+}
 
 type Flags = Result<Vec<String>, (&'static str, String)>;
 
 pub fn specials(settings: &Settings) -> Flags {
-    let parts =
-        [url, garden, capacity, stacks, layering, identity, proxy, downloads, hook, volumes, loggregator];
+    let parts = [
+        url,
+        address,
+        place,
+        log,
+        garden,
+        capacity,
+        stacks,
+        layering,
+        credentials,
+        proxy,
+        downloads,
+        hook,
+        volumes,
+        loggregator,
+    ];
     let mut flags = Vec::new();
     for part in parts {
         flags.extend(part(settings)?);
@@ -145,6 +200,33 @@ fn url(settings: &Settings) -> Flags {
     Ok(vec![format!("--rep-url={scheme}://{}.{domain}:{port}", cell.replace('_', "-"))])
 }
 
+/// Plain HTTP and the administrator's port: so it is written since clients knew nothing else of a cell.
+fn address(settings: &Settings) -> Flags {
+    let Some(listen) = settings.text("listen_addr")? else { return Ok(vec![]) };
+    let port = listen.rsplit_once(':').map(|(_, port)| port);
+    let port = port.ok_or(("listen_addr", format!("{listen} has no port")))?;
+    Ok(own_ip().map(|ip| format!("--rep-address=http://{ip}:{port}")).into_iter().collect())
+}
+
+/// `None` on a machine that reaches no other.
+fn own_ip() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect(ELSEWHERE).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
+/// A deployment without zones says none.
+fn place(settings: &Settings) -> Flags {
+    Ok(vec![format!("--zone={}", settings.text("zone")?.unwrap_or_default())])
+}
+
+fn log(settings: &Settings) -> Flags {
+    let name = settings.text("session_name")?.unwrap_or_else(|| "rep".into());
+    let mut flags = vec![format!("--log-source={name}")];
+    flags.extend(settings.text("time_format")?.map(|format| format!("--log-time-format={format}")));
+    Ok(flags)
+}
+
 fn garden(settings: &Settings) -> Flags {
     let network = settings.text("garden_network")?;
     if let Some(network) = network.filter(|network| !matches!(&**network, "tcp" | "unix")) {
@@ -153,13 +235,22 @@ fn garden(settings: &Settings) -> Flags {
     Ok(settings.text("garden_addr")?.map(|address| format!("--garden={address}")).into_iter().collect())
 }
 
-/// `auto` is what garden has.
+/// `auto` is what garden has; of its disk the cache and whatever else is there may take their part.
 fn capacity(settings: &Settings) -> Flags {
     let of = |key, flag| {
         let told = settings.text(key)?.filter(|told| told != "auto");
         Ok(told.map(|megabytes| format!("--{flag}={megabytes}")))
     };
-    Ok(of("memory_mb", "memory-mb")?.into_iter().chain(of("disk_mb", "disk-mb")?).collect())
+    let mut flags: Vec<String> = of("memory_mb", "memory-mb")?.into_iter().collect();
+    match of("disk_mb", "disk-mb")? {
+        Some(told) => flags.push(told),
+        None => {
+            let cache_mb = settings.number("max_cache_size_in_bytes")? >> 20;
+            let kept_mb = cache_mb + settings.number("auto_disk_capacity_overhead_mb")?;
+            flags.push(format!("--disk-kept-mb={kept_mb}"));
+        }
+    }
+    Ok(flags)
 }
 
 fn stacks(settings: &Settings) -> Flags {
@@ -180,7 +271,7 @@ fn layering(settings: &Settings) -> Flags {
 }
 
 /// Without an authority a validity says nothing.
-fn identity(settings: &Settings) -> Flags {
+fn credentials(settings: &Settings) -> Flags {
     const KEY: &str = "instance_identity_validity_period";
     let Some(validity) = settings.text(KEY)? else { return Ok(vec![]) };
     let hours =
@@ -284,7 +375,17 @@ mod tests {
                 json!({"garden_network": "tcp", "garden_addr": "127.0.0.1:7777"}),
                 vec!["--garden=127.0.0.1:7777"],
             ),
-            (json!({"memory_mb": "auto", "disk_mb": "2048"}), vec!["--disk-mb=2048"]),
+            (
+                json!({"memory_mb": "auto", "disk_mb": "2048", "max_cache_size_in_bytes": 1 << 30}),
+                vec!["--disk-mb=2048"],
+            ),
+            (
+                json!({"disk_mb": "auto", "max_cache_size_in_bytes": 10u64 << 30, "auto_disk_capacity_overhead_mb": 5}),
+                vec!["--disk-kept-mb=10245"],
+            ),
+            (json!({"disk_mb": "1", "zone": "z2"}), vec!["--zone=z2"]),
+            (json!({"disk_mb": "1", "session_name": "cell"}), vec!["--log-source=cell"]),
+            (json!({"disk_mb": "1", "time_format": "unix-epoch"}), vec!["--log-time-format=unix-epoch"]),
             (json!({"preloaded_root_fs": ["cflinuxfs4:/r/a.tar"]}), vec!["--stack=cflinuxfs4=/r/a.tar"]),
             (json!({"layering_mode": "two-layer"}), vec!["--two-layer"]),
             (
@@ -324,9 +425,13 @@ mod tests {
                 ],
             ),
         ];
+        let always = ["--zone=", "--log-source=rep", "--disk-kept-mb=0"];
         for (json, expected) in rows {
-            assert_eq!(flags(json.clone()).unwrap(), expected, "{json}");
+            let mut said = flags(json.clone()).unwrap();
+            said.retain(|flag| !always.contains(&&**flag) && flag != "--disk-mb=1");
+            assert_eq!(said, expected, "{json}");
         }
+        assert_eq!(flags(json!({})).unwrap(), always);
     }
 
     #[test]

@@ -78,7 +78,7 @@ pub fn style(name: Name, log: &LogFlags) -> Style {
         TimeFormat::UnixEpoch => Timestamps::UnixEpoch,
     };
     let renamed = (name == Name::Gdn).then_some(("garden", "guardian"));
-    Style { renamed, timestamps }
+    Style { renamed, timestamps, ..Style::default() }
 }
 
 /// `fatal` is a level nothing of this program has.
