@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use garden_client::{ContainerSpec, Error as GardenError, ImageRef, ProcessIo, ProcessSpec, Properties};
+use garden_client::{ContainerSpec, Error as GardenError, ProcessIo, ProcessSpec, Properties};
 
 use crate::Shared;
 use crate::containers::OWNER_PROPERTY;
@@ -45,8 +45,10 @@ pub(crate) async fn perform(shared: &Shared, check: &GardenCheck) -> Result<(), 
     clear(shared, check).await?;
     let garden = &shared.garden;
     let handle = format!("{HANDLE_PREFIX}{}", uuid::Uuid::new_v4());
-    check.attempt("create a container", || garden.create(check.container(&handle))).await?;
-    let ran = run(shared, check, &handle).await;
+    let created = check.attempt("create a container", || garden.create(check.container(&handle))).await?;
+    // Garden may call it otherwise, as long as it knows it by this name too.
+    let known = if created.is_empty() { &handle } else { &created };
+    let ran = run(shared, check, known).await;
     let destroyed = destroy(shared, check, &handle).await;
     ran.and(destroyed)
 }
@@ -87,7 +89,7 @@ impl GardenCheck {
             [owner, TAG, NETWORK_PROPERTY].map(|(name, value)| (name.to_owned(), value.to_owned()));
         ContainerSpec {
             handle: handle.to_owned(),
-            image: ImageRef { uri: self.rootfs.clone(), ..ImageRef::default() },
+            rootfs_path: self.rootfs.clone(),
             properties: Properties::from(properties),
             ..ContainerSpec::default()
         }

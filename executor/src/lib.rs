@@ -41,7 +41,7 @@ use events::Hub;
 pub use events::{EVENTS_BEHIND_MAX, Events, Heard};
 pub use garden_check::{GardenCheck, GardenCheckError};
 use garden_client::{Garden, Reader};
-use logs::Logs;
+use logs::{LogStream, Logs, Out};
 use metrics::Streams;
 use namespace::Errands;
 pub use occurrence::{Attempt, Occurrence, Protocol, Witness};
@@ -265,6 +265,22 @@ impl Executor {
     /// By guid, of created and running containers; one that garden cannot measure just now is left out.
     pub async fn metrics(&self) -> Result<BTreeMap<String, ContainerMetrics>, Error> {
         metrics::collect(&self.0).await
+    }
+
+    /// The platform's own word in the log of a container that has been asked to run; of another nobody listens.
+    pub fn announce(&self, guid: &str, text: &str) {
+        let Some(run_info) = self.0.store.get(guid).and_then(|container| container.run_info) else { return };
+        let (config, shared) = (&run_info.log_config, &self.0);
+        let limits = (0, 0);
+        LogStream::new(
+            &shared.logs,
+            config,
+            guid,
+            limits,
+            shared.config.clock.clone(),
+            shared.config.witness.clone(),
+        )
+        .announce(Out::Out, text);
     }
 
     pub fn logs(&self) -> &Logs {

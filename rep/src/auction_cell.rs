@@ -8,6 +8,7 @@ use rep_client::{CellState, Lrp, Resources, RootfsProviders, Task, TaskState, Wo
 use crate::evacuation::Evacuation;
 use crate::stacks::Stacks;
 use crate::tags::{self, Lifecycle, PLACEMENT_TAGS_TAG, VOLUME_DRIVERS_TAG};
+use crate::trace::{TraceId, Traces};
 
 /// An instance guid fits where a host name of its container is made of it.
 const INSTANCE_GUID_CHARS: usize = 28;
@@ -41,13 +42,14 @@ pub struct AuctionCell {
     providers: RootfsProviders,
     executor: Executor,
     evacuation: Evacuation,
+    traces: Traces,
 }
 
 impl AuctionCell {
-    pub fn new(identity: Identity, executor: Executor, evacuation: Evacuation) -> Self {
+    pub fn new(identity: Identity, executor: Executor, evacuation: Evacuation, traces: Traces) -> Self {
         let stacks = identity.stacks.0.keys().map(String::as_str);
         let providers = RootfsProviders::new(stacks, &identity.rootfs_schemes);
-        AuctionCell { identity, providers, executor, evacuation }
+        AuctionCell { identity, providers, executor, evacuation, traces }
     }
 
     pub fn healthy(&self) -> bool {
@@ -88,7 +90,7 @@ impl AuctionCell {
     }
 
     /// Reserves what it can; answers the rest.
-    pub fn perform(&self, mut work: Work) -> Result<Work, Error> {
+    pub fn perform(&self, mut work: Work, trace: &TraceId) -> Result<Work, Error> {
         let own = &self.identity.cell_id;
         if !work.cell_id.is_empty() && work.cell_id != *own {
             return Err(Error::CellIdMismatch { given: work.cell_id, own: own.clone() });
@@ -97,8 +99,8 @@ impl AuctionCell {
             return Ok(work);
         }
         work.lrps.sort_by_key(|lrp| std::cmp::Reverse(lrp.memory_mb));
-        let lrps = self.allocate(work.lrps, |cell, lrp| cell.lrp_request(lrp));
-        let tasks = self.allocate(work.tasks, |cell, task| cell.task_request(task));
+        let lrps = self.allocate(work.lrps, trace, |cell, lrp| cell.lrp_request(lrp));
+        let tasks = self.allocate(work.tasks, trace, |cell, task| cell.task_request(task));
         Ok(Work { lrps, tasks, cell_id: String::new() })
     }
 
@@ -106,6 +108,7 @@ impl AuctionCell {
     fn allocate<T>(
         &self,
         work: Vec<T>,
+        trace: &TraceId,
         request: impl Fn(&Self, &T) -> Result<AllocationRequest, String>,
     ) -> Vec<T> {
         let mut refused = Vec::new();
@@ -114,6 +117,8 @@ impl AuctionCell {
         for piece in work {
             match request(self, &piece) {
                 Ok(request) => {
+                    // Before anybody hears of it.
+                    self.traces.note(&request.guid, trace);
                     by_guid.insert(request.guid.clone(), piece);
                     requests.push(request);
                 }
@@ -125,6 +130,7 @@ impl AuctionCell {
         }
         for failure in self.executor.allocate(requests) {
             tracing::info!(guid = failure.guid, reason = failure.reason, "container-allocation-failure");
+            self.traces.forget(&failure.guid);
             refused.extend(by_guid.remove(&failure.guid));
         }
         refused

@@ -66,6 +66,7 @@ pub async fn run(
     executor.empty_at_stop();
     if tokio::time::timeout(times.timeout, until_empty(executor, times.polling_interval)).await.is_err() {
         tracing::error!("failed-to-evacuate-before-timeout");
+        tell_of_timeout(cell_id, executor);
         delete_all(executor, times.graceful_shutdown_interval + CLEAN_UP_MARGIN).await;
     }
     let stranded = remove_stranded(cell_id, bbs).await;
@@ -81,6 +82,14 @@ async fn until_empty(executor: &Executor, polling_interval: Duration) {
         }
         tracing::info!(containers = left, "evacuation-incomplete");
         tokio::time::sleep(polling_interval).await;
+    }
+}
+
+/// Each app is told why its instance is stopped though no other runs yet.
+fn tell_of_timeout(cell_id: &str, executor: &Executor) {
+    for container in executor.list() {
+        let guid = container.guid;
+        executor.announce(&guid, &format!("Cell {cell_id} reached evacuation timeout for instance {guid}"));
     }
 }
 

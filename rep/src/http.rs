@@ -21,6 +21,7 @@ use serde::Deserialize;
 use crate::auction_cell::AuctionCell;
 use crate::evacuation::Evacuation;
 use crate::occurrence::{self, Witness};
+use crate::trace::{TraceId, Traces};
 use crate::usage::Usage;
 
 /// Thousands of pieces of work in one request.
@@ -32,8 +33,18 @@ const LOG_LINES_DEFAULT: usize = 100;
 pub struct Api {
     pub cell_id: String,
     pub auction_cell: AuctionCell,
+    pub traces: Traces,
     pub usage: Arc<Usage>,
     pub executor: Executor,
+}
+
+impl Api {
+    /// What happens to a container from now on was asked for by this request.
+    fn note(&self, guid: &str, trace: &TraceId) {
+        if self.executor.get(guid).is_ok() {
+            self.traces.note(guid, trace);
+        }
+    }
 }
 
 /// For the auctioneer, the BBS and the operator's tools.
@@ -70,14 +81,14 @@ async fn container_metrics(State(api): State<Arc<Api>>) -> Response {
     Json(api.usage.collection(&api.executor, &api.cell_id)).into_response()
 }
 
-async fn perform(State(api): State<Arc<Api>>, body: Bytes) -> Response {
+async fn perform(State(api): State<Arc<Api>>, trace: TraceId, body: Bytes) -> Response {
     let work: Work = match serde_json::from_slice(&body) {
         Ok(work) => work,
-        Err(error) => return refused(StatusCode::BAD_REQUEST, "failed-to-unmarshal", &error),
+        Err(error) => return refused(StatusCode::BAD_REQUEST, "failed-to-unmarshal", &trace, &error),
     };
-    match api.auction_cell.perform(work) {
+    match api.auction_cell.perform(work, &trace) {
         Ok(failed) => Json(failed).into_response(),
-        Err(error) => refused(StatusCode::INTERNAL_SERVER_ERROR, "failed-to-perform-work", &error),
+        Err(error) => refused(StatusCode::INTERNAL_SERVER_ERROR, "failed-to-perform-work", &trace, &error),
     }
 }
 
@@ -85,38 +96,50 @@ async fn perform(State(api): State<Arc<Api>>, body: Bytes) -> Response {
 async fn update_lrp_instance(
     State(api): State<Arc<Api>>,
     Path((_process_guid, instance_guid)): Path<(String, String)>,
+    trace: TraceId,
     body: Bytes,
 ) -> Response {
     let update: LrpUpdate = match serde_json::from_slice(&body) {
         Ok(update) => update,
-        Err(error) => return refused(StatusCode::BAD_REQUEST, "failed-to-unmarshal", &error),
+        Err(error) => return refused(StatusCode::BAD_REQUEST, "failed-to-unmarshal", &trace, &error),
     };
     let internal_routes =
         update.internal_routes.map(|routes| routes.into_iter().map(|route| route.hostname).collect());
     let request = UpdateRequest { guid: instance_guid, internal_routes, metric_tags: update.metric_tags };
     match api.executor.update(request).await {
         Ok(()) => StatusCode::ACCEPTED.into_response(),
-        Err(error) => refused(StatusCode::INTERNAL_SERVER_ERROR, "failed-to-update-container", &error),
+        Err(error) => {
+            refused(StatusCode::INTERNAL_SERVER_ERROR, "failed-to-update-container", &trace, &error)
+        }
     }
 }
 
 async fn stop_lrp_instance(
     State(api): State<Arc<Api>>,
     Path((_process_guid, instance_guid)): Path<(String, String)>,
+    trace: TraceId,
 ) -> Response {
+    api.note(&instance_guid, &trace);
     match api.executor.stop(&instance_guid).await {
         Ok(()) => StatusCode::ACCEPTED.into_response(),
-        Err(error) => refused(StatusCode::INTERNAL_SERVER_ERROR, "failed-to-stop-container", &error),
+        Err(error) => refused(StatusCode::INTERNAL_SERVER_ERROR, "failed-to-stop-container", &trace, &error),
     }
 }
 
 /// Answered at once: to delete a container takes as long as its processes take to end.
-async fn cancel_task(State(api): State<Arc<Api>>, Path(task_guid): Path<String>) -> StatusCode {
+async fn cancel_task(
+    State(api): State<Arc<Api>>,
+    Path(task_guid): Path<String>,
+    trace: TraceId,
+) -> StatusCode {
+    api.note(&task_guid, &trace);
     let executor = api.executor.clone();
     tokio::spawn(async move {
         match executor.delete(&task_guid).await {
             Ok(()) | Err(executor::Error::ContainerNotFound) => {}
-            Err(error) => tracing::error!(task_guid, %error, "failed-deleting-container"),
+            Err(error) => {
+                tracing::error!(task_guid, trace_id = trace.as_str(), %error, "failed-deleting-container");
+            }
         }
     });
     StatusCode::ACCEPTED
@@ -127,8 +150,13 @@ async fn evacuate(State(evacuation): State<Evacuation>) -> Response {
     (StatusCode::ACCEPTED, Json(serde_json::json!({ "ping_path": "/ping" }))).into_response()
 }
 
-fn refused(status: StatusCode, message: &'static str, error: &dyn std::fmt::Display) -> Response {
-    tracing::error!(%error, "{message}");
+fn refused(
+    status: StatusCode,
+    message: &'static str,
+    trace: &TraceId,
+    error: &dyn std::fmt::Display,
+) -> Response {
+    tracing::error!(trace_id = trace.as_str(), %error, "{message}");
     (status, Json(serde_json::json!({ "error": error.to_string() }))).into_response()
 }
 

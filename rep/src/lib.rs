@@ -13,9 +13,10 @@ pub mod recipe;
 pub mod stacks;
 pub mod tags;
 pub mod task;
+pub mod trace;
 pub mod usage;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use auction_cell::AuctionCell;
@@ -101,6 +102,7 @@ pub async fn run(config: Config, executor: Executor, shutdown: CancellationToken
         executor: executor.clone(),
         evacuation: Evacuation::default(),
         usage: Arc::new(usage::Usage::default()),
+        traces: trace::Traces::default(),
         stop: shutdown.child_token(),
         witness: config.witness,
     };
@@ -137,6 +139,7 @@ struct Cell {
     executor: Executor,
     evacuation: Evacuation,
     usage: Arc<usage::Usage>,
+    traces: trace::Traces,
     witness: Arc<dyn Witness>,
     stop: CancellationToken,
 }
@@ -155,6 +158,8 @@ impl Cell {
             bbs: self.bbs.clone(),
             executor: self.executor.clone(),
             evacuation: self.evacuation.clone(),
+            traces: self.traces.clone(),
+            replaced: Mutex::default(),
             witness: self.witness.clone(),
         }
     }
@@ -166,7 +171,9 @@ impl Cell {
                 self.identity.clone(),
                 self.executor.clone(),
                 self.evacuation.clone(),
+                self.traces.clone(),
             ),
+            traces: self.traces.clone(),
             usage: self.usage.clone(),
             executor: self.executor.clone(),
         })

@@ -4,7 +4,8 @@ mod world;
 
 use std::time::Duration;
 
-use bbs_models::{ActualLrp, Presence, TaskOutcome};
+use bbs_models::{ActualLrp, Event, Presence, TaskOutcome};
+use futures_util::{StreamExt, TryStreamExt};
 use garden_client::memory::{Call, MemoryGarden};
 use world::{Cell, World};
 
@@ -159,6 +160,36 @@ async fn a_cancelled_task_leaves_no_container() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_asked_for_under_a_trace_id_is_told_under_it() {
+    let mut world = World::new().await;
+    let cell = world.cell("cell-1");
+    let mut events = world.bbs.subscribe_to_instance_events().await.unwrap();
+    world.bbs = world.bbs.traced("wish");
+    world.desire("app", 1, |_| {}).await;
+    // The first event of which it is true, and under which id it came.
+    let mut heard = async |wished: fn(&Event) -> bool| loop {
+        let event = tokio::time::timeout(Duration::from_secs(30), events.next()).await;
+        let event = event.unwrap().unwrap().unwrap();
+        if wished(&event) {
+            return event;
+        }
+    };
+    let is_running =
+        |event: &Event| matches!(event, Event::ActualLrpInstanceChanged { after, .. } if after.is_running());
+    let is_claimed = |event: &Event| matches!(event, Event::ActualLrpInstanceChanged { after, .. } if after.cell_id().is_some());
+    let Event::ActualLrpInstanceChanged { trace_id, .. } = heard(is_claimed).await else { unreachable!() };
+    assert_eq!(trace_id, "wish", "claimed");
+    let Event::ActualLrpInstanceChanged { trace_id, after, .. } = heard(is_running).await else {
+        unreachable!()
+    };
+    assert_eq!(trace_id, "wish", "running");
+    cell.rep.traced("of another").stop_lrp_instance("app", guid(&after)).await.unwrap();
+    let is_removed = |event: &Event| matches!(event, Event::ActualLrpInstanceRemoved { .. });
+    let Event::ActualLrpInstanceRemoved { trace_id, .. } = heard(is_removed).await else { unreachable!() };
+    assert_eq!(trace_id, "of another", "stopped");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_evacuated_cell_goes_when_its_instances_run_elsewhere() {
     let world = World::new().await;
     let leaving = world.cell("cell-1");
@@ -170,7 +201,23 @@ async fn an_evacuated_cell_goes_when_its_instances_run_elsewhere() {
     leaving.admin.evacuate().await.unwrap();
     let both =
         |lrps: &[ActualLrp]| lrps.iter().filter(|lrp| lrp.presence == Presence::Evacuating).count() == 2;
-    world.until_lrps("the old instances are evacuating", both).await;
+    for lrp in world.until_lrps("the old instances are evacuating", both).await {
+        if lrp.presence != Presence::Evacuating {
+            continue;
+        }
+        let line = format!("Cell cell-1 requesting replacement for instance {}", guid(&lrp));
+        let said = leaving
+            .rep
+            .logs("app", 100, false)
+            .await
+            .unwrap()
+            .map_ok(|piece| piece.to_vec())
+            .try_concat()
+            .await
+            .unwrap();
+        let said = String::from_utf8_lossy(&said);
+        assert_eq!(said.matches(&line).count(), 1, "{line} in {said}");
+    }
     assert_eq!(leaving.garden.handles().len(), 2, "they serve until they are replaced");
     staying.garden.release(garden_client::memory::Call::Create);
     leaving.runs.await.unwrap().unwrap();
@@ -271,7 +318,6 @@ async fn a_crash_while_the_bbs_is_away_is_not_forgotten() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_instance_says_can_be_read_and_followed() {
-    use futures_util::StreamExt;
     let world = World::new().await;
     let cell = world.cell("cell-1");
     world.desire("app", 1, |_| {}).await;

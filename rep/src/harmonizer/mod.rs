@@ -8,9 +8,9 @@ mod carry_out;
 mod residue;
 mod result_file;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bbs_client::BbsClient;
@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::evacuation::Evacuation;
 use crate::recipe::Surroundings;
+use crate::trace::Traces;
 use crate::{Occurrence, Witness};
 use residue::Residue;
 
@@ -42,7 +43,31 @@ pub struct Surrounded {
     pub bbs: BbsClient,
     pub executor: Executor,
     pub evacuation: Evacuation,
+    pub traces: Traces,
+    /// Guids of the instances whose replacement was asked for, each told to its app once.
+    pub replaced: Mutex<HashSet<String>>,
     pub witness: Arc<dyn Witness>,
+}
+
+impl Surrounded {
+    fn telling(&self, guid: &str) -> Telling<'_> {
+        let bbs = self.traces.of(guid).map_or_else(|| self.bbs.clone(), |id| self.bbs.traced(id));
+        Telling { around: self, bbs }
+    }
+
+    /// What is noted of containers that are gone is of no use any more.
+    fn forget_all_but(&self, guids: &[String]) {
+        let there: HashSet<&str> = guids.iter().map(String::as_str).collect();
+        self.traces.keep(|guid| there.contains(guid));
+        let mut replaced = self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
+        replaced.retain(|guid| there.contains(guid.as_str()));
+    }
+}
+
+/// One container's affairs, told to the BBS under the trace id of whoever asked for them.
+struct Telling<'a> {
+    around: &'a Surrounded,
+    bbs: BbsClient,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,7 +203,7 @@ impl Queue {
 async fn carry_out(around: &Surrounded, guid: &str, operation: &Operation) {
     for pause in RETRY_AFTER.map(Some).into_iter().chain([None]) {
         let outcome = match operation {
-            Operation::Container => carry_out::container(around, guid).await,
+            Operation::Container => carry_out::container(&around.telling(guid), guid).await,
             Operation::Residue(residue) => residue::remove(around, guid, residue).await,
         };
         match (outcome, pause) {

@@ -29,7 +29,9 @@ pub(super) async fn look(around: &Surrounded) -> Result<HashMap<String, Operatio
     let (lrps, tasks) = tokio::join!(around.bbs.actual_lrps(&lrp_filter), around.bbs.tasks(&task_filter));
     let task_guids = tasks?.into_iter().map(|task| task.task_guid).collect();
     // Read last: a container made meanwhile is no residue.
-    Ok(compare(around.executor.guids(), &lrps?, task_guids))
+    let containers = around.executor.guids();
+    around.forget_all_but(&containers);
+    Ok(compare(containers, &lrps?, task_guids))
 }
 
 fn compare(
