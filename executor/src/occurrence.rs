@@ -1,9 +1,10 @@
 //! What happens on a cell that somebody may want to count or to time. Told as it happened; what it is called, and to whom
 //! it is of interest, is the witness's affair.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Occurrence {
     /// Garden was asked to create a container.
     Create(Attempt),
@@ -15,6 +16,15 @@ pub enum Occurrence {
     InstanceIdentity(Attempt),
     /// One was issued that it shows to other containers.
     ContainerToContainer(Attempt),
+    /// A driver was asked to mount a volume, or should have been.
+    Mount {
+        driver: Arc<str>,
+        attempt: Attempt,
+    },
+    Unmount {
+        driver: Arc<str>,
+        attempt: Attempt,
+    },
     /// The action of a container has ended, however it did.
     Completed,
     /// A process did not end by itself in its time and was killed.

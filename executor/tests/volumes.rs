@@ -5,6 +5,7 @@ mod volume_driver;
 mod world;
 
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -28,6 +29,23 @@ struct Cell {
     drivers: tempfile::TempDir,
     state: tempfile::TempDir,
     garden: MemoryGarden,
+    told: Told,
+}
+
+/// What is counted of drivers, each in a word.
+#[derive(Clone, Default)]
+struct Told(Arc<Mutex<Vec<String>>>);
+
+impl Witness for Told {
+    fn saw(&self, occurrence: Occurrence) {
+        let (what, driver, attempt) = match occurrence {
+            Occurrence::Mount { driver, attempt } => ("mount", driver, attempt),
+            Occurrence::Unmount { driver, attempt } => ("unmount", driver, attempt),
+            _ => return,
+        };
+        let how = if attempt.failed { "failed" } else { "worked" };
+        self.0.lock().unwrap().push(format!("{driver}: {what} {how}"));
+    }
 }
 
 struct Life {
@@ -41,7 +59,8 @@ impl Cell {
         let garden = MemoryGarden::new();
         garden.script("/app", Script::runs());
         garden.script("/task", Script::exits(0));
-        Cell { drivers: tempfile::tempdir().unwrap(), state: tempfile::tempdir().unwrap(), garden }
+        let (drivers, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        Cell { drivers, state, garden, told: Told::default() }
     }
 
     async fn with_driver() -> (Cell, VolumeDriver) {
@@ -59,6 +78,7 @@ impl Cell {
         let executor = executor_on(self.garden.clone(), state, Logs::default(), |config| {
             config.volume_driver_dirs = vec![self.drivers.path().to_path_buf()];
             config.volume_discovery_interval = interval;
+            config.witness = Arc::new(self.told.clone());
         });
         let shutdown = CancellationToken::new();
         let (ran, stop) = (executor.clone(), shutdown.clone());
@@ -143,6 +163,21 @@ async fn a_volume_is_mounted_before_the_container_is_made_and_unmounted_after_it
     deleting.await.unwrap().unwrap();
     assert_eq!(driver.acts()[4..], ["Unmount w", "Unmount v"]);
     assert!(driver.mounts().is_empty());
+    life.end().await;
+}
+
+#[tokio::test]
+async fn each_mount_is_told_of_with_its_driver() {
+    let (cell, driver) = Cell::with_driver().await;
+    let mut life = cell.begin_with(&["local"]).await;
+    life.world.start("a", with_volumes("/app", &[volume("local", "v")]));
+    life.world.expect(&["Reserved a", "Running a"]).await;
+    driver.mood("Unmount", Some(Mood::Refuses("busy".into())));
+    life.world.executor.delete("a").await.unwrap();
+    life.world.start("b", with_volumes("/app", &[volume("nfs", "v")]));
+    until("three attempts are told", || cell.told.0.lock().unwrap().len() == 3).await;
+    let told = ["local: mount worked", "local: unmount failed", "nfs: mount failed"];
+    assert_eq!(*cell.told.0.lock().unwrap(), told);
     life.end().await;
 }
 

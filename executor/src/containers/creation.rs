@@ -143,8 +143,16 @@ impl Order<'_> {
     }
 
     async fn volume(&self, mount: &VolumeMount, held: &mut Held) -> Result<PathBuf, volumes::Error> {
-        let volume = self.shared.volumes.volume(self.guid, mount)?;
-        let path = self.shared.volumes.mount(&volume, &mount.config).await?;
+        let begun = Instant::now();
+        let mounting = async {
+            let volume = self.shared.volumes.volume(self.guid, mount)?;
+            let path = self.shared.volumes.mount(&volume, &mount.config).await?;
+            Ok::<_, volumes::Error>((volume, path))
+        };
+        let mounted = mounting.await;
+        let (driver, attempt) = (mount.driver.as_str().into(), Attempt::of(begun, &mounted));
+        self.shared.config.witness.saw(Occurrence::Mount { driver, attempt });
+        let (volume, path) = mounted?;
         held.volumes.push(volume);
         Ok(path)
     }
@@ -361,7 +369,11 @@ pub(crate) async fn release(shared: &Shared, guid: &str, held: &mut Held) {
 /// Gives back the volumes of a container that garden no longer has. A driver that fails is asked again, by and by.
 pub(crate) async fn unmount(shared: &Shared, guid: &str, held: &mut Held) {
     while let Some(volume) = held.volumes.pop() {
-        if let Err(error) = shared.volumes.unmount(&volume).await {
+        let begun = Instant::now();
+        let unmounted = shared.volumes.unmount(&volume).await;
+        let (driver, attempt) = (volume.driver.as_str().into(), Attempt::of(begun, &unmounted));
+        shared.config.witness.saw(Occurrence::Unmount { driver, attempt });
+        if let Err(error) = unmounted {
             tracing::error!(guid, error = %report(&error), "executor.failed-to-unmount-volume");
         }
     }

@@ -206,13 +206,21 @@ impl Teller {
                 return self.forwarder.emit(now_ns(), &self.source, &Message::Delta { name, delta: 1 });
             }
             Said::Took(name, took) => nanoseconds(name, took),
+            Said::DriverTook(name, driver, took) => {
+                let name = format!("{name}{}{driver}", names::OF_DRIVER);
+                return self.gauge(nanoseconds(&name, took));
+            }
             Said::Stands(name, value) => count(name, value),
         };
+        self.gauge(value);
+    }
+
+    fn gauge(&self, value: Value) {
         self.forwarder.emit(now_ns(), &self.source, &Message::Gauge(&[value]));
     }
 }
 
-fn nanoseconds(name: &'static str, took: Duration) -> Value<'static> {
+fn nanoseconds(name: &str, took: Duration) -> Value<'_> {
     Value { name, value: took.as_nanos() as f64, unit: "nanos" }
 }
 

@@ -11,7 +11,7 @@ const fn name(published: &'static str, prometheus: &'static str, says: &'static 
 }
 
 /// Each grows by one when it happens.
-pub const COUNTS: [Name; 9] = [
+pub const COUNTS: [Name; 11] = [
     name(CONTAINER_COMPLETED, "container_completed_count", "Containers whose action has ended."),
     name(
         EXITED_ON_TIMEOUT,
@@ -29,6 +29,8 @@ pub const COUNTS: [Name; 9] = [
         "app_instance_exceeded_log_rate_limit_count",
         "Times that an instance began to say more than it may.",
     ),
+    name(MOUNT_ERRORS, "volman_mount_errors", "Volumes that could not be mounted."),
+    name(UNMOUNT_ERRORS, "volman_unmount_errors", "Volumes that could not be unmounted."),
 ];
 
 pub const CONTAINER_COMPLETED: &str = "ContainerCompletedCount";
@@ -40,9 +42,11 @@ pub const C2C_FAILED: &str = "C2CCredCreationFailedCount";
 pub const TCP_FAILED: &str = "TCPLivenessChecksFailedCount";
 pub const HTTP_FAILED: &str = "HTTPLivenessChecksFailedCount";
 pub const LOG_RATE_EXCEEDED: &str = "AppInstanceExceededLogRateLimitCount";
+pub const MOUNT_ERRORS: &str = "VolmanMountErrors";
+pub const UNMOUNT_ERRORS: &str = "VolmanUnmountErrors";
 
 /// Each is said when it happens, in nanoseconds; for Prometheus they are histograms, in seconds.
-pub const TIMINGS: [Name; 10] = [
+pub const TIMINGS: [Name; 12] = [
     name(
         SETUP_SUCCEEDED,
         "container_setup_succeeded_duration",
@@ -61,6 +65,8 @@ pub const TIMINGS: [Name; 10] = [
     name(C2C_DURATION, "c2c_cred_creation_succeeded_duration", "A container-to-container certificate was."),
     name(BULK_SYNC, "rep_bulk_sync_duration", "All that runs here was compared with the BBS."),
     name(STALLED_GARDEN, "stalled_garden_duration", "The rep waited for garden when it started."),
+    name(MOUNT_DURATION, "volman_mount_duration", "A driver mounted a volume, or did not."),
+    name(UNMOUNT_DURATION, "volman_unmount_duration", "A driver unmounted a volume, or did not."),
 ];
 
 pub const SETUP_SUCCEEDED: &str = "ContainerSetupSucceededDuration";
@@ -73,6 +79,10 @@ pub const CRED_DURATION: &str = "CredCreationSucceededDuration";
 pub const C2C_DURATION: &str = "C2CCredCreationSucceededDuration";
 pub const BULK_SYNC: &str = "RepBulkSyncDuration";
 pub const STALLED_GARDEN: &str = "StalledGardenDuration";
+pub const MOUNT_DURATION: &str = "VolmanMountDuration";
+pub const UNMOUNT_DURATION: &str = "VolmanUnmountDuration";
+/// Between one of these and the name of the driver whose share it is, which platforms are told too.
+pub const OF_DRIVER: &str = "For";
 
 /// Said when they change.
 pub const STATES: [Name; 3] = [

@@ -15,10 +15,12 @@ pub const BUCKETS: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
 
 /// An occurrence by its published name.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Said {
     Count(&'static str),
     Took(&'static str, Duration),
+    /// What a volume driver took, of all that drivers took.
+    DriverTook(&'static str, Arc<str>, Duration),
     Stands(&'static str, f64),
 }
 
@@ -102,18 +104,19 @@ impl Tally {
     }
 
     pub fn say(&self, said: Said) {
-        self.keep(said);
+        self.keep(&said);
         if let Some(teller) = &self.0.teller {
             teller.tell(said);
         }
     }
 
-    fn keep(&self, said: Said) {
+    fn keep(&self, said: &Said) {
         let mut kept = self.lock();
         match said {
             Said::Count(name) => *kept.counts.entry(name).or_default() += 1,
-            Said::Took(name, took) => kept.timings.entry(name).or_default().add(took),
-            Said::Stands(name, value) => _ = kept.states.insert(name, value),
+            Said::Took(name, took) => kept.timings.entry(name).or_default().add(*took),
+            Said::DriverTook(..) => {}
+            Said::Stands(name, value) => _ = kept.states.insert(name, *value),
         }
     }
 
@@ -139,7 +142,7 @@ impl rep::Witness for Tally {
                 self.say(Said::Stands(names::GARDEN_FAILED, failed));
                 let unhealthy = Said::Stands(names::CELL_UNHEALTHY, failed);
                 // Platforms are told only of a cell that is unhealthy.
-                if cell_is_well { self.keep(unhealthy) } else { self.say(unhealthy) }
+                if cell_is_well { self.keep(&unhealthy) } else { self.say(unhealthy) }
             }
             RequestBegan(call) => self.request(call, |requests| requests.started += 1),
             RequestEnded { call, took, failed } => self.request(call, |requests| {
@@ -150,16 +153,20 @@ impl rep::Witness for Tally {
     }
 }
 
-fn of_executor(occurrence: executor::Occurrence) -> [Option<Said>; 2] {
+fn of_executor(occurrence: executor::Occurrence) -> [Option<Said>; 3] {
     use executor::Occurrence::*;
     let took = |attempt: Attempt, succeeded, failed| {
-        [Some(Said::Took(if attempt.failed { failed } else { succeeded }, attempt.took)), None]
+        [Some(Said::Took(if attempt.failed { failed } else { succeeded }, attempt.took)), None, None]
     };
     let issued = |attempt: Attempt, succeeded, failed, duration| match attempt.failed {
-        true => [Some(Said::Count(failed)), None],
-        false => [Some(Said::Count(succeeded)), Some(Said::Took(duration, attempt.took))],
+        true => [Some(Said::Count(failed)), None, None],
+        false => [Some(Said::Count(succeeded)), Some(Said::Took(duration, attempt.took)), None],
     };
-    let count = |name| [Some(Said::Count(name)), None];
+    let count = |name| [Some(Said::Count(name)), None, None];
+    let by_driver = |duration, driver, Attempt { took, failed }, errors| {
+        let errors = failed.then_some(Said::Count(errors));
+        [Some(Said::Took(duration, took)), Some(Said::DriverTook(duration, driver, took)), errors]
+    };
     match occurrence {
         Create(attempt) => took(attempt, names::CREATE_SUCCEEDED, names::CREATE_FAILED),
         Destroy(attempt) => took(attempt, names::DESTROY_SUCCEEDED, names::DESTROY_FAILED),
@@ -169,6 +176,10 @@ fn of_executor(occurrence: executor::Occurrence) -> [Option<Said>; 2] {
         }
         ContainerToContainer(attempt) => {
             issued(attempt, names::C2C_SUCCEEDED, names::C2C_FAILED, names::C2C_DURATION)
+        }
+        Mount { driver, attempt } => by_driver(names::MOUNT_DURATION, driver, attempt, names::MOUNT_ERRORS),
+        Unmount { driver, attempt } => {
+            by_driver(names::UNMOUNT_DURATION, driver, attempt, names::UNMOUNT_ERRORS)
         }
         Completed => count(names::CONTAINER_COMPLETED),
         ExceededGracefulShutdown => count(names::EXITED_ON_TIMEOUT),
@@ -215,6 +226,9 @@ mod tests {
                 Occurrence::ContainerToContainer(attempt(failed)),
             ]);
         }
+        let (driver, attempt) = (Arc::from("nfs"), attempt(true));
+        occurrences.push(Occurrence::Mount { driver: Arc::clone(&driver), attempt });
+        occurrences.push(Occurrence::Unmount { driver, attempt });
         let tally = Tally::new(None);
         occurrences.into_iter().for_each(|occurrence| tally.saw(occurrence));
         rep::Witness::saw(&tally, rep::Occurrence::BulkSync { took: Duration::from_secs(61) });
