@@ -2,7 +2,7 @@
 //! with them, or delete a link by hand: this finds out what is missing, and says so. What puts it right is in the parent.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::PoisonError;
 
 use garden_sys::netlink::route::Route;
@@ -135,6 +135,12 @@ impl Networker {
             host.bring_up(link.index)?;
             for address in host_side_addresses(connection) {
                 match address.give(&host, link.index) {
+                    Err(error) if error.errno() == Some(rustix::io::Errno::EXIST.raw_os_error()) => {}
+                    added => added?,
+                }
+            }
+            if connection.v6.is_some() {
+                match host.add_local_route(link.index, Ipv6Addr::LOCALHOST) {
                     Err(error) if error.errno() == Some(rustix::io::Errno::EXIST.raw_os_error()) => {}
                     added => added?,
                 }

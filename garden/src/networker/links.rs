@@ -109,7 +109,10 @@ fn host_side(host: &Route, connection: &Connection) -> garden_sys::netlink::Resu
         host.without_own_addresses(index)?;
     }
     host.bring_up(index)?;
-    host_side_addresses(connection).iter().try_for_each(|address| address.give(host, index))
+    host_side_addresses(connection).iter().try_for_each(|address| address.give(host, index))?;
+    let Some(_) = connection.v6 else { return Ok(()) };
+    // By which mapped ports answer on ::1, as they do on 127.0.0.1 by a setting.
+    host.add_local_route(index, Ipv6Addr::LOCALHOST)
 }
 
 /// An address of one side of a link, and what is reached by it.

@@ -11,8 +11,7 @@
 //! ```
 //!
 //! Where containers have IPv6 there is a second table of the same name for it, with the same chains over the other
-//! addresses; both change in one step. What is only there: neighbours may always find one another, and a mapped port
-//! does not answer on `::1`, whose answers no link but the loopback may bring.
+//! addresses; both change in one step. What is only there: neighbours may always find one another.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -140,11 +139,9 @@ fn guard(change: &mut Transaction, half: &Half<'_>) {
         drop_it(),
     ]);
     change.add_rule("guard", &spoofed);
-    if half.family == Family::Ipv4 {
-        // Links of containers accept 127/8 so that mapped ports answer on 127.0.0.1; nothing else may come of it.
-        let to_loopback = [from_our_links(), within(half.destination, LOOPBACK.into())].concat();
-        change.add_rule("guard", &then(to_loopback, drop_it()));
-    }
+    // Links of containers accept these so that mapped ports answer on them; nothing else may come of it.
+    let to_loopback = [from_our_links(), within(half.destination, half.loopback())].concat();
+    change.add_rule("guard", &then(to_loopback, drop_it()));
 }
 
 fn address_translation(change: &mut Transaction, half: &Half<'_>) {
@@ -159,10 +156,8 @@ fn address_translation(change: &mut Transaction, half: &Half<'_>) {
         rule.push(Expression::Masquerade);
         change.add_rule("postrouting", &rule);
     };
-    if half.family == Family::Ipv4 {
-        let loopback = within(half.source, LOOPBACK.into());
-        masquerade(change, loopback, link(MetaKey::OutputLinkName, Comparison::Equal, half.policy));
-    }
+    let from_loopback = within(half.source, half.loopback());
+    masquerade(change, from_loopback, link(MetaKey::OutputLinkName, Comparison::Equal, half.policy));
     for from_container in half.of_containers(half.source) {
         let leaving = link(MetaKey::OutputLinkName, Comparison::NotEqual, half.policy);
         masquerade(change, from_container.clone(), leaving);
@@ -175,7 +170,6 @@ fn mapped_ports(half: &Half<'_>) -> Vec<Expression> {
     let mut rule = protocol(transport_number::TCP);
     if half.family == Family::Ipv6 {
         // Their answers could not come back.
-        rule.extend(outside(half.destination, LOOPBACK_V6.into()));
         rule.extend(outside(half.destination, LINK_LOCAL_V6.into()));
     }
     let port = Register(half.family.address_bytes() / REGISTER_BYTES);
@@ -258,6 +252,10 @@ impl Half<'_> {
         ];
         let ways = [Some(within(field, self.pool)), (self.family == Family::Ipv4).then_some(chosen)];
         ways.into_iter().flatten().collect()
+    }
+
+    fn loopback(&self) -> AnyNetwork {
+        if self.family == Family::Ipv4 { LOOPBACK.into() } else { LOOPBACK_V6.into() }
     }
 
     fn prohibited(&self, of_ipv4: u8) -> u8 {

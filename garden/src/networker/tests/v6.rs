@@ -72,6 +72,10 @@ fn a_container_has_its_ipv6_addresses_at_once_and_no_others() {
     });
 }
 
+fn answer_on_loopback(port: u16) {
+    answer(TcpListener::bind((Ipv6Addr::LOCALHOST, port)).unwrap());
+}
+
 #[test]
 fn a_mapped_port_answers_over_ipv6_wherever_the_caller_is() {
     let name = "a_mapped_port_answers_over_ipv6_wherever_the_caller_is";
@@ -86,8 +90,18 @@ fn a_mapped_port_answers_over_ipv6_wherever_the_caller_is() {
         let own = call_from(&container.namespace, (HOST_V6, port)).unwrap();
         assert_eq!(own, host_v6(&container).to_string(), "a container reaches itself by its mapped port");
         call_from(&other.namespace, (HOST_V6, port)).expect("and so does another");
-        let refused = call((Ipv6Addr::LOCALHOST, port)).unwrap_err();
-        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused, "at once: it is not mapped on ::1");
+        assert_eq!(call((Ipv6Addr::LOCALHOST, port)).unwrap(), host_v6(&container).to_string());
+        serve(&other.namespace, any_v6(8080));
+        let of_other = networker.net_in(&other.connection, 7001, 8080).unwrap();
+        let answer = call((Ipv6Addr::LOCALHOST, 7001)).expect("by the other's link, too");
+        assert_eq!(answer, host_v6(&other).to_string());
+        networker.undo_net_in(&other.connection, of_other);
+        // What the host serves for itself alone stays its own, though that way is open for answers.
+        answer_on_loopback(2222);
+        call((Ipv6Addr::LOCALHOST, 2222)).unwrap();
+        let inside = |address: Ipv6Addr| call_from(&other.namespace, (address, 2222));
+        inside(Ipv6Addr::LOCALHOST).expect_err("the container's own loopback");
+        inside(HOST_V6).expect_err("it is not served there");
         call((HOST, port)).expect("over IPv4 as ever");
 
         let later = networker.net_in(&container.connection, 7000, 8080).unwrap();

@@ -3,7 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use super::message::{Attributes, Message, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, text};
+use super::message::{
+    Attributes, Message, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, text,
+};
 use super::{Error, Protocol, Result, Socket};
 
 /// `struct ifaddrmsg`
@@ -132,6 +134,31 @@ impl Route {
         let mut message = Message::new(libc::RTM_NEWROUTE, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, &fixed);
         message.attribute(libc::RTA_GATEWAY, &octets(gateway));
         self.0.request(&format!("route everything by {gateway}"), message)
+    }
+
+    /// What comes by this link for `address`, which is one of the host's by another, may come in. Of IPv6, whose kernel does not
+    /// let it otherwise; the other link's own way goes first.
+    pub fn add_local_route(&self, index: u32, address: Ipv6Addr) -> Result<()> {
+        const METRIC: u32 = 2048;
+        let fixed = [
+            libc::AF_INET6 as u8,
+            Ipv6Addr::BITS as u8,
+            0,
+            0,
+            libc::RT_TABLE_LOCAL,
+            libc::RTPROT_STATIC,
+            libc::RT_SCOPE_UNIVERSE,
+            libc::RTN_LOCAL,
+            0,
+            0,
+            0,
+            0,
+        ];
+        let mut message = Message::new(libc::RTM_NEWROUTE, NLM_F_ACK | NLM_F_CREATE | NLM_F_APPEND, &fixed);
+        message.attribute(libc::RTA_DST, &address.octets());
+        message.attribute(libc::RTA_OIF, &index.to_ne_bytes());
+        message.attribute(libc::RTA_PRIORITY, &METRIC.to_ne_bytes());
+        self.0.request(&format!("let in by link {index} what is for {address}"), message)
     }
 
     /// Before it comes up: then it has no IPv6 address but those that it is given.
