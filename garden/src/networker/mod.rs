@@ -31,7 +31,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::milestone;
 pub use address::{AnyNetwork, Network};
@@ -53,6 +53,9 @@ use resolv::HostSide;
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const DEFAULT_MTU: u32 = 1500;
 const SETTLE_TIME: Duration = Duration::from_secs(20);
+/// A program that was about to begin when a garden ended has what was the garden's until it has begun.
+const CLAIM_PATIENCE: Duration = Duration::from_secs(1);
+const CLAIM_PAUSE: Duration = Duration::from_millis(5);
 /// The number of a container's subnet, in hexadecimal, ends the name of its link.
 const LINK_SUFFIX_BYTES_MAX: usize = 8;
 
@@ -374,12 +377,19 @@ fn policy(config: &Config, host_resolv_conf: &str) -> rules::Policy {
 /// Two gardens with the same names would take each other's networks for leftovers. An abstract socket belongs to a
 /// network namespace, as these names do, and goes with its process however that ends.
 fn claim(kind: &'static str, name: &str) -> Result<UnixListener> {
-    let bind =
-        || UnixListener::bind_addr(&SocketAddr::from_abstract_name(format!("diego-garden/{kind}/{name}"))?);
-    bind().map_err(|source| match source.kind() {
-        io::ErrorKind::AddrInUse => Error::InUse { kind, name: name.into() },
-        _ => Error::Claim { kind, name: name.into(), source },
-    })
+    let failed = |source| Error::Claim { kind, name: name.into(), source };
+    let address = SocketAddr::from_abstract_name(format!("diego-garden/{kind}/{name}")).map_err(failed)?;
+    let began = Instant::now();
+    loop {
+        match UnixListener::bind_addr(&address) {
+            Err(error) if error.kind() != io::ErrorKind::AddrInUse => return Err(failed(error)),
+            Err(_) if began.elapsed() > CLAIM_PATIENCE => {
+                return Err(Error::InUse { kind, name: name.into() });
+            }
+            Err(_) => std::thread::sleep(CLAIM_PAUSE),
+            Ok(claimed) => return Ok(claimed),
+        }
+    }
 }
 
 fn lock<T>(pool: &Mutex<T>) -> MutexGuard<'_, T> {
