@@ -87,6 +87,11 @@ impl Downloads {
             if let Some(other) = running.get(digest) {
                 return Ok(other.clone());
             }
+            // Its entry goes when its blob is kept: one that ended since it was looked for is here.
+            if let Some(size) = blobs.used(digest) {
+                let (_, state) = watch::channel(State::Whole);
+                return Ok(Download { path: blobs.path(digest), size, state });
+            }
             running.insert(digest.clone(), download.clone());
         }
         let (downloads, blobs, digest) = (self.clone(), blobs.clone(), digest.clone());
@@ -154,4 +159,25 @@ async fn write(
         }
     }
     Ok(incoming)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::{Reference, Selector};
+    use crate::registry::{Client, Policy};
+
+    #[tokio::test]
+    async fn a_blob_that_came_since_it_was_looked_for_is_not_fetched_again() {
+        let scratch = tempfile::tempdir().unwrap();
+        let blobs = Arc::new(Blobs::open(scratch.path()).unwrap());
+        let digest = Digest::of(b"layer");
+        blobs.put(b"layer").await.unwrap();
+        let selector = Selector::Tag("v1".into());
+        let nowhere = Reference { host: Some("127.0.0.1:1".into()), repository: "app".into(), selector };
+        let access = Client::new(Policy::default()).unwrap().access(&nowhere, None);
+        let download = Arc::new(Downloads::default()).fetch(&blobs, access, &digest, 5).await.unwrap();
+        assert!(matches!(*download.state.borrow(), State::Whole), "{download:?}");
+        assert_eq!((std::fs::read(&download.path).unwrap(), download.size), (b"layer".to_vec(), 5));
+    }
 }
