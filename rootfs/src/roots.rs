@@ -53,23 +53,29 @@ pub enum DiskScope {
 
 impl DiskLimit {
     /// What remains for the container to write on an image of a size.
-    fn on(self, name: &str, size: Size, counts_inodes: bool) -> Result<Limit, Error> {
+    fn on(self, image: &Image, size: Size, counts_inodes: bool) -> Result<Limit, Error> {
+        let name = &image.name;
         let (bytes, inodes) = match self.scope {
             DiskScope::Exclusive => (self.bytes, self.inodes),
             DiskScope::Total => (
                 remaining(self.bytes, size.bytes).ok_or_else(|| Error::ImageExceedsLimit {
-                    image: name.into(),
+                    image: name.clone(),
                     bytes: size.bytes,
                     limit: self.bytes,
                 })?,
                 remaining(self.inodes, if counts_inodes { size.entries } else { 0 }).ok_or_else(|| {
-                    Error::ImageExceedsInodes { image: name.into(), inodes: size.entries, limit: self.inodes }
+                    Error::ImageExceedsInodes {
+                        image: name.clone(),
+                        inodes: size.entries,
+                        limit: self.inodes,
+                    }
                 })?,
             ),
         };
         Ok(Limit {
             bytes: if self.bytes == 0 { 0 } else { bytes.max(WRITABLE_BYTES_MIN) },
             inodes: if self.inodes == 0 { 0 } else { inodes.max(WRITABLE_INODES_MIN) },
+            directories: image.inherited.len() as u64,
         })
     }
 }
@@ -142,7 +148,7 @@ impl Store {
             image_bytes: size.bytes,
             image_inodes: size.entries,
         };
-        let (area, within) = self.place(&record, &image.name, size, limit)?;
+        let (area, within) = self.place(&record, image, size, limit)?;
         let inside = area.inside(handle);
         let prepared = match image.inherited.len() {
             0 => Ok(()),
@@ -186,7 +192,7 @@ impl Store {
     fn place(
         &self,
         record: &RootRecord,
-        image: &str,
+        image: &Image,
         size: Size,
         limit: DiskLimit,
     ) -> Result<(Arc<dyn Quota>, Limit), Error> {

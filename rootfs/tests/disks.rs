@@ -2,6 +2,8 @@
 //! root, loop devices and mkfs.ext4.
 
 mod common;
+#[path = "common/limited.rs"]
+mod limited;
 #[path = "common/other.rs"]
 mod other;
 #[path = "common/writes.rs"]
@@ -11,81 +13,30 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use common::{Mounted, Namespace, Tar, image};
+use common::{Mounted, Namespace, Tar};
+use limited::{MIB, SLACK, World, config, pull};
 use other::Other;
 use rootfs::quota::Backend;
-use rootfs::{BaseIds, Config, DiskLimit, DiskScope, Image, RootMount, Store};
+use rootfs::{BaseIds, DiskLimit, DiskScope, Image, Store};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use writes::{fill, until};
 
-const MIB: u64 = 1 << 20;
-/// What metadata may take of a limit, and a block that was begun.
-const SLACK: u64 = 128 << 10;
-
-struct World {
-    directory: tempfile::TempDir,
-    store: Store,
-}
-
-fn config(backend: Backend) -> Config {
-    let mut config = Config::default();
-    config.quota.backend = backend;
-    config.quota.image_bytes = Some(1 << 30);
-    config
+/// Beside a btrfs, and alone.
+fn both(test: &str) -> impl Iterator<Item = World> {
+    [Backend::Btrfs, Backend::Disks].into_iter().filter_map(move |backend| World::new(test, backend))
 }
 
 impl World {
-    fn new(test: &str, backend: Backend) -> Option<World> {
-        if !common::is_root() {
-            println!("SKIPPED {test}: needs root");
-            return None;
-        }
-        let directory = tempfile::tempdir().unwrap();
-        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        match Store::open(&directory.path().join("store"), config(backend)) {
-            Ok(store) => Some(World { directory, store }),
-            Err(error) => {
-                println!("SKIPPED {test}: {error}");
-                None
-            }
-        }
-    }
-
-    /// Beside a btrfs, and alone.
-    fn both(test: &str) -> impl Iterator<Item = World> {
-        [Backend::Btrfs, Backend::Disks].into_iter().filter_map(move |backend| World::new(test, backend))
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    async fn image(&self) -> Image {
-        pull(&self.store, self.directory.path()).await
-    }
-
-    fn mount(&self, handle: &str, image: &Image, limit: DiskLimit) -> RootMount {
-        self.store.mount(handle, image, None, BaseIds::default(), limit).unwrap()
-    }
-
     /// Bytes and inodes.
     fn written(&self, handle: &str) -> (u64, u64) {
         let used = self.store.usage(handle).unwrap();
         (used.exclusive_bytes, used.exclusive_inodes)
     }
-}
-
-async fn pull(store: &Store, directory: &Path) -> Image {
-    let tar = Tar::default().directory("etc", 0o755).file("lower", &"x".repeat(3 << 20));
-    let built = image(&[tar.bytes()], json!({}));
-    built.write_layout(&directory.join("layout"), "v1");
-    let uri = format!("oci://{}/layout:v1", directory.display());
-    store.pull(&uri.parse().unwrap(), None, &|_| {}).await.unwrap()
 }
 
 fn limit(bytes: u64, inodes: u64) -> DiskLimit {
@@ -111,7 +62,7 @@ fn touch(directory: &Path, most: u64) -> (u64, Option<io::ErrorKind>) {
 
 #[tokio::test]
 async fn a_container_gets_exactly_the_inodes_and_bytes_of_its_limit() {
-    for world in World::both("a_container_gets_exactly_the_inodes_and_bytes_of_its_limit") {
+    for world in both("a_container_gets_exactly_the_inodes_and_bytes_of_its_limit") {
         let (image, root) = (world.image().await, world.path("root"));
         for (inodes, bytes) in [(16, MIB), (1000, 10 * MIB), (10_000, 80 * MIB)] {
             let handle = format!("h{inodes}");
@@ -147,6 +98,30 @@ async fn a_container_gets_exactly_the_inodes_and_bytes_of_its_limit() {
     }
 }
 
+#[tokio::test]
+async fn directories_that_an_upper_layer_only_implies_are_the_images_however_many() {
+    const DIRECTORIES: usize = 300;
+    let name = "directories_that_an_upper_layer_only_implies_are_the_images_however_many";
+    let Some(world) = World::new(name, Backend::Disks) else { return };
+    let (mut below, mut above) = (Tar::default(), Tar::default());
+    for number in 0..DIRECTORIES {
+        below = below.directory(&format!("d{number}"), 0o750);
+        above = above.file(&format!("d{number}/file"), "x");
+    }
+    let built = common::image(&[below.bytes(), above.bytes()], json!({}));
+    built.write_layout(&world.path("implied"), "v1");
+    let uri = format!("oci://{}:v1", world.path("implied").display());
+    let image = world.store.pull(&uri.parse().unwrap(), None, &|_| {}).await.unwrap();
+    let root = world.path("root");
+    let mount = world.mount("a", &image, limit(MIB, 20));
+    let _root = Mounted::on(&root, &mount);
+    let mode = |number| fs::metadata(root.join(format!("d{number}"))).unwrap().mode() & 0o7777;
+    assert!((0..DIRECTORIES).all(|number| mode(number) == 0o750));
+    assert_eq!(fs::read_dir(&mount.upper).unwrap().count(), DIRECTORIES, "each had to be made for it");
+    assert_eq!(world.written("a"), (0, 0));
+    assert_eq!(touch(&root, 100), (20, Some(io::ErrorKind::StorageFull)));
+}
+
 /// As a deployed rep asks for it with each of its containers.
 #[tokio::test]
 async fn two_hundred_thousand_inodes_are_told_from_one_less() {
@@ -166,7 +141,7 @@ async fn two_hundred_thousand_inodes_are_told_from_one_less() {
 
 #[tokio::test]
 async fn root_of_a_user_namespace_is_held_to_both_limits_and_the_image_counts() {
-    for world in World::both("root_of_a_user_namespace_is_held_to_both_limits_and_the_image_counts") {
+    for world in both("root_of_a_user_namespace_is_held_to_both_limits_and_the_image_counts") {
         let image = world.image().await;
         let base = 900_000;
         let mapper = Namespace::new(base);
@@ -202,7 +177,7 @@ async fn root_of_a_user_namespace_is_held_to_both_limits_and_the_image_counts() 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_at_once_are_each_held_to_their_own_and_leave_nothing() {
     const ROOTS: usize = 24;
-    for world in World::both("many_at_once_are_each_held_to_their_own_and_leave_nothing") {
+    for world in both("many_at_once_are_each_held_to_their_own_and_leave_nothing") {
         let image = world.image().await;
         std::thread::scope(|threads| {
             for thread in 0..4 {
@@ -387,4 +362,58 @@ async fn where_limits_of_inodes_are_to_be_ignored_no_filesystem_is_made_for_them
     let _root = Mounted::on(&root, &mount);
     assert_eq!(touch(&root, 100), (100, None));
     assert_eq!(fill(&root.join("f0"), 20 * MIB).1, Some(io::ErrorKind::QuotaExceeded), "bytes are");
+}
+
+/// For this thread, and what it starts from now on: as in a container that was given none.
+fn lose_loop_devices() {
+    let done = Command::new("mount").args(["--bind", "/dev/null", "/dev/loop-control"]).status();
+    assert!(done.unwrap().success());
+}
+
+/// In a mount namespace of this thread's own.
+fn alone() {
+    garden_sys::process::unshare(garden_sys::process::namespaces::MOUNT).unwrap();
+    assert!(Command::new("mount").args(["--make-rprivate", "/"]).status().unwrap().success());
+}
+
+#[test]
+fn without_a_loop_device_bytes_are_limited_or_the_create_fails_by_name_and_nothing_is_left() {
+    let name = "without_a_loop_device_bytes_are_limited_or_the_create_fails_by_name_and_nothing_is_left";
+    if common::is_root() {
+        alone();
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let _entered = runtime.enter();
+    let worlds: Vec<World> = both(name).collect();
+    let images: Vec<Image> = worlds.iter().map(|world| runtime.block_on(world.image())).collect();
+    if !worlds.is_empty() {
+        lose_loop_devices();
+    }
+    for (world, image) in worlds.iter().zip(&images) {
+        let mounted = world.store.mount("a", image, None, BaseIds::default(), limit(10 * MIB, 20));
+        let disks = disks_in(&world.path("store"));
+        let left = |part: &str| fs::read_dir(disks.join(part)).unwrap().count();
+        assert_eq!((left("roots"), left("ready")), (0, 0));
+        until("what was half made is removed", || left("trash") == 0);
+        let in_store = fs::read_dir(world.path("store")).unwrap().flatten();
+        let is_btrfs = |entry: &fs::DirEntry| entry.path().extension().is_some_and(|kind| kind == "btrfs");
+        if in_store.into_iter().any(|entry| is_btrfs(&entry)) {
+            // Quota groups hold the bytes.
+            let root = world.path("root");
+            let _root = Mounted::on(&root, &mounted.unwrap());
+            assert_eq!(touch(&root, 100), (100, None), "of inodes there is no limit but that of bytes");
+            let (taken, refused) = fill(&root.join("f0"), 20 * MIB);
+            assert_eq!(refused, Some(io::ErrorKind::QuotaExceeded), "after {taken}");
+            world.store.unmount("a").unwrap();
+        } else {
+            let said = error_chain(&mounted.unwrap_err());
+            assert!(said.contains("cannot make a loop device of"), "{said}");
+        }
+        assert!(world.store.handles().is_empty());
+    }
+}
+
+fn error_chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |said, cause| format!("{said}: {cause}"))
 }

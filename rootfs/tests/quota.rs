@@ -2,6 +2,8 @@
 //! `tests/vm` boots, whose kernel has project quotas, it is an ext4.
 
 mod common;
+#[path = "common/limited.rs"]
+mod limited;
 #[path = "common/other.rs"]
 mod other;
 #[path = "common/writes.rs"]
@@ -11,68 +13,28 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Mounted, Namespace, Tar, image};
+use limited::{MIB, ROOTS_BYTES, SLACK, World, config, pull};
 use other::Other;
 use rootfs::quota::Backend;
-use rootfs::{BaseIds, Config, DiskLimit, DiskScope, Image, RootMount, Store};
+use rootfs::{BaseIds, DiskLimit, DiskScope, Image, Store};
 use serde_json::json;
 use writes::{exclusive, fill, until};
-
-const MIB: u64 = 1 << 20;
-const IMAGE_BYTES: u64 = 1 << 30;
-/// What metadata may take of a limit.
-const SLACK: u64 = 128 << 10;
-
-struct World {
-    directory: tempfile::TempDir,
-    store: Store,
-}
-
-fn config(backend: Backend) -> Config {
-    let mut config = Config::default();
-    config.quota.backend = backend;
-    config.quota.image_bytes = Some(IMAGE_BYTES);
-    config
-}
 
 fn backend() -> Backend {
     if std::env::var_os("IN_VM").is_some() { Backend::Ext4 } else { Backend::Btrfs }
 }
 
+fn world(test: &str) -> Option<World> {
+    World::new(test, backend())
+}
+
 impl World {
-    fn new(test: &str) -> Option<World> {
-        if !common::is_root() {
-            println!("SKIPPED {test}: needs root");
-            return None;
-        }
-        let directory = tempfile::tempdir().unwrap();
-        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        match Store::open(&directory.path().join("store"), config(backend())) {
-            Ok(store) => Some(World { directory, store }),
-            Err(error) => {
-                println!("SKIPPED {test}: {error}");
-                None
-            }
-        }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    async fn image(&self) -> Image {
-        pull(&self.store, self.directory.path()).await
-    }
-
-    fn mount(&self, handle: &str, image: &Image, bytes: u64) -> RootMount {
-        self.store.mount(handle, image, None, BaseIds::default(), exclusive(bytes)).unwrap()
-    }
-
     fn written(&self, handle: &str) -> u64 {
         self.store.usage(handle).unwrap().exclusive_bytes
     }
@@ -80,13 +42,6 @@ impl World {
     fn image_file(&self) -> PathBuf {
         image_file(&self.path("store"))
     }
-}
-
-async fn pull(store: &Store, directory: &Path) -> Image {
-    let built = image(&[Tar::default().file("lower", &"x".repeat(3 << 20)).bytes()], json!({}));
-    built.write_layout(&directory.join("layout"), "v1");
-    let uri = format!("oci://{}/layout:v1", directory.display());
-    store.pull(&uri.parse().unwrap(), None, &|_| {}).await.unwrap()
 }
 
 fn image_file(store: &Path) -> PathBuf {
@@ -103,14 +58,14 @@ fn behind_a_loop_device(file: &Path) -> bool {
 
 #[tokio::test]
 async fn a_write_beyond_the_limit_is_refused_and_nobody_else_notices() {
-    let Some(world) = World::new("a_write_beyond_the_limit_is_refused_and_nobody_else_notices") else {
+    let Some(world) = world("a_write_beyond_the_limit_is_refused_and_nobody_else_notices") else {
         return;
     };
     assert!(world.store.enforces_limits());
     let image = world.image().await;
     let (root, other) = (world.path("root"), world.path("other"));
-    let mount = world.mount("a", &image, 10 * MIB);
-    let other_mount = world.mount("b", &image, 100 * MIB);
+    let mount = world.mount("a", &image, exclusive(10 * MIB));
+    let other_mount = world.mount("b", &image, exclusive(100 * MIB));
     let (_root, _other) = (Mounted::on(&root, &mount), Mounted::on(&other, &other_mount));
     let (taken, refused) = fill(&root.join("big"), 20 * MIB);
     assert_eq!(refused, Some(io::ErrorKind::QuotaExceeded), "after {taken}");
@@ -130,7 +85,7 @@ async fn a_write_beyond_the_limit_is_refused_and_nobody_else_notices() {
 
 #[tokio::test]
 async fn root_of_a_container_is_held_to_the_limit_as_anybody() {
-    let Some(world) = World::new("root_of_a_container_is_held_to_the_limit_as_anybody") else { return };
+    let Some(world) = world("root_of_a_container_is_held_to_the_limit_as_anybody") else { return };
     let image = world.image().await;
     let base = 900_000;
     let mapper = Namespace::new(base);
@@ -156,8 +111,8 @@ async fn root_of_a_container_is_held_to_the_limit_as_anybody() {
 
 #[tokio::test]
 async fn files_beside_the_image_count_too() {
-    let Some(world) = World::new("files_beside_the_image_count_too") else { return };
-    let _mount = world.mount("a", &world.image().await, MIB);
+    let Some(world) = world("files_beside_the_image_count_too") else { return };
+    let _mount = world.mount("a", &world.image().await, exclusive(MIB));
     let files = world.store.files("a").unwrap();
     assert_eq!(world.store.files("a").unwrap(), files);
     let (taken, refused) = fill(&files.join("hosts"), 2 * MIB);
@@ -170,7 +125,7 @@ async fn files_beside_the_image_count_too() {
 
 #[tokio::test]
 async fn files_of_an_image_and_new_ones_are_told_apart_by_number() {
-    let Some(world) = World::new("files_of_an_image_and_new_ones_are_told_apart_by_number") else { return };
+    let Some(world) = world("files_of_an_image_and_new_ones_are_told_apart_by_number") else { return };
     let names: Vec<String> = (0..300).map(|n| format!("lower{n}")).collect();
     let tar = names.iter().fold(Tar::default(), |tar, name| tar.file(name, "x"));
     let built = image(&[tar.bytes()], json!({}));
@@ -178,7 +133,7 @@ async fn files_of_an_image_and_new_ones_are_told_apart_by_number() {
     let uri = format!("oci://{}:v1", world.path("many").display());
     let image = world.store.pull(&uri.parse().unwrap(), None, &|_| {}).await.unwrap();
     let root = world.path("root");
-    let mount = world.mount("a", &image, 0);
+    let mount = world.mount("a", &image, exclusive(0));
     let _root = Mounted::on(&root, &mount);
     for n in 0..300 {
         fs::write(root.join(format!("upper{n}")), "y").unwrap();
@@ -195,7 +150,7 @@ async fn files_of_an_image_and_new_ones_are_told_apart_by_number() {
 
 #[tokio::test]
 async fn a_limit_that_the_image_exceeds_is_refused_by_name() {
-    let Some(world) = World::new("a_limit_that_the_image_exceeds_is_refused_by_name") else { return };
+    let Some(world) = world("a_limit_that_the_image_exceeds_is_refused_by_name") else { return };
     let image = world.image().await;
     let limit = DiskLimit { bytes: MIB, inodes: 0, scope: DiskScope::Total };
     let error = world.store.mount("a", &image, None, BaseIds::default(), limit).unwrap_err().to_string();
@@ -213,41 +168,41 @@ async fn a_limit_that_the_image_exceeds_is_refused_by_name() {
 /// Without limits of their own they are bounded together, and the filesystem is not filled to the brim.
 #[tokio::test]
 async fn roots_without_a_limit_leave_the_machine_its_disk() {
-    let Some(world) = World::new("roots_without_a_limit_leave_the_machine_its_disk") else { return };
+    let Some(world) = world("roots_without_a_limit_leave_the_machine_its_disk") else { return };
     let image = world.image().await;
-    let mount = world.mount("a", &image, 0);
+    let mount = world.mount("a", &image, exclusive(0));
     let root = world.path("root");
     let mounted = Mounted::on(&root, &mount);
-    let (taken, refused) = fill(&root.join("big"), 2 * IMAGE_BYTES);
+    let (taken, refused) = fill(&root.join("big"), 2 * ROOTS_BYTES);
     assert_eq!(refused, Some(io::ErrorKind::QuotaExceeded), "after {taken}");
-    assert!(taken > IMAGE_BYTES / 10 * 8 && taken < IMAGE_BYTES, "{taken}");
+    assert!(taken > ROOTS_BYTES / 10 * 8 && taken < ROOTS_BYTES, "{taken}");
     fs::write(world.path("elsewhere"), vec![1; 1 << 20]).unwrap();
     drop(mounted);
     drop(mount);
     world.store.unmount("a").unwrap();
     // The next one has the room again, and what the file took of the host's disk comes back, too.
-    let mount = world.mount("b", &image, 0);
+    let mount = world.mount("b", &image, exclusive(0));
     let mounted = Mounted::on(&root, &mount);
-    until("there is room", || fill(&root.join("big"), IMAGE_BYTES / 2).1.is_none());
+    until("there is room", || fill(&root.join("big"), ROOTS_BYTES / 2).1.is_none());
     drop(mounted);
     drop(mount);
     world.store.unmount("b").unwrap();
     let file = world.image_file();
     until("the host has its room back", || {
         rustix::fs::syncfs(File::open(&file).unwrap()).unwrap();
-        fs::metadata(&file).unwrap().blocks() * 512 < IMAGE_BYTES / 10
+        fs::metadata(&file).unwrap().blocks() * 512 < ROOTS_BYTES / 10
     });
 }
 
 #[tokio::test]
 async fn a_hundred_roots_leave_nothing() {
-    let Some(world) = World::new("a_hundred_roots_leave_nothing") else { return };
+    let Some(world) = world("a_hundred_roots_leave_nothing") else { return };
     let image = world.image().await;
     let file = world.image_file();
     let groups = world.store.quota_groups().unwrap();
     for n in 0..100 {
         let handle = format!("h{n}");
-        let mount = world.mount(&handle, &image, 10 * MIB);
+        let mount = world.mount(&handle, &image, exclusive(10 * MIB));
         fs::write(mount.upper.join("file"), vec![1; 100_000]).unwrap();
         drop(mount);
         world.store.unmount(&handle).unwrap();
@@ -302,7 +257,7 @@ fn killed_in_the_middle(directory: &Path) -> rustix::process::Pid {
 #[tokio::test]
 async fn a_store_whose_process_was_killed_is_opened_beside_its_living_containers() {
     let name = "a_store_whose_process_was_killed_is_opened_beside_its_living_containers";
-    let Some(world) = World::new(name) else { return };
+    let Some(world) = world(name) else { return };
     let World { directory, store } = world;
     drop(store);
     let living = killed_in_the_middle(directory.path());
@@ -344,7 +299,7 @@ impl<F: FnMut()> Drop for Guard<F> {
 
 #[tokio::test]
 async fn a_filesystem_that_cannot_be_mounted_is_made_anew() {
-    let Some(world) = World::new("a_filesystem_that_cannot_be_mounted_is_made_anew") else { return };
+    let Some(world) = world("a_filesystem_that_cannot_be_mounted_is_made_anew") else { return };
     let file = world.image_file();
     let World { directory, store } = world;
     drop(store);
@@ -359,7 +314,7 @@ async fn a_filesystem_that_cannot_be_mounted_is_made_anew() {
 
 #[tokio::test]
 async fn a_filesystem_that_containers_may_live_on_is_never_made_anew() {
-    let Some(world) = World::new("a_filesystem_that_containers_may_live_on_is_never_made_anew") else {
+    let Some(world) = world("a_filesystem_that_containers_may_live_on_is_never_made_anew") else {
         return;
     };
     let file = world.image_file();
@@ -384,7 +339,7 @@ async fn a_filesystem_that_containers_may_live_on_is_never_made_anew() {
 
 #[tokio::test]
 async fn roots_of_a_store_without_limits_are_known_to_one_with() {
-    let Some(world) = World::new("roots_of_a_store_without_limits_are_known_to_one_with") else { return };
+    let Some(world) = world("roots_of_a_store_without_limits_are_known_to_one_with") else { return };
     let World { directory, store } = world;
     drop(store);
     let plain = Store::open(&directory.path().join("store"), config(Backend::Plain)).unwrap();
@@ -403,10 +358,10 @@ async fn roots_of_a_store_without_limits_are_known_to_one_with() {
 /// As metrics of a full cell ask for it.
 #[tokio::test]
 async fn usage_of_250_roots_takes_no_walk() {
-    let Some(world) = World::new("usage_of_250_roots_takes_no_walk") else { return };
+    let Some(world) = world("usage_of_250_roots_takes_no_walk") else { return };
     let image = world.image().await;
     for n in 0..250 {
-        let mount = world.mount(&format!("h{n}"), &image, 10 * MIB);
+        let mount = world.mount(&format!("h{n}"), &image, exclusive(10 * MIB));
         (0..20).for_each(|n| fs::write(mount.upper.join(format!("f{n}")), "x").unwrap());
     }
     let handles = world.store.handles();
@@ -489,7 +444,7 @@ async fn try_pull(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_too_small_for_all_images_keeps_those_in_use_and_never_fills_up() {
     let name = "a_disk_too_small_for_all_images_keeps_those_in_use_and_never_fills_up";
-    if World::new(name).is_none() {
+    if world(name).is_none() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();

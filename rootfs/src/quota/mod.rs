@@ -59,6 +59,8 @@ pub enum Backend {
 pub(crate) struct Limit {
     pub bytes: u64,
     pub inodes: u64,
+    /// Of the image, which are made in the root before the limit holds and do not count.
+    pub directories: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

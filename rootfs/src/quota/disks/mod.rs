@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! <store>/disks-<run of the machine>/
-//!   templates/disk-<bytes>-<inodes>      one for each shape, see `template`
+//!   templates/disk-<bytes>-<inodes>      one for each shape, see `template`, which in some has a third number
 //!   roots/<name>/                        root.json, disk-<bytes>-<inodes> and, mounted from it,
 //!                inside/                 upper/, work/, files/, and kept/ that takes what is beyond the limits
 //!   ready/<name>/                        the same, made ahead, see `pool`
@@ -36,7 +36,7 @@ use crate::chores::Chores;
 use crate::{overlay, tree};
 use pool::Pool;
 pub use template::INODES_MAX;
-use template::{BLOCK_BYTES, Free, Shape, Templates};
+use template::{BLOCK_BYTES, Free, GROUP_BYTES, Shape, Templates};
 
 const PREFIX: &str = "disks-";
 const ROOTS: &str = "roots";
@@ -48,10 +48,13 @@ const SECTOR_BYTES: u64 = 512;
 /// A root that has written so much writes past the page cache from then on: its own pages are cached already. Those that
 /// write little do not, for to begin with it takes a commit of the disk's journal, which would hold up everybody's creates.
 const DIRECT_BYTES_MIN: u64 = 16 << 20;
-/// So much is given back to the disk at a time of what was removed inside.
+/// What was removed inside is given back to the disk once it is so much,
 const TRIM_BYTES_MIN: u64 = 16 << 20;
+/// one group of blocks after the other, as long as so much is free: the kernel takes what it gives back for taken meanwhile, and
+/// who writes is not to be told that his filesystem is full. So small ones keep what they have had.
+const TRIM_FREE_MIN: u64 = 3 * GROUP_BYTES;
 /// To see whether it can be done at all.
-const PROBE: Shape = Shape { bytes: 1 << 20, inodes: 16 };
+const PROBE: Shape = Shape { bytes: 1 << 20, inodes: 16, directories: 0 };
 
 #[derive(Debug)]
 pub struct Disks {
@@ -77,7 +80,7 @@ struct LivedIn {
     shape: Shape,
     device: PathBuf,
     direct: bool,
-    /// What the file took beyond what is used inside, when it was looked at last.
+    /// What the file took beyond what is used inside, when that was last given back.
     idle_bytes: u64,
 }
 
@@ -264,14 +267,17 @@ impl Shop {
             .map(|root| (root.shape, root.device.clone(), root.direct, root.idle_bytes));
         let Some((shape, device, direct, idle_before)) = known else { return Ok(()) };
         let root = self.directory.join(ROOTS).join(name);
-        let file = fs::metadata(root.join(shape.name()))?;
-        let free = Free::of(&root.join(INSIDE))?;
-        let used = shape.bytes.saturating_sub(free.blocks * BLOCK_BYTES);
+        let (inside, behind) = (root.join(INSIDE), root.join(shape.name()));
+        let file = fs::metadata(&behind)?;
+        let used = shape.bytes.saturating_sub(Free::of(&inside)?.bytes());
         let idle = |file: &fs::Metadata| (file.blocks() * SECTOR_BYTES).saturating_sub(used);
         let mut idle_bytes = idle(&file);
-        if idle_bytes > idle_before + TRIM_BYTES_MIN {
-            trim::trim(File::open(root.join(INSIDE))?.as_fd())?;
-            idle_bytes = idle(&fs::metadata(root.join(shape.name()))?);
+        if idle_bytes <= idle_before + TRIM_BYTES_MIN {
+            idle_bytes = idle_bytes.min(idle_before);
+        } else if give_back(&inside, &behind)? {
+            idle_bytes = idle(&fs::metadata(behind)?);
+        } else {
+            idle_bytes = idle_before;
         }
         let goes_direct = !direct && used >= DIRECT_BYTES_MIN;
         if goes_direct
@@ -287,6 +293,21 @@ impl Shop {
         }
         Ok(())
     }
+}
+
+/// What `behind` holds of the filesystem that is mounted from it, and nobody inside uses. Answers whether all of it was looked at.
+fn give_back(inside: &Path, behind: &Path) -> io::Result<bool> {
+    let (top, behind) = (File::open(inside)?, File::open(behind)?);
+    let mut group = 0;
+    while let Some(held) = template::held(&behind, group)? {
+        if Free::of(inside)?.bytes() < TRIM_FREE_MIN {
+            return Ok(false);
+        }
+        group = held.start - held.start % GROUP_BYTES;
+        trim::trim(top.as_fd(), group, GROUP_BYTES)?;
+        group += GROUP_BYTES;
+    }
+    Ok(true)
 }
 
 /// Its last user waits until all of a filesystem is written: not who waits for a container to go.
@@ -432,7 +453,7 @@ impl Quota for Disks {
         let Ok(shape) = self.shape(name) else { return Ok(Written::default()) };
         let free = Free::of(&self.inside(name))?;
         Ok(Written {
-            bytes: shape.bytes.saturating_sub(free.blocks * BLOCK_BYTES),
+            bytes: shape.bytes.saturating_sub(free.bytes()),
             inodes: shape.inodes.saturating_sub(free.inodes),
         })
     }
@@ -483,6 +504,8 @@ impl Quota for Disks {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
     use crate::layers::Layers;
 
@@ -500,31 +523,70 @@ mod tests {
         fs::read_to_string(path).unwrap().trim() == "1"
     }
 
+    /// The root `a` of such a filesystem.
+    fn lived_in(disks: &Disks, bytes: u64) -> PathBuf {
+        let limit = Limit { bytes, inodes: 20, directories: 0 };
+        disks.make("a", limit).unwrap();
+        disks.limit("a", limit).unwrap();
+        disks.inside("a")
+    }
+
+    fn write(path: &Path, mebibytes: usize) -> io::Result<()> {
+        let (mut file, piece) = (File::create(path)?, vec![7; 1 << 20]);
+        (0..mebibytes).try_for_each(|_| io::Write::write_all(&mut file, &piece))?;
+        file.sync_all()
+    }
+
     #[test]
     fn who_writes_much_goes_past_the_cache_and_what_is_removed_is_given_back() {
         let store = tempfile::tempdir().unwrap();
         let test = "who_writes_much_goes_past_the_cache_and_what_is_removed_is_given_back";
         let Some(disks) = disks(store.path(), test) else { return };
-        let limit = Limit { bytes: 64 * MIB, inodes: 20 };
-        disks.make("a", limit).unwrap();
-        disks.limit("a", limit).unwrap();
-        let inside = disks.inside("a");
+        let inside = lived_in(&disks, 512 * MIB);
         let device = disks.shop.lived_in()["a"].device.clone();
         disks.shop.tend();
         assert!(!is_direct(&device) && disks.taken().unwrap() < 2 * MIB, "{}", disks.taken().unwrap());
-        fs::write(inside.join("upper/big"), vec![7; 40 << 20]).unwrap();
-        let write_back = || rustix::fs::syncfs(File::open(&inside).unwrap()).unwrap();
-        write_back();
-        assert!(disks.taken().unwrap() >= 40 * MIB && disks.written("a").unwrap().bytes >= 40 * MIB);
+        let big = inside.join("upper/big");
+        write(&big, 150).unwrap();
+        assert!(disks.taken().unwrap() >= 150 * MIB && disks.written("a").unwrap().bytes >= 150 * MIB);
         disks.shop.tend();
         let able = loop_device::open(&device).unwrap().unwrap().1.go_direct().is_ok();
         assert_eq!(is_direct(&device), able);
-        assert_eq!(fs::read(inside.join("upper/big")).unwrap(), vec![7; 40 << 20]);
-        fs::remove_file(inside.join("upper/big")).unwrap();
-        write_back();
+        assert!(fs::read(&big).unwrap().iter().all(|byte| *byte == 7));
+        fs::remove_file(&big).unwrap();
+        rustix::fs::syncfs(File::open(&inside).unwrap()).unwrap();
         disks.shop.tend();
-        assert!(disks.taken().unwrap() < 4 * MIB, "{}", disks.taken().unwrap());
+        assert!(disks.taken().unwrap() < 8 * MIB, "{}", disks.taken().unwrap());
         assert_eq!(disks.written("a").unwrap(), Written::default());
+    }
+
+    #[test]
+    fn who_writes_while_room_is_given_back_is_not_told_that_there_is_none() {
+        let test = "who_writes_while_room_is_given_back_is_not_told_that_there_is_none";
+        // A small one, and one that gives back what it has removed.
+        for (limit, removed) in [(64, 60), (512, 120)] {
+            let store = tempfile::tempdir().unwrap();
+            let Some(disks) = disks(store.path(), test) else { return };
+            let upper = lived_in(&disks, limit * MIB).join("upper");
+            for round in 0..4 {
+                write(&upper.join("big"), removed).unwrap();
+                fs::remove_file(upper.join("big")).unwrap();
+                let over = AtomicBool::new(false);
+                std::thread::scope(|threads| {
+                    threads.spawn(|| {
+                        disks.shop.tend();
+                        over.store(true, Ordering::Relaxed);
+                    });
+                    let mut writes = 0;
+                    while !over.load(Ordering::Relaxed) || writes == 0 {
+                        let written = write(&upper.join("small"), 1);
+                        assert!(written.is_ok(), "of {limit}, round {round}, write {writes}: {written:?}");
+                        fs::remove_file(upper.join("small")).unwrap();
+                        writes += 1;
+                    }
+                });
+            }
+        }
     }
 
     #[test]
@@ -533,8 +595,8 @@ mod tests {
         let Some(disks) = disks(store.path(), "what_was_made_before_the_limit_is_not_the_containers") else {
             return;
         };
-        for made in [0, 1, 5, 60] {
-            let (name, limit) = (format!("h{made}"), Limit { bytes: 8 * MIB, inodes: 40 });
+        for made in [0, 1, 5, 60, 70, 2000] {
+            let (name, limit) = (format!("h{made}"), Limit { bytes: 8 * MIB, inodes: 40, directories: made });
             disks.make(&name, limit).unwrap();
             assert_eq!(disks.make(&name, limit).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
             let upper = disks.inside(&name).join("upper");

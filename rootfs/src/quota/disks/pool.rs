@@ -168,7 +168,7 @@ mod tests {
     use super::*;
 
     const fn shape(inodes: u64) -> Shape {
-        Shape { bytes: 4096, inodes }
+        Shape { bytes: 4096, inodes, directories: 0 }
     }
 
     /// Everything that it would do.

@@ -6,6 +6,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::ops::Range;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ use super::super::{Limit, Unavailable, image};
 pub const BLOCK_BYTES: u64 = 4096;
 const INODE_BYTES: u64 = 256;
 /// Of one group of blocks, which has a table of inodes of its own; what it and its copies of the superblock take.
-const GROUP_BYTES: u64 = 128 << 20;
+pub const GROUP_BYTES: u64 = 128 << 20;
 const GROUP_OVERHEAD_BYTES: u64 = 32 << 10;
 const GROUP_INODES_MAX: u64 = 32_000;
 /// A last group that has not much more than its tables is left out by mkfs.
@@ -30,8 +31,11 @@ const LAST_GROUP_BYTES_MIN: u64 = 2 << 20;
 /// The kernel keeps a part of the blocks for its own needs, and up to so many bytes.
 const KEPT_PART: u64 = 49;
 const KEPT_BYTES_MAX: u64 = 16 << 20;
-/// Above all other, so that there is something to give: for directories of the image, and for files of ours.
+/// Above all other, so that there is something to give: for files of ours, and for directories of the image that are made in
+/// each root. Few images have more of these, and theirs are made with so many more, in steps.
 const SPARE_INODES: u64 = 96;
+const SPARE_DIRECTORIES: u64 = 64;
+const DIRECTORIES_STEP: u64 = 1024;
 const SPARE_BYTES: u64 = 2 << 20;
 /// One inode for so many bytes, where nobody limits them.
 const BYTES_PER_INODE: u64 = 8192;
@@ -63,6 +67,8 @@ pub struct Shape {
     /// Whole blocks.
     pub bytes: u64,
     pub inodes: u64,
+    /// Of the image, beside those there is room for in every one; they are nothing that the container writes.
+    pub directories: u64,
 }
 
 impl Shape {
@@ -75,27 +81,38 @@ impl Shape {
             0 => (bytes / BYTES_PER_INODE).clamp(INODES_MIN, INODES_MAX),
             inodes => inodes.min(INODES_MAX),
         };
-        Shape { bytes, inodes }
+        let directories = limit.directories.saturating_sub(SPARE_DIRECTORIES);
+        Shape { bytes, inodes, directories: directories.next_multiple_of(DIRECTORIES_STEP) }
     }
 
     /// Of the file, which says by it what it holds.
     pub fn name(self) -> String {
-        format!("disk-{}-{}", self.bytes, self.inodes)
+        let Shape { bytes, inodes, directories } = self;
+        if directories == 0 {
+            format!("disk-{bytes}-{inodes}")
+        } else {
+            format!("disk-{bytes}-{inodes}-{directories}")
+        }
     }
 
     pub fn parse(name: &str) -> Option<Shape> {
-        let (bytes, inodes) = name.strip_prefix("disk-")?.split_once('-')?;
-        Some(Shape { bytes: bytes.parse().ok()?, inodes: inodes.parse().ok()? })
+        let numbers: Vec<u64> =
+            name.strip_prefix("disk-")?.split('-').map(str::parse).collect::<Result<_, _>>().ok()?;
+        match numbers[..] {
+            [bytes, inodes] => Some(Shape { bytes, inodes, directories: 0 }),
+            [bytes, inodes, directories] if directories > 0 => Some(Shape { bytes, inodes, directories }),
+            _ => None,
+        }
     }
 
     fn inodes_made(self) -> u64 {
-        self.inodes + OVERLAY_INODES + SPARE_INODES
+        self.inodes + OVERLAY_INODES + SPARE_INODES + self.directories
     }
 
     /// The file's length. Sparse: it takes of the disk what is written into it.
     fn file_bytes(self) -> u64 {
         let inodes = self.inodes_made();
-        let content = self.bytes + inodes * INODE_BYTES + SPARE_BYTES;
+        let content = self.bytes + inodes * INODE_BYTES + SPARE_BYTES + self.directories * BLOCK_BYTES;
         let content = content + (content / KEPT_PART).min(KEPT_BYTES_MAX);
         let groups = (content / GROUP_BYTES + 1).max(inodes.div_ceil(GROUP_INODES_MAX));
         let bytes = (content + groups * GROUP_OVERHEAD_BYTES).max((groups - 1) * GROUP_BYTES + 1);
@@ -146,6 +163,10 @@ pub struct Free {
 }
 
 impl Free {
+    pub fn bytes(self) -> u64 {
+        self.blocks * BLOCK_BYTES
+    }
+
     pub fn of(top: &Path) -> io::Result<Free> {
         let filesystem = rustix::fs::statvfs(top)?;
         Ok(Free { blocks: filesystem.f_bavail, inodes: filesystem.f_ffree })
@@ -322,23 +343,26 @@ fn wait_until_let_go(file: &File) -> io::Result<()> {
 fn copy_sparse(mut from: File, mut to: &File) -> io::Result<()> {
     to.set_len(from.metadata()?.len())?;
     let (mut at, mut buffer) = (0, vec![0; COPY_BYTES]);
-    loop {
-        let begin = match rustix::fs::seek(&from, rustix::fs::SeekFrom::Data(at)) {
-            Ok(begin) => begin,
-            // Nothing but a hole is left.
-            Err(Errno::NXIO) => return Ok(()),
-            Err(errno) => return Err(errno.into()),
-        };
-        let end = rustix::fs::seek(&from, rustix::fs::SeekFrom::Hole(begin))?;
-        from.seek(SeekFrom::Start(begin))?;
-        to.seek(SeekFrom::Start(begin))?;
-        at = begin;
-        while at < end {
-            let part = buffer.len().min(usize::try_from(end - at).unwrap_or(usize::MAX));
+    while let Some(held) = held(&from, at)? {
+        from.seek(SeekFrom::Start(held.start))?;
+        to.seek(SeekFrom::Start(held.start))?;
+        at = held.start;
+        while at < held.end {
+            let part = buffer.len().min(usize::try_from(held.end - at).unwrap_or(usize::MAX));
             from.read_exact(&mut buffer[..part])?;
             to.write_all(&buffer[..part])?;
             at += part as u64;
         }
+    }
+    Ok(())
+}
+
+/// The next part of a file that is no hole. `None`: nothing but a hole is left.
+pub fn held(file: &File, from: u64) -> io::Result<Option<Range<u64>>> {
+    match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(from)) {
+        Ok(begin) => Ok(Some(begin..rustix::fs::seek(file, rustix::fs::SeekFrom::Hole(begin))?)),
+        Err(Errno::NXIO) => Ok(None),
+        Err(errno) => Err(errno.into()),
     }
 }
 
@@ -350,19 +374,26 @@ mod tests {
 
     #[test]
     fn a_files_name_says_what_it_holds() {
-        let shape = Shape { bytes: 64 * MIB, inodes: 200_000 };
-        assert_eq!(Shape::parse(&shape.name()), Some(shape));
-        for name in ["root.json", "disk-", "disk-5", "disk-5-", "disk--5", "disk-a-b", "disk-5-5-5"] {
+        for directories in [0, 1024] {
+            let shape = Shape { bytes: 64 * MIB, inodes: 200_000, directories };
+            assert_eq!(Shape::parse(&shape.name()), Some(shape));
+        }
+        for name in
+            ["root.json", "disk-", "disk-5", "disk-5-", "disk--5", "disk-a-b", "disk-5-5-0", "disk-5-5-5-5"]
+        {
             assert_eq!(Shape::parse(name), None, "{name}");
         }
     }
 
     #[test]
     fn no_limit_is_what_all_have_together() {
-        let shape = |bytes, inodes| Shape::of(Limit { bytes, inodes }, 100 * MIB + 5);
-        assert_eq!(shape(10 * MIB + 1, 7), Shape { bytes: 10 * MIB, inodes: 7 });
-        assert_eq!(shape(0, 7), Shape { bytes: 100 * MIB, inodes: 7 });
-        assert_eq!(shape(500 * MIB, 0), Shape { bytes: 100 * MIB, inodes: 12_800 });
+        let shape = |bytes, inodes, directories| {
+            let shape = Shape::of(Limit { bytes, inodes, directories }, 100 * MIB + 5);
+            (shape.bytes, shape.inodes, shape.directories)
+        };
+        assert_eq!(shape(10 * MIB + 1, 7, 64), (10 * MIB, 7, 0));
+        assert_eq!(shape(0, 7, 65), (100 * MIB, 7, 1024));
+        assert_eq!(shape(500 * MIB, 0, 4096), (100 * MIB, 12_800, 4096));
     }
 
     /// Of any size; without mounting one, this is what mkfs says of it.
@@ -371,8 +402,10 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let sizes = [256 << 10, MIB, 10 * MIB, 100 * MIB, 127 * MIB, 129 * MIB, 1 << 30, 20 << 30, 300 << 30];
         for bytes in sizes {
-            for inodes in [16, 1000, 31_990, 65_000, 200_000, 3_000_000] {
-                let shape = Shape { bytes, inodes };
+            for (inodes, directories) in
+                [(16, 0), (1000, 4096), (31_990, 0), (65_000, 1024), (200_000, 0), (3_000_000, 0)]
+            {
+                let shape = Shape { bytes, inodes, directories };
                 let path = scratch.path().join(shape.name());
                 File::create(&path).unwrap().set_len(shape.file_bytes()).unwrap();
                 match shape.mkfs(&path) {
@@ -386,10 +419,13 @@ mod tests {
                     .unwrap();
                 let number = |at: usize| u32::from_le_bytes(superblock[at..at + 4].try_into().unwrap());
                 let (free_blocks, free_inodes) = (u64::from(number(12)), u64::from(number(16)));
-                assert!(free_inodes >= inodes + OVERLAY_INODES + 64, "{shape:?}: {free_inodes}");
+                assert!(
+                    free_inodes >= inodes + directories + OVERLAY_INODES + 64,
+                    "{shape:?}: {free_inodes}"
+                );
                 let kept = (free_blocks * BLOCK_BYTES / 50).min(KEPT_BYTES_MAX);
                 let room = free_blocks * BLOCK_BYTES - kept;
-                assert!(room >= bytes + MIB, "{shape:?}: {room}");
+                assert!(room >= bytes + directories * BLOCK_BYTES + MIB, "{shape:?}: {room}");
                 fs::remove_file(path).unwrap();
             }
         }
