@@ -18,7 +18,6 @@ use rootfs::admin::{Disk, Tenancy};
 use rootfs::store::PullFigures;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
-use tracing::level_filters::LevelFilter;
 
 use crate::gardener::Gardener;
 
@@ -165,11 +164,8 @@ fn memory(status: &str) -> Memory {
 }
 
 async fn set_level(State(debug): State<Debug>, body: String) -> (StatusCode, String) {
-    match level(&body) {
-        Ok((name, filter)) => {
-            debug.levels.set(filter);
-            (StatusCode::OK, format!("/log-level was invoked with Level: {name}\n"))
-        }
+    match debug.levels.set_told(&body) {
+        Ok(name) => (StatusCode::OK, format!("/log-level was invoked with Level: {name}\n")),
         Err(why) => (StatusCode::BAD_REQUEST, format!("{why}\n")),
     }
 }
@@ -178,33 +174,9 @@ async fn only_post() -> (StatusCode, &'static str) {
     (StatusCode::BAD_REQUEST, "method not allowed, use POST\n")
 }
 
-/// Nothing here is ever worse than an error, so that `fatal` silences everything.
-fn level(text: &str) -> Result<(&'static str, LevelFilter), String> {
-    match text.trim().to_ascii_lowercase().as_str() {
-        "" => Err("log level cannot be empty".into()),
-        "0" | "d" | "debug" => Ok(("debug", LevelFilter::DEBUG)),
-        "1" | "i" | "info" => Ok(("info", LevelFilter::INFO)),
-        "2" | "w" | "warn" => Ok(("warn", LevelFilter::WARN)),
-        "3" | "e" | "error" => Ok(("error", LevelFilter::ERROR)),
-        "4" | "f" | "fatal" => Ok(("fatal", LevelFilter::OFF)),
-        other => Err(format!("invalid log level: {}", other.chars().take(40).collect::<String>())),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_level_has_a_name_a_letter_and_a_number() {
-        for (text, expected) in
-            [("0", "debug"), ("D", "debug"), (" info\n", "info"), ("e", "error"), ("FATAL", "fatal")]
-        {
-            assert_eq!(level(text).unwrap().0, expected, "{text}");
-        }
-        assert_eq!(level(" "), Err("log level cannot be empty".into()));
-        assert_eq!(level("loud"), Err("invalid log level: loud".into()));
-    }
 
     #[test]
     fn memory_is_read_in_bytes() {

@@ -1,5 +1,5 @@
 //! Networks of containers kept as they are recorded, whatever others do to the kernel's: a reload of some other firewall
-//! may flush all tables, ours too. Looked at when the kernel tells of a table deleted, and now and then.
+//! may flush all tables, ours too. Looked at when the kernel tells that somebody else has changed our table, and now and then.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::{Gardener, chain};
 use crate::containerizer::watched::watched;
 use crate::networker;
 
-/// For what is deleted in our table, or beside it, which nobody tells.
+/// For what is done beside the firewall, to links, which we do not listen to.
 const INTERVAL: Duration = Duration::from_secs(60);
 /// Whoever deletes many tables is followed once.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -61,9 +61,15 @@ async fn heard(changes: &Changes, readable: &AsyncFd<OwnedFd>) -> Heard {
 impl Gardener {
     /// What had drifted, in words. Blocks.
     pub(super) fn repair_networks(&self) -> networker::Result<Vec<String>> {
-        let networker = &self.0.networker;
-        networker.forward_packets()?;
+        // The fence first, and whatever becomes of the rest.
+        let repaired = self.repair_fence();
+        self.0.networker.forward_packets()?;
         self.pass_others()?;
+        repaired
+    }
+
+    fn repair_fence(&self) -> networker::Result<Vec<String>> {
+        let networker = &self.0.networker;
         let Some(seen) = networker.look()? else {
             if !self.make_firewall_again()? {
                 return Ok(Vec::new());

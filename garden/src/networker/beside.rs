@@ -42,7 +42,8 @@ impl Known {
 impl Networker {
     /// What others do to firewalls from now on. `None`: somebody else makes the networks.
     pub fn listen(&self) -> Result<Option<Changes>> {
-        let listen = (!self.config.idle).then(|| Changes::open(&self.config.table)).transpose();
+        let open = || Changes::open(&self.config.table, &self.reservations.owner);
+        let listen = (!self.config.idle).then(open).transpose();
         listen.map_err(Error::netlink("listen to changes of the firewall"))
     }
 

@@ -192,6 +192,13 @@ impl Socket {
     }
 
     /// Hears from now on what the kernel tells everybody in this group.
+    /// By which the kernel tells it from others.
+    pub(crate) fn port(&self) -> Result<u32> {
+        let address = rustix::net::getsockname(&self.fd).map_err(|errno| Error::Open(errno.into()))?;
+        let address = SocketAddrNetlink::try_from(address).map_err(|errno| Error::Open(errno.into()))?;
+        Ok(address.pid())
+    }
+
     pub(crate) fn join(&self, group: u32) -> Result<()> {
         let group = libc::c_int::try_from(group).unwrap_or_default();
         set_option(&self.fd, libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group).map_err(Error::Open)

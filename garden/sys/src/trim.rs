@@ -13,9 +13,10 @@ struct Range {
     least: u64,
 }
 
-/// All of the filesystem that `file` is on; how many bytes that were. What was told before is not told again.
-pub fn trim(file: BorrowedFd<'_>) -> io::Result<u64> {
-    let mut range = Range { start: 0, length: u64::MAX, least: 0 };
+/// So many bytes of the filesystem that `file` is on; how many of them nobody uses. Meanwhile nobody can have these, nor what is free
+/// next to them: who looks for room finds it elsewhere, or is told that there is none.
+pub fn trim(file: BorrowedFd<'_>, start: u64, length: u64) -> io::Result<u64> {
+    let mut range = Range { start, length, least: 0 };
     // SAFETY: the request reads and fills this structure, which outlives the call.
     match unsafe { libc::ioctl(file.as_raw_fd(), FITRIM, &raw mut range) } {
         0 => Ok(range.length),
@@ -33,6 +34,6 @@ mod tests {
     fn a_filesystem_without_blocks_says_so() {
         assert_eq!(size_of::<Range>(), 24);
         let proc = std::fs::File::open("/proc").unwrap();
-        assert!(trim(proc.as_fd()).is_err());
+        assert!(trim(proc.as_fd(), 0, u64::MAX).is_err());
     }
 }

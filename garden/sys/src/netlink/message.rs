@@ -22,6 +22,8 @@ pub struct Header {
     pub kind: u16,
     pub flags: u16,
     pub sequence: u32,
+    /// Of the socket that asked for it, in what everybody is told, too.
+    pub port: u32,
 }
 
 /// A request being put together.
@@ -116,6 +118,7 @@ pub fn split(datagram: &[u8]) -> Option<(Header, &[u8], &[u8])> {
         kind: u16::from_ne_bytes(datagram.get(4..6)?.try_into().ok()?),
         flags: u16::from_ne_bytes(datagram.get(6..8)?.try_into().ok()?),
         sequence: u32::from_ne_bytes(datagram.get(8..12)?.try_into().ok()?),
+        port: u32::from_ne_bytes(datagram.get(12..16)?.try_into().ok()?),
     };
     let payload = datagram.get(HEADER_BYTES..length)?;
     let rest = datagram.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or(&[]);
@@ -163,7 +166,7 @@ mod tests {
         message.append_to(&mut datagram, 5);
         message.append_to(&mut datagram, 6);
         let (header, payload, rest) = split(&datagram).unwrap();
-        assert_eq!(header, Header { kind: 7, flags: NLM_F_ACK | NLM_F_REQUEST, sequence: 5 });
+        assert_eq!(header, Header { kind: 7, flags: NLM_F_ACK | NLM_F_REQUEST, sequence: 5, port: 0 });
         assert_eq!(&payload[..4], &[1, 2, 3, 0]);
         let attributes: Vec<_> = Attributes::new(&payload[4..]).collect();
         assert_eq!(attributes[0], (1, &b"abc\0"[..]));

@@ -5,13 +5,15 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use super::look::attributes;
 use super::{
-    CHAIN_HOOK, CHAIN_NAME, DELETE_RULE, DELETE_TABLE, Expression, Family, HOOK_NUMBER, Hook, LIST_ITEM,
-    NEW_CHAIN, NEW_RULE, RULE_CHAIN, RULE_EXPRESSIONS, SUBSYSTEM, TABLE, generation, send,
+    CHAIN_HOOK, CHAIN_NAME, DELETE_RULE, Expression, Family, HOOK_NUMBER, Hook, LIST_ITEM, NEW_CHAIN,
+    NEW_RULE, Owner, RULE_CHAIN, RULE_EXPRESSIONS, SUBSYSTEM, TABLE, generation, send,
 };
-use crate::netlink::message::{Attributes, Message, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, text};
+use crate::netlink::message::{Attributes, Header, Message, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, text};
 use crate::netlink::{Protocol, Result, Socket};
 
 const GET_CHAIN: u16 = 4;
+/// Follows every transaction, and is about no table.
+const NEW_GENERATION: u16 = 15;
 const GET_RULE: u16 = 7;
 const RULE_HANDLE: u16 = 3;
 const RULE_POSITION: u16 = 6;
@@ -172,40 +174,41 @@ pub enum Heard {
     Nothing,
     /// Rules or chains of others came or went.
     OthersChanged,
-    /// A table was, or may have been, deleted.
-    TableDeleted,
+    /// Our table was changed by somebody else, or deleted; or it may have been.
+    OursChanged,
 }
 
 /// What others do to tables while we listen; readable when there is something to hear.
 pub struct Changes {
     socket: Socket,
     own_table: String,
+    owner: Option<u32>,
 }
 
 impl Changes {
-    /// In the network namespace of the calling thread. What happens in `own_table` is not of others.
-    pub fn open(own_table: &str) -> Result<Self> {
+    /// In the network namespace of the calling thread. What its owner does to `own_table` is not of others.
+    pub fn open(own_table: &str, owner: &Owner) -> Result<Self> {
         let socket = Socket::open(Protocol::Netfilter)?;
         socket.join(CHANGES)?;
-        Ok(Self { socket, own_table: own_table.into() })
+        Ok(Self { socket, own_table: own_table.into(), owner: owner.port()? })
     }
 
     /// Since the last call. Does not wait.
     pub fn heard(&self) -> Result<Heard> {
         let mut most = Heard::Nothing;
-        let complete = self.socket.hear(|header, payload| {
-            let heard = match header.kind.checked_sub(SUBSYSTEM) {
-                Some(DELETE_TABLE) => Heard::TableDeleted,
-                Some(NEW_CHAIN | NEW_RULE | DELETE_RULE)
-                    if value(payload, TABLE).map(text).as_deref() != Some(&self.own_table) =>
-                {
-                    Heard::OthersChanged
-                }
-                _ => Heard::Nothing,
-            };
-            most = most.max(heard);
-        })?;
-        Ok(if complete { most } else { Heard::TableDeleted })
+        let complete = self.socket.hear(|header, payload| most = most.max(self.one(header, payload)))?;
+        Ok(if complete { most } else { Heard::OursChanged })
+    }
+
+    fn one(&self, header: Header, payload: &[u8]) -> Heard {
+        let is_ours = value(payload, TABLE).map(text).as_deref() == Some(&self.own_table);
+        match header.kind.checked_sub(SUBSYSTEM) {
+            Some(NEW_GENERATION) | None => Heard::Nothing,
+            Some(_) if is_ours && self.owner == Some(header.port) => Heard::Nothing,
+            Some(_) if is_ours => Heard::OursChanged,
+            Some(NEW_CHAIN | NEW_RULE | DELETE_RULE) => Heard::OthersChanged,
+            Some(_) => Heard::Nothing,
+        }
     }
 }
 

@@ -19,4 +19,10 @@ impl Owner {
         };
         send_by(socket, act, change.messages)
     }
+
+    /// By which its changes are told from others'; `None` before the first.
+    pub(super) fn port(&self) -> Result<Option<u32>> {
+        let socket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        socket.as_ref().map(Socket::port).transpose()
+    }
 }
