@@ -7,14 +7,17 @@ use crate::Event;
 /// Events a subscriber may be behind before it has missed some.
 pub const EVENTS_BEHIND_MAX: usize = 1024;
 
+/// Where events are told.
 #[derive(Clone)]
-pub(crate) struct Hub(broadcast::Sender<Event>);
+pub struct Hub(broadcast::Sender<Event>);
 
-impl Hub {
-    pub fn new() -> Self {
+impl Default for Hub {
+    fn default() -> Self {
         Hub(broadcast::channel(EVENTS_BEHIND_MAX).0)
     }
+}
 
+impl Hub {
     pub fn emit(&self, event: Event) {
         // Nobody listening is no failure: state can be read at any time.
         let _ = self.0.send(event);

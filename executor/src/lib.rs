@@ -28,6 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use cache::Cache;
+use checks::Rounds;
 pub use config::{Config, ContainerProxy, DIRECTORY_MARK, InstanceIdentity, WorkLimits};
 pub use container::*;
 use containers::restore::{self, Waiting};
@@ -37,12 +38,12 @@ use containers::{life, reaper, reservation};
 use depot::Depot;
 use edge::Edges;
 pub use error::{Error, StartError};
-use events::Hub;
-pub use events::{EVENTS_BEHIND_MAX, Events, Heard};
+pub use events::{EVENTS_BEHIND_MAX, Events, Heard, Hub};
 pub use garden_check::{GardenCheck, GardenCheckError};
-use garden_client::{Garden, Reader};
+use garden_client::Garden;
+pub use garden_client::Reader;
 use logs::{LogStream, Logs, Out};
-use metrics::Streams;
+use metrics::{Measured, Streams};
 use namespace::Errands;
 pub use occurrence::{Attempt, Occurrence, Protocol, Witness};
 use rootfs_ledger::Ledger;
@@ -65,9 +66,11 @@ pub(crate) struct Shared {
     cache: Cache,
     ledger: Ledger,
     errands: Errands,
+    rounds: Rounds,
     edges: Option<Edges>,
     volumes: Volumes,
     streams: Streams,
+    measured: Measured,
     creates: Semaphore,
     deletes: Semaphore,
     reads: Semaphore,
@@ -104,8 +107,9 @@ impl Executor {
             &restore::downloads(&found),
         )?;
         let errands = Errands::start().map_err(|error| StartError::Networks(steps::report(&error)))?;
+        let rounds = Rounds::start().map_err(|error| StartError::Networks(steps::report(&error)))?;
         let edges = edges(&config, &errands)?;
-        let hub = Hub::new();
+        let hub = Hub::default();
         let store = Store::new(config.total, hub.clone());
         Ok(Executor(Arc::new(Shared {
             volumes: Volumes::new(config.volume_driver_dirs.clone(), &found),
@@ -119,8 +123,10 @@ impl Executor {
             cache,
             ledger,
             errands,
+            rounds,
             edges,
             streams: Streams::default(),
+            measured: Measured::default(),
             creates: Semaphore::new(work.creates.max(1)),
             deletes: Semaphore::new(work.deletes.max(1)),
             reads: Semaphore::new(work.reads.max(1)),
@@ -264,7 +270,7 @@ impl Executor {
 
     /// By guid, of created and running containers; one that garden cannot measure just now is left out.
     pub async fn metrics(&self) -> Result<BTreeMap<String, ContainerMetrics>, Error> {
-        metrics::collect(&self.0).await
+        metrics::measure(&self.0).await
     }
 
     /// The platform's own word in the log of a container that has been asked to run; of another nobody listens.

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard};
 
+use tokio::time::Instant;
+
 use crate::logs::LogStream;
 use crate::{Container, ContainerMetrics, Error, Shared, State};
 
@@ -28,7 +30,25 @@ impl Streams {
     }
 }
 
-pub(crate) async fn collect(shared: &Shared) -> Result<BTreeMap<String, ContainerMetrics>, Error> {
+/// The newest measurement, for all who wait for it, and when it was done.
+#[derive(Default)]
+pub(crate) struct Measured(tokio::sync::Mutex<Option<(Instant, BTreeMap<String, ContainerMetrics>)>>);
+
+/// Several who ask at the same time, as they do each quarter of a minute, share one measurement.
+pub(crate) async fn measure(shared: &Shared) -> Result<BTreeMap<String, ContainerMetrics>, Error> {
+    let asked = Instant::now();
+    let mut newest = shared.measured.0.lock().await;
+    match &*newest {
+        Some((done, metrics)) if *done > asked => Ok(metrics.clone()),
+        _ => {
+            let metrics = collect(shared).await?;
+            *newest = Some((Instant::now(), metrics.clone()));
+            Ok(metrics)
+        }
+    }
+}
+
+async fn collect(shared: &Shared) -> Result<BTreeMap<String, ContainerMetrics>, Error> {
     let created = |container: &Container| matches!(container.state, State::Created | State::Running);
     let containers: Vec<_> = shared.store.list().into_iter().filter(created).collect();
     if containers.is_empty() {

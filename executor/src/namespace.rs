@@ -1,7 +1,7 @@
 //! The way into a container's network: sockets that are made there and served here.
 //!
-//! One thread goes in, makes a socket, and comes back out; no other thread of this process is ever anywhere but at
-//! home. A socket belongs for good to the network it was made in.
+//! Threads of their own go in and come back out; no other thread of this process is ever anywhere but at home. A socket
+//! belongs for good to the network it was made in.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -9,8 +9,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use garden_client::NetworkNamespace;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, listen, socket_with, sockopt};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::sync::{mpsc, oneshot};
 
@@ -77,6 +79,50 @@ fn home() -> io::Result<OwnedFd> {
     Ok(openat(CWD, "/proc/thread-self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
+/// A thread that goes into networks itself, and only there.
+pub(crate) struct Away {
+    home: OwnedFd,
+}
+
+/// A connection that nobody waited for.
+pub(crate) enum Attempt {
+    /// And was closed.
+    Connected,
+    Failed(io::Error),
+    UnderWay(OwnedFd),
+}
+
+impl Away {
+    /// The home of the thread that goes is the network of the caller.
+    pub fn from_here() -> Result<Away, Error> {
+        Ok(Away { home: home().map_err(Error::Start)? })
+    }
+
+    /// Leaves the thread in that network. An error is this machine's, not that of whoever is there.
+    pub fn attempt(&self, namespace: &Namespace, to: SocketAddr) -> io::Result<Attempt> {
+        enter(&namespace.0)?;
+        let socket = socket(family(to.ip()))?;
+        match connect(&socket, &to) {
+            Ok(()) => return Ok(Attempt::Connected),
+            Err(Errno::INPROGRESS) => {}
+            Err(error) => return Ok(Attempt::Failed(error.into())),
+        }
+        // Within one network the answer is there before the call returns.
+        let mut ready = [PollFd::new(&socket, PollFlags::OUT)];
+        if poll(&mut ready, Some(&Timespec::default()))? == 0 {
+            return Ok(Attempt::UnderWay(socket));
+        }
+        match sockopt::socket_error(&socket)? {
+            Ok(()) => Ok(Attempt::Connected),
+            Err(error) => Ok(Attempt::Failed(error.into())),
+        }
+    }
+
+    pub fn come_back(&self) -> io::Result<()> {
+        enter(&self.home)
+    }
+}
+
 /// Goes on errands into networks; cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Errands(mpsc::Sender<Errand>);
@@ -127,8 +173,7 @@ impl Errands {
 
     /// For an address of this kind, not connected to anything.
     pub async fn stream(&self, namespace: &Arc<Namespace>, to: IpAddr) -> Result<std::net::TcpStream, Error> {
-        let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        self.go(namespace, Make::Stream(family)).await.map(Into::into).map_err(Error::Socket)
+        self.go(namespace, Make::Stream(family(to))).await.map(Into::into).map_err(Error::Socket)
     }
 
     async fn go(&self, namespace: &Arc<Namespace>, make: Make) -> io::Result<OwnedFd> {
@@ -138,6 +183,10 @@ impl Errands {
         self.0.send(errand).await.map_err(|_| io::ErrorKind::BrokenPipe).map_err(io::Error::from)?;
         made.await.map_err(ended)?
     }
+}
+
+fn family(ip: IpAddr) -> AddressFamily {
+    if ip.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 }
 }
 
 fn enter(namespace: &OwnedFd) -> io::Result<()> {

@@ -49,6 +49,76 @@ async fn a_container_is_checked_from_within_its_network() {
     world.nothing_is_left().await;
 }
 
+/// One that holds so many connections, taken by nobody.
+fn listener_that_holds(network: &Network, backlog: i32) -> TcpListener {
+    let listen = move || {
+        let flags = rustix::net::SocketFlags::CLOEXEC;
+        let (family, kind) = (rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM);
+        let socket = rustix::net::socket_with(family, kind, flags, None).unwrap();
+        rustix::net::bind(&socket, &std::net::SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).unwrap();
+        rustix::net::listen(&socket, backlog).unwrap();
+        TcpListener::from(socket)
+    };
+    network.inside(listen).join().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_app_that_takes_nobody_has_its_time_and_no_more() {
+    let Some(network) = Network::start("an_app_that_takes_nobody_has_its_time_and_no_more") else { return };
+    for (connect_timeout_ms, takes_some, outcome) in
+        [(300, false, "timed out after 0.30 seconds"), (20_000, true, "connection refused")]
+    {
+        let mut world = world();
+        world.garden.set_container_ip(Ipv4Addr::LOCALHOST.into());
+        world.garden.set_network_namespace(network.at());
+        world.garden.script("/app", Script::runs());
+        let listening = listener_that_holds(&network, 4);
+        let port = listening.local_addr().unwrap().port();
+        world.start("a", checked(Check::Tcp { port, connect_timeout_ms, interval_ms: 20 }));
+        world.expect(&["Reserved a", "Running a"]).await;
+        if takes_some {
+            // By now nobody can get in; a client that waits tries again after a second.
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let taken = tokio::task::spawn_blocking(move || {
+                (0..20).for_each(|_| drop(listening.accept().unwrap()));
+                listening
+            });
+            let listening = tokio::time::timeout(Duration::from_secs(20), taken).await.unwrap().unwrap();
+            assert_eq!(world.executor.get("a").unwrap().state, State::Running);
+            drop(listening);
+        }
+        let failed = world.event().await;
+        assert!(failed.contains("Liveness check unsuccessful") && failed.contains(outcome), "{failed}");
+        world.executor.delete("a").await.unwrap();
+        world.nothing_is_left().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_looks_after_a_container_that_is_gone() {
+    let Some(network) = Network::start("nobody_looks_after_a_container_that_is_gone") else { return };
+    let mut world = world();
+    world.garden.set_container_ip(Ipv4Addr::LOCALHOST.into());
+    world.garden.set_network_namespace(network.at());
+    world.garden.script("/app", Script::runs());
+    let listening = listener_that_holds(&network, 1000);
+    let port = listening.local_addr().unwrap().port();
+    world.start("a", checked(tcp(port, 20)));
+    world.expect(&["Reserved a", "Running a"]).await;
+    // As long as it is there, it is visited again and again.
+    let visited = tokio::task::spawn_blocking(move || {
+        (0..5).for_each(|_| drop(listening.accept().unwrap()));
+        listening
+    });
+    let listening = visited.await.unwrap();
+    listening.set_nonblocking(true).unwrap();
+    world.executor.delete("a").await.unwrap();
+    while listening.accept().is_ok() {}
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(listening.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    world.nothing_is_left().await;
+}
+
 #[tokio::test]
 async fn a_container_whose_checks_hang_holds_up_no_other() {
     let mut world = world_with(|config| config.work.checks = 1);

@@ -16,28 +16,17 @@ use bbs_models::{Check, CheckDefinition};
 use diego_base::clock::{Clock, ManualClock, SystemClock};
 use executor::*;
 use garden_client::memory::Script;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use world::certificates::{authority, trusting};
 use world::network::Network;
 use world::*;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
-
-fn identity() -> InstanceIdentity {
-    let key = KeyPair::generate().unwrap();
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    InstanceIdentity {
-        ca_certificate_pem: params.self_signed(&key).unwrap().pem(),
-        ca_private_key_pem: key.serialize_pem(),
-        validity: DAY,
-    }
-}
 
 /// The certificate in the files of a container, which fits the key beside it.
 fn on_disk(state: &Path) -> CertificateDer<'static> {
@@ -55,7 +44,7 @@ async fn a_container_that_takes_days_to_become_healthy_has_a_certificate_that_is
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let world = world_with(|config| {
         config.clock = Arc::new(PausedClock::start());
-        config.instance_identity = Some(identity());
+        config.instance_identity = Some(authority());
         config.unhealthy_monitoring_interval = HOUR;
     });
     world.garden.script("/app", Script::runs());
@@ -117,14 +106,6 @@ fn shown(connection: &Connection) -> CertificateDer<'static> {
     connection.conn.peer_certificates().unwrap()[0].clone().into_owned()
 }
 
-fn trusting(identity: &InstanceIdentity) -> Arc<ClientConfig> {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(identity.ca_certificate_pem.as_bytes()).unwrap()).unwrap();
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
-    let config = config.with_safe_default_protocol_versions().unwrap();
-    Arc::new(config.with_root_certificates(roots).with_no_client_auth())
-}
-
 /// Connections one after the other, of which one is made before this returns and the last after `stop`; what each was
 /// shown.
 fn keep_connecting(
@@ -161,8 +142,8 @@ async fn a_certificate_is_replaced_under_way_and_no_connection_fails_for_it() {
     };
     // The first one ends soon, and neither is of tomorrow for clients, whose clock is the machine's.
     let clock = Arc::new(ManualClock::at(SystemClock.now_ns() - 23 * 3_600_000_000_000 - 2_400_000_000_000));
-    let identity = identity();
-    let client = trusting(&identity);
+    let identity = authority();
+    let client = trusting(&identity.ca_certificate_pem);
     let mut world = world_with(|config| {
         config.clock = clock.clone();
         config.clock_look_period = Duration::from_millis(100);
@@ -227,7 +208,7 @@ async fn a_certificate_is_replaced_under_way_and_no_connection_fails_for_it() {
 /// A cell on a garden that does not tell where containers' networks are.
 fn outside(unproxied_port_mappings: bool) -> World {
     let world = world_with(|config| {
-        config.instance_identity = Some(identity());
+        config.instance_identity = Some(authority());
         config.container_proxy = Some(ContainerProxy { unproxied_port_mappings, ..Default::default() });
     });
     world.garden.script("/app", Script::runs());

@@ -8,21 +8,18 @@ mod world;
 use std::io::{BufRead, BufReader, Write};
 use std::net::Ipv4Addr;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cap::Cap;
 use executor::*;
 use garden_client::memory::Script;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use rustix::process::{Resource as Limit, Rlimit, getrlimit, setrlimit};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use world::certificates::{authority, trusting};
 use world::network::Network;
 use world::*;
 
@@ -40,17 +37,6 @@ const CONNECTIONS: usize = 1000;
 const IDLE_CONNECTION_BYTES_MAX: usize = 8 * 1024;
 /// Of the client, of the agent, of the app.
 const DESCRIPTORS: u64 = 10_000;
-
-fn authority() -> InstanceIdentity {
-    let key = KeyPair::generate().unwrap();
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    InstanceIdentity {
-        ca_certificate_pem: params.self_signed(&key).unwrap().pem(),
-        ca_private_key_pem: key.serialize_pem(),
-        validity: Duration::from_secs(24 * 3600),
-    }
-}
 
 /// False, with a line that says why, where there can be no such crowd.
 fn may_open_many(test: &str) -> bool {
@@ -255,11 +241,8 @@ async fn an_app() {
 async fn clients() {
     assert!(may_open_many("clients"));
     let number: usize = std::env::var("NUMBER").unwrap().parse().unwrap();
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(std::env::var("AUTHORITY").unwrap()).unwrap()).unwrap();
-    diego_base::tls::install_provider();
-    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    let connector = TlsConnector::from(Arc::new(config));
+    let authority = std::fs::read_to_string(std::env::var("AUTHORITY").unwrap()).unwrap();
+    let connector = TlsConnector::from(trusting(&authority));
     let mut connections = Vec::new();
     for _ in 0..number {
         // By the name of whoever is there: either container.

@@ -594,6 +594,24 @@ async fn metrics_are_those_of_created_containers() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_asks_for_metrics_while_they_are_measured_shares_them() {
+    let mut world = world();
+    world.garden.script("/app", Script::runs());
+    world.start("a", recipe("/app"));
+    world.expect(&["Reserved a", "Running a"]).await;
+    let asked = || world.garden.calls().iter().filter(|call| call.starts_with("metrics")).count();
+    world.garden.hold(Call::Metrics);
+    let release = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        world.garden.release(Call::Metrics);
+    };
+    let ask = async || world.executor.metrics().await.unwrap().len();
+    assert_eq!(tokio::join!(ask(), ask(), release), (1, 1, ()));
+    assert_eq!(asked(), 1);
+    assert_eq!((ask().await, asked()), (1, 2), "later there is something else to be seen");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_long_reason_is_cut() {
     let mut world = world();
     let error = garden_client::Error::Other("x".repeat(20_000));

@@ -8,9 +8,11 @@ mod http;
 mod monitor;
 mod probe;
 mod repeat;
+mod rounds;
 mod vantage;
 
 pub(crate) use monitor::{Monitor, Readiness, monitor, readiness};
 pub(crate) use probe::{Check, Phase, Probe, check};
 pub(crate) use repeat::{Repeat, Until, repeat};
+pub(crate) use rounds::Rounds;
 pub(crate) use vantage::Vantage;

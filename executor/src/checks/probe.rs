@@ -2,13 +2,16 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rand::Rng;
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::http;
+use super::rounds::Doubt;
 use super::vantage::Way;
 use crate::steps::{Ready, Result, Stage, StepError, go_duration};
 use crate::{Occurrence, Protocol};
@@ -102,8 +105,7 @@ async fn keep_up(probe: &Probe, stage: &Stage, interval: Duration, name: &str) -
     // The first pause is of any length up to the interval, so that many instances do not beat together.
     let mut pause = interval.mul_f64(rand::rng().random_range(0.0..=1.0));
     loop {
-        tokio::time::sleep(pause).await;
-        if let Err(error) = once(probe, stage).await {
+        if let Err(error) = until_in_doubt(probe, stage, pause, interval).await {
             if name == LIVENESS {
                 stage.tell(Occurrence::LivenessCheckFailed(probe.protocol()));
             }
@@ -113,14 +115,44 @@ async fn keep_up(probe: &Probe, stage: &Stage, interval: Duration, name: &str) -
     }
 }
 
+/// One check or many, all but the last of which have passed.
+async fn until_in_doubt(
+    probe: &Probe,
+    stage: &Stage,
+    first: Duration,
+    interval: Duration,
+) -> std::result::Result<(), String> {
+    if let (Probe::Tcp { port, timeout }, Some(ip)) = (probe, stage.internal_ip)
+        && let Some(network) = stage.vantage.network(&stage.shared, &stage.guid).await
+    {
+        let to = SocketAddr::new(ip, *port);
+        match stage.shared.rounds.until_in_doubt(network, to, first, interval).await {
+            Doubt::Failed(error) => return tcp(to, *timeout, async { Err(error) }).await,
+            Doubt::UnderWay(socket) => return tcp(to, *timeout, connected(socket)).await,
+            Doubt::NotMade => return once(probe, stage).await,
+        }
+    }
+    tokio::time::sleep(first).await;
+    once(probe, stage).await
+}
+
+async fn connected(socket: OwnedFd) -> io::Result<()> {
+    let stream = TcpStream::from_std(socket.into())?;
+    stream.writable().await?;
+    stream.take_error()?.map_or(Ok(()), Err)
+}
+
 /// One check, when its turn has come. What this cell needs to begin it is not counted against the container.
 async fn once(probe: &Probe, stage: &Stage) -> std::result::Result<(), String> {
     let Some(ip) = stage.internal_ip else { return Err("failure to find suitable interface".to_string()) };
     let _permit =
         stage.vantage.at_once.acquire().await.map_err(|_| "checks have been stopped".to_string())?;
-    let way = Way::prepare(stage, ip).await;
+    let mut way = Way::prepare(stage, ip).await;
     match probe {
-        Probe::Tcp { port, timeout } => tcp(SocketAddr::new(ip, *port), *timeout, way).await,
+        Probe::Tcp { port, timeout } => {
+            let to = SocketAddr::new(ip, *port);
+            tcp(to, *timeout, async { way.connect(to).await.map(drop) }).await
+        }
         Probe::Http { port, path, timeout } => http(SocketAddr::new(ip, *port), path, *timeout, way).await,
     }
 }
@@ -149,9 +181,13 @@ async fn http(
     }
 }
 
-async fn tcp(to: SocketAddr, timeout: Duration, mut way: Way<'_>) -> std::result::Result<(), String> {
-    match tokio::time::timeout(timeout, way.connect(to)).await {
-        Ok(Ok(_)) => Ok(()),
+async fn tcp(
+    to: SocketAddr,
+    timeout: Duration,
+    connecting: impl Future<Output = io::Result<()>>,
+) -> std::result::Result<(), String> {
+    match tokio::time::timeout(timeout, connecting).await {
+        Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => {
             let cause = cause(&error);
             Err(format!("failed to make TCP connection to {to}: dial tcp {to}: connect: {cause}"))

@@ -41,15 +41,20 @@ enum NotFound {
 }
 
 impl Vantage {
-    /// A socket for an address of this kind, not connected to anything.
-    async fn socket(&self, shared: &Shared, guid: &str, to: IpAddr) -> io::Result<TcpSocket> {
+    /// `None`: checks are made from outside.
+    pub async fn network(&self, shared: &Shared, guid: &str) -> Option<&Arc<Namespace>> {
         let network = self.network.get_or_try_init(|| find(shared, guid)).await;
         let network = network.unwrap_or_else(|error| {
             // It is asked for again; until then, or for good, outside is better than nothing.
             tracing::debug!(guid, error = %report(&error), "executor.checks.made-from-outside");
             &None
         });
-        match network {
+        network.as_ref()
+    }
+
+    /// A socket for an address of this kind, not connected to anything.
+    async fn socket(&self, shared: &Shared, guid: &str, to: IpAddr) -> io::Result<TcpSocket> {
+        match self.network(shared, guid).await {
             Some(network) => {
                 let made = shared.errands.stream(network, to).await.map_err(io::Error::other)?;
                 Ok(TcpSocket::from_std_stream(made))

@@ -86,8 +86,8 @@ impl Store {
         Ok(())
     }
 
-    /// As an earlier life left it, with the owner that will do the rest if it was more than reserved. No event: who lists, after it has subscribed, finds
-    /// it.
+    /// As an earlier life left it, with the owner that will do the rest if it was more than reserved. No event: who lists,
+    /// after it has subscribed, finds it.
     pub fn restore(&self, container: Container, owner: Option<mpsc::Sender<Command>>) {
         let mut inner = self.lock();
         inner.taken.memory_mb += container.resource.memory_mb;

@@ -1,7 +1,7 @@
 //! One port of a container that speaks TLS: who is taken in, how long they may take, when they must go.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,8 +16,11 @@ use super::relay::{Activity, Arrival, Client, Relay};
 use super::session::Session;
 use crate::namespace::{self, Errands, Namespace};
 
-/// Slow clients are let go.
+/// Slow clients are let go, and sooner while few places are left: who comes to shake hands is not to wait for who does not.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+const HANDSHAKE_TIME_CROWDED: Duration = Duration::from_secs(2);
+/// So large a part of all places is few.
+const FEW: usize = 4;
 /// The app's port is next door: only one that takes nothing any more needs longer.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 /// Without a byte either way.
@@ -35,13 +38,30 @@ pub(super) struct House {
     pub errands: Errands,
     pub namespace: Arc<Namespace>,
     pub app: std::net::IpAddr,
-    /// Connections of this container, and of all.
-    pub places: [Arc<Semaphore>; 2],
+    /// For connections of this container, and of all.
+    pub places: [Places; 2],
     pub tasks: TaskTracker,
     /// Nobody is taken in any more.
     pub stop: CancellationToken,
     /// Everybody must go.
     pub abort: CancellationToken,
+}
+
+/// For so many connections at once.
+#[derive(Debug, Clone)]
+pub(super) struct Places {
+    free: Arc<Semaphore>,
+    few: usize,
+}
+
+impl Places {
+    pub fn new(most: usize) -> Places {
+        Places { free: Arc::new(Semaphore::new(most)), few: most / FEW }
+    }
+
+    fn are_few(&self) -> bool {
+        self.free.available_permits() < self.few
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -52,8 +72,8 @@ enum Error {
     Session(#[from] rustls::Error),
     #[error(transparent)]
     Namespace(#[from] namespace::Error),
-    #[error("the client did not complete its handshake within {HANDSHAKE_TIME:?}")]
-    SlowHandshake,
+    #[error("the client did not complete its handshake within {0:?}")]
+    SlowHandshake(Duration),
     #[error("cannot connect to the app: {0}")]
     App(#[source] io::Error),
 }
@@ -89,11 +109,11 @@ pub(super) async fn listen(
 }
 
 /// Waits: who comes when all are taken stands in the kernel's line.
-async fn places(of: &[Arc<Semaphore>; 2]) -> Vec<OwnedSemaphorePermit> {
+async fn places(of: &[Places; 2]) -> Vec<OwnedSemaphorePermit> {
     let mut places = Vec::with_capacity(of.len());
-    for semaphore in of {
+    for Places { free, .. } in of {
         // Never closed.
-        places.extend(semaphore.clone().acquire_owned().await);
+        places.extend(free.clone().acquire_owned().await);
     }
     places
 }
@@ -102,7 +122,9 @@ async fn serve(house: &House, client: TcpStream, app_port: u16, face: &Face) -> 
     // Small messages are not held back for others to join them; where that is refused they are, which is bearable.
     let _ = client.set_nodelay(true);
     // Boxed, for what it takes to begin is given back then: connections are many, and stay.
-    let client = Box::pin(welcome(client, face)).await?;
+    let crowded = house.places.iter().any(Places::are_few);
+    let patience = if crowded { HANDSHAKE_TIME_CROWDED } else { HANDSHAKE_TIME };
+    let client = Box::pin(welcome(client, face, patience)).await?;
     let app = match Box::pin(connect(house, app_port)).await {
         Ok(app) => app,
         Err(error) => {
@@ -119,15 +141,31 @@ async fn serve(house: &House, client: TcpStream, app_port: u16, face: &Face) -> 
     }
 }
 
-async fn welcome(client: TcpStream, face: &Face) -> Result<Box<Client>, Error> {
+async fn welcome(client: TcpStream, face: &Face, patience: Duration) -> Result<Box<Client>, Error> {
     let arrival = Arrival::new(client, Session::new(face.config.clone())?);
-    Ok(timeout(HANDSHAKE_TIME, arrival.shake_hands()).await.map_err(|_| Error::SlowHandshake)??)
+    Ok(timeout(patience, arrival.shake_hands()).await.map_err(|_| Error::SlowHandshake(patience))??)
 }
 
 async fn connect(house: &House, port: u16) -> Result<TcpStream, Error> {
+    match timeout(CONNECT_TIME, connect_from(house, None, port)).await {
+        // A minute of connections that clients have ended takes all ports of the container's own address.
+        Ok(Err(Error::App(error)))
+            if error.kind() == io::ErrorKind::AddrNotAvailable && house.app.is_ipv4() =>
+        {
+            let [b, c, d] = rand::random();
+            connect_from(house, Some(Ipv4Addr::new(127, b, c, d)), port).await
+        }
+        connected => connected.unwrap_or_else(|_| Err(Error::App(io::ErrorKind::TimedOut.into()))),
+    }
+}
+
+/// From the container's own address, which apps are used to, or from another of its loopback's.
+async fn connect_from(house: &House, from: Option<Ipv4Addr>, port: u16) -> Result<TcpStream, Error> {
     let socket = TcpSocket::from_std_stream(house.errands.stream(&house.namespace, house.app).await?);
-    let connected = timeout(CONNECT_TIME, socket.connect(SocketAddr::new(house.app, port))).await;
-    connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(Error::App)
+    if let Some(from) = from {
+        socket.bind((from, 0).into()).map_err(Error::App)?;
+    }
+    socket.connect(SocketAddr::new(house.app, port)).await.map_err(Error::App)
 }
 
 /// Until the connection has been idle for too long, or its certificate is not shown any more and it is quiet, or that

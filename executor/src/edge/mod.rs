@@ -33,7 +33,7 @@ use crate::ContainerProxy;
 use crate::credentials::Issued;
 use crate::namespace::{self, Errands, Namespace};
 use faces::{Face, Manners};
-use listener::House;
+use listener::{House, Places};
 use ports::Front;
 
 /// A connection has a descriptor for each end; the rest of this process needs some, too.
@@ -56,7 +56,7 @@ pub(crate) struct Edges {
     manners: Manners,
     errands: Errands,
     connections_of_one: usize,
-    places_of_all: Arc<Semaphore>,
+    places_of_all: Places,
     /// Whether a container may be reached without TLS.
     may_go_without: bool,
     said: Once,
@@ -90,7 +90,7 @@ impl Edges {
             manners: Manners::of(proxy)?,
             errands,
             connections_of_one,
-            places_of_all: Arc::new(Semaphore::new(most)),
+            places_of_all: Places::new(most),
             may_go_without: proxy.unproxied_port_mappings,
             said: Once::new(),
         })
@@ -130,7 +130,7 @@ impl Edges {
             errands: self.errands.clone(),
             namespace,
             app: place.app,
-            places: [Arc::new(Semaphore::new(self.connections_of_one)), self.places_of_all.clone()],
+            places: [Places::new(self.connections_of_one), self.places_of_all.clone()],
             tasks: TaskTracker::new(),
             stop: stop.clone(),
             abort: abort.clone(),

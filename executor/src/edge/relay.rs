@@ -206,11 +206,13 @@ pub(super) struct Relay<'a> {
     /// The app was told that the client has finished.
     app_told: bool,
     app_finished: bool,
+    /// Each direction is the first in its turn: one that always has something to do would leave no time for the other.
+    down_first: bool,
 }
 
 impl<'a> Relay<'a> {
     pub fn new(client: Box<Client>, app: TcpStream, activity: &'a Activity) -> Relay<'a> {
-        Relay { client, app, activity, app_told: false, app_finished: false }
+        Relay { client, app, activity, app_told: false, app_finished: false, down_first: false }
     }
 
     #[cfg(test)]
@@ -222,7 +224,10 @@ impl<'a> Relay<'a> {
     /// Until both ends have finished.
     pub async fn run(&mut self) -> Result<(), Error> {
         std::future::poll_fn(|cx| {
-            let (up, down) = (self.poll_up(cx), self.poll_down(cx));
+            self.down_first = !self.down_first;
+            let early = self.down_first.then(|| self.poll_down(cx));
+            let up = self.poll_up(cx);
+            let down = early.unwrap_or_else(|| self.poll_down(cx));
             let ended = match (up, down) {
                 (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => Poll::Ready(Err(error)),
                 (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ok(())),
