@@ -1,10 +1,11 @@
 //! The cell as the auctioneer sees it: what it has and runs, and the door through which work comes in.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use executor::{AllocationRequest, CellResources, Container, Executor, State};
+use executor::{AllocationRequest, CellResources, Container, State};
 use rep_client::{CellState, Lrp, Resources, RootfsProviders, Task, TaskState, Work};
 
+use crate::containers::SharedContainers;
 use crate::evacuation::Evacuation;
 use crate::stacks::Stacks;
 use crate::tags::{self, Lifecycle, PLACEMENT_TAGS_TAG, VOLUME_DRIVERS_TAG};
@@ -21,6 +22,8 @@ pub struct Identity {
     pub rep_url: String,
     pub zone: String,
     pub stacks: Stacks,
+    /// Those of them that were found rather than told; a presence lists them apart.
+    pub extra_stacks: BTreeSet<String>,
     /// URL schemes of which it runs any image.
     pub rootfs_schemes: Vec<String>,
     pub placement_tags: Vec<String>,
@@ -40,13 +43,18 @@ pub enum Error {
 pub struct AuctionCell {
     identity: Identity,
     providers: RootfsProviders,
-    executor: Executor,
+    executor: SharedContainers,
     evacuation: Evacuation,
     traces: Traces,
 }
 
 impl AuctionCell {
-    pub fn new(identity: Identity, executor: Executor, evacuation: Evacuation, traces: Traces) -> Self {
+    pub fn new(
+        identity: Identity,
+        executor: SharedContainers,
+        evacuation: Evacuation,
+        traces: Traces,
+    ) -> Self {
         let stacks = identity.stacks.0.keys().map(String::as_str);
         let providers = RootfsProviders::new(stacks, &identity.rootfs_schemes);
         AuctionCell { identity, providers, executor, evacuation, traces }
@@ -158,7 +166,7 @@ impl AuctionCell {
 }
 
 fn instance_guid() -> String {
-    let mut guid = uuid::Uuid::new_v4().to_string();
+    let mut guid = diego_base::names::guid();
     guid.truncate(INSTANCE_GUID_CHARS);
     guid
 }

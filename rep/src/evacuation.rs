@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use bbs_client::BbsClient;
 use bbs_models::{ActualLrpFilter, Presence};
-use executor::Executor;
 use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
+
+use crate::Containers;
 
 /// How long deleting what is left may take beyond the grace time of its processes.
 const CLEAN_UP_MARGIN: Duration = Duration::from_secs(5);
@@ -60,7 +61,7 @@ pub async fn run(
     times: Times,
     cell_id: &str,
     bbs: &BbsClient,
-    executor: &Executor,
+    executor: &dyn Containers,
 ) -> Option<usize> {
     evacuation.begun().await;
     executor.empty_at_stop();
@@ -74,7 +75,7 @@ pub async fn run(
     stranded
 }
 
-async fn until_empty(executor: &Executor, polling_interval: Duration) {
+async fn until_empty(executor: &dyn Containers, polling_interval: Duration) {
     loop {
         let left = executor.guids().len();
         if left == 0 {
@@ -86,14 +87,14 @@ async fn until_empty(executor: &Executor, polling_interval: Duration) {
 }
 
 /// Each app is told why its instance is stopped though no other runs yet.
-fn tell_of_timeout(cell_id: &str, executor: &Executor) {
+fn tell_of_timeout(cell_id: &str, executor: &dyn Containers) {
     for container in executor.list() {
         let guid = container.guid;
         executor.announce(&guid, &format!("Cell {cell_id} reached evacuation timeout for instance {guid}"));
     }
 }
 
-async fn delete_all(executor: &Executor, timeout: Duration) {
+async fn delete_all(executor: &dyn Containers, timeout: Duration) {
     let delete = |container: executor::Container| async move {
         if let Err(error) = executor.delete(&container.guid).await {
             tracing::error!(guid = container.guid, %error, "cannot delete a container");

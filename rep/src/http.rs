@@ -12,13 +12,14 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use bytes::Bytes;
-use executor::logs::{Followed, LogLine, Out};
-use executor::{Executor, UpdateRequest};
+use executor::UpdateRequest;
+use executor::logs::{Followed, LogLine, Logs, Out};
 use futures_util::{Stream, StreamExt, stream};
 use rep_client::{LrpUpdate, Work};
 use serde::Deserialize;
 
 use crate::auction_cell::AuctionCell;
+use crate::containers::SharedContainers;
 use crate::evacuation::Evacuation;
 use crate::occurrence::{self, Witness};
 use crate::trace::{TraceId, Traces};
@@ -35,7 +36,8 @@ pub struct Api {
     pub auction_cell: AuctionCell,
     pub traces: Traces,
     pub usage: Arc<Usage>,
-    pub executor: Executor,
+    pub executor: SharedContainers,
+    pub logs: Logs,
 }
 
 impl Api {
@@ -78,7 +80,7 @@ async fn state(State(api): State<Arc<Api>>) -> Response {
 }
 
 async fn container_metrics(State(api): State<Arc<Api>>) -> Response {
-    Json(api.usage.collection(&api.executor, &api.cell_id)).into_response()
+    Json(api.usage.collection(&*api.executor, &api.cell_id)).into_response()
 }
 
 async fn perform(State(api): State<Arc<Api>>, trace: TraceId, body: Bytes) -> Response {
@@ -174,7 +176,7 @@ async fn logs(
     Query(query): Query<LogsQuery>,
 ) -> Response {
     let lines = query.lines.unwrap_or(LOG_LINES_DEFAULT);
-    let (recent, follow) = api.executor.logs().recent_and_follow(&log_guid, lines);
+    let (recent, follow) = api.logs.recent_and_follow(&log_guid, lines);
     let recent = stream::iter(recent).map(|line| ndjson(&line));
     let body = if query.follow {
         Body::from_stream(recent.chain(following(follow)).map(fine))

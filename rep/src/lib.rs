@@ -2,6 +2,7 @@
 //! and empties the cell when it is told to. Runs no recipe itself: that is the executor's.
 
 pub mod auction_cell;
+mod containers;
 pub mod evacuation;
 pub mod harmonizer;
 pub mod health;
@@ -23,12 +24,13 @@ use auction_cell::AuctionCell;
 pub use auction_cell::Identity;
 use bbs_client::BbsClient;
 use bbs_models::PreferredAddress;
+pub use containers::{Containers, SharedContainers};
 use diego_base::serve::{self, Listen, Listener, serve};
 use diego_base::tls::ServerTls;
 use evacuation::Evacuation;
 use executor::Executor;
 pub use occurrence::{Call, Occurrence, Witness};
-pub use presence::{LocketPresences, Presences};
+pub use presence::{LocketPresences, PresenceTimes, Presences};
 pub use stacks::{LayeringMode, Stacks};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -156,7 +158,7 @@ impl Cell {
             preferred_address,
             recipes: recipe::Surroundings { stacks: self.identity.stacks.clone(), layering_mode },
             bbs: self.bbs.clone(),
-            executor: self.executor.clone(),
+            executor: self.containers(),
             evacuation: self.evacuation.clone(),
             traces: self.traces.clone(),
             replaced: Mutex::default(),
@@ -164,18 +166,23 @@ impl Cell {
         }
     }
 
+    fn containers(&self) -> SharedContainers {
+        Arc::new(self.executor.clone())
+    }
+
     fn api(&self) -> Arc<http::Api> {
         Arc::new(http::Api {
             cell_id: self.identity.cell_id.clone(),
             auction_cell: AuctionCell::new(
                 self.identity.clone(),
-                self.executor.clone(),
+                self.containers(),
                 self.evacuation.clone(),
                 self.traces.clone(),
             ),
             traces: self.traces.clone(),
             usage: self.usage.clone(),
-            executor: self.executor.clone(),
+            logs: self.executor.logs().clone(),
+            executor: self.containers(),
         })
     }
 

@@ -1,9 +1,13 @@
 //! The cell's presence: made known when the rep starts, kept while it runs, taken back when the cell has been emptied. A
 //! rep that leaves its containers to the next one leaves its presence too: until its time is up nobody misses the cell.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use bbs_client::{Hold, LocketClient};
-use bbs_models::{CellCapacity, CellPresence, LockKind, Resource, RootfsProvider};
+use bbs_models::{
+    CellCapacity, CellPresence, LOCK_RENEWAL_SECONDS, LOCK_TTL_SECONDS, LockKind, Resource, RootfsProvider,
+};
 use executor::CellResources;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +39,24 @@ impl Presences for watch::Sender<Vec<CellPresence>> {
 pub struct LocketPresences {
     pub locket: LocketClient,
     pub owner: String,
+    pub times: PresenceTimes,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PresenceTimes {
+    /// So long a cell that is not heard of is taken to be there; in whole seconds.
+    pub ttl: Duration,
+    /// Between two renewals, and how long one may take.
+    pub renewal: Duration,
+}
+
+impl Default for PresenceTimes {
+    fn default() -> Self {
+        PresenceTimes {
+            ttl: Duration::from_secs(LOCK_TTL_SECONDS),
+            renewal: Duration::from_secs(LOCK_RENEWAL_SECONDS),
+        }
+    }
 }
 
 #[async_trait]
@@ -48,16 +70,19 @@ impl Presences for LocketPresences {
         let resource = Resource { key: presence.cell_id, owner, value, kind: LockKind::Presence };
         // A presence is taken anew whenever it is lost: whether it is held just now is nobody's business here.
         let (held, _) = watch::channel(false);
-        if let Err(error) = Hold::new(resource).keep(self.locket.clone(), held, stop).await {
+        let PresenceTimes { ttl, renewal } = self.times;
+        if let Err(error) = (Hold { resource, ttl, renewal }).keep(self.locket.clone(), held, stop).await {
             tracing::error!(%error, "the presence was given up");
         }
     }
 }
 
-/// What a cell says of itself.
+/// What a cell says of itself. Looks into the root filesystems for their versions.
 pub fn of(identity: &Identity, rep_address: &str, total: CellResources) -> CellPresence {
     let total = resources(total);
-    let stacks: Vec<String> = identity.stacks.0.keys().cloned().collect();
+    let is_extra = |name: &str| identity.extra_stacks.contains(name);
+    let preloaded = identity.stacks.with_versions(|name| !is_extra(name));
+    let extra = identity.stacks.with_versions(is_extra);
     CellPresence {
         cell_id: identity.cell_id.clone(),
         rep_address: rep_address.into(),
@@ -67,7 +92,7 @@ pub fn of(identity: &Identity, rep_address: &str, total: CellResources) -> CellP
             disk_mb: total.disk_mb,
             containers: total.containers,
         },
-        rootfs_providers: RootfsProvider::list(&stacks, &[], &identity.rootfs_schemes),
+        rootfs_providers: RootfsProvider::list(&preloaded, &extra, &identity.rootfs_schemes),
         placement_tags: identity.placement_tags.clone(),
         optional_placement_tags: identity.optional_placement_tags.clone(),
         rep_url: identity.rep_url.clone(),
@@ -86,7 +111,11 @@ mod tests {
             cell_id: "cell-1".into(),
             rep_url: "https://cell-1:1801".into(),
             zone: "z1".into(),
-            stacks: Stacks([("linux".into(), "/linux.tar".into())].into()),
+            stacks: Stacks(
+                [("linux".into(), "/linux.tar".into()), ("found".into(), "/found.tar".into())].into(),
+            ),
+            extra_stacks: ["found".into()].into(),
+            annotations: [("rack".into(), "r7".into())].into(),
             rootfs_schemes: vec!["docker".into()],
             optional_placement_tags: vec!["x".into()],
             ..Identity::default()
@@ -99,8 +128,8 @@ mod tests {
                 r#"{"cell_id":"cell-1","rep_address":"http://10.0.0.1:1800","zone":"z1","#,
                 r#""capacity":{"memory_mb":1024,"disk_mb":2048,"containers":250},"#,
                 r#""rootfs_provider_list":[{"name":"preloaded","properties":["linux"]},"#,
-                r#"{"name":"preloaded+layer","properties":["linux"]},{"name":"extra"},{"name":"docker"}],"#,
-                r#""optional_placement_tags":["x"],"rep_url":"https://cell-1:1801","annotations":{}}"#,
+                r#"{"name":"preloaded+layer","properties":["linux"]},{"name":"extra","properties":["found"]},{"name":"docker"}],"#,
+                r#""optional_placement_tags":["x"],"rep_url":"https://cell-1:1801","annotations":{"rack":"r7"}}"#,
             )
         );
     }

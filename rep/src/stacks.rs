@@ -1,9 +1,16 @@
 //! The preloaded root filesystems of a cell: stack names and the paths by which garden knows them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::Path;
 
 use bbs_models::{DigestAlgorithm, ImageLayer, LayerKind, LayerMediaType};
 use rep_client::{PRELOADED_LAYER_SCHEME, PRELOADED_SCHEME, split_rootfs};
+
+/// In a root filesystem: which one of its kind it is.
+const VERSION_FILE: &[u8] = b"etc/stack-version";
+const VERSION_BYTES_MAX: u64 = 256;
 
 /// Stack name to path.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -24,6 +31,25 @@ pub enum LayeringMode {
 pub struct UnknownStack(pub String);
 
 impl Stacks {
+    /// Takes in what is in `dir` and below: a file NAME.tar is the stack NAME, whatever that was before. Answers whose names
+    /// these are.
+    pub fn take_in(&mut self, dir: &Path) -> io::Result<BTreeSet<String>> {
+        let mut found = BTreeMap::new();
+        find_tars(dir, &mut found)?;
+        let names = found.keys().cloned().collect();
+        self.0.extend(found);
+        Ok(names)
+    }
+
+    /// As a cell's presence lists them: NAME@VERSION where this machine can read of what version it is, otherwise NAME.
+    pub fn with_versions(&self, wanted: impl Fn(&str) -> bool) -> Vec<String> {
+        let listed = |(name, path): (&String, &String)| match version(Path::new(path)) {
+            Some(version) => format!("{name}@{version}"),
+            None => name.clone(),
+        };
+        self.0.iter().filter(|(name, _)| wanted(name)).map(listed).collect()
+    }
+
     /// The root filesystem as garden is asked for it: the stack's name replaced by its path.
     pub fn resolve(&self, rootfs: &str) -> Result<String, UnknownStack> {
         let (scheme, stack) = split_rootfs(rootfs);
@@ -48,6 +74,44 @@ impl Stacks {
         }
         .unwrap_or_else(|| rootfs.into())
     }
+}
+
+/// Links are not followed: it ends.
+fn find_tars(dir: &Path, found: &mut BTreeMap<String, String>) -> io::Result<()> {
+    let mut entries = fs::read_dir(dir)?.collect::<io::Result<Vec<_>>>()?;
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries {
+        let path = entry.path();
+        let is_tar = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("tar"));
+        if entry.file_type()?.is_dir() {
+            find_tars(&path, found)?;
+        } else if let (true, Some(name), Some(path)) =
+            (is_tar, path.file_stem().and_then(|name| name.to_str()), path.to_str())
+        {
+            found.insert(name.to_owned(), path.to_owned());
+        }
+    }
+    Ok(())
+}
+
+/// Of a tar that is as it should be; of all else none.
+fn version(path: &Path) -> Option<String> {
+    // Others than files might never be opened.
+    if !fs::metadata(path).ok()?.is_file() {
+        return None;
+    }
+    let mut archive = tar::Archive::new(File::open(path).ok()?);
+    for entry in archive.entries_with_seek().ok()? {
+        let entry = entry.ok()?;
+        let name = entry.path_bytes();
+        let name = name.strip_prefix(b".").unwrap_or(&name);
+        if name.strip_prefix(b"/").unwrap_or(name) == VERSION_FILE {
+            let mut version = String::new();
+            entry.take(VERSION_BYTES_MAX).read_to_string(&mut version).ok()?;
+            return Some(version.trim().to_owned()).filter(|version| !version.is_empty());
+        }
+    }
+    None
 }
 
 fn query(url: &str) -> &str {
@@ -122,6 +186,35 @@ mod tests {
         check("oci:/images/a", "oci:/images/a");
         check("", "");
         assert_eq!(stacks().resolve("preloaded:nt"), Err(UnknownStack("nt".into())));
+    }
+
+    fn write_tar(path: &Path, name: &str, content: &[u8]) {
+        let mut tar = tar::Builder::new(File::create(path).unwrap());
+        let mut header = tar::Header::new_gnu();
+        for (name, content) in [("./bin/sh", &[b'x'; 4096][..]), (name, content)] {
+            header.set_size(content.len() as u64);
+            tar.append_data(&mut header, name, content).unwrap();
+        }
+        tar.finish().unwrap();
+    }
+
+    #[test]
+    fn what_lies_in_a_directory_is_offered_too_and_says_of_what_version_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("deep/er.tar")).unwrap();
+        let at = |name: &str| dir.path().join(name);
+        write_tar(&at("linux.tar"), "./etc/stack-version", b" 1.2.3\n");
+        write_tar(&at("deep/er.tar/new.TAR"), "etc/stack-version", b"");
+        write_tar(&at("deep/old.tgz"), "etc/stack-version", b"1");
+        fs::write(at("broken.tar"), b"this is no tar").unwrap();
+        let mut taken = stacks();
+        taken.0.insert("kept".into(), "/rootfs/kept.tar".into());
+        let extra = taken.take_in(dir.path()).unwrap();
+        assert_eq!(extra.iter().collect::<Vec<_>>(), ["broken", "linux", "new"]);
+        assert_eq!(taken.resolve("preloaded:linux").unwrap(), at("linux.tar").to_str().unwrap());
+        assert_eq!(taken.with_versions(|name| extra.contains(name)), ["broken", "linux@1.2.3", "new"]);
+        assert_eq!(taken.with_versions(|name| !extra.contains(name)), ["kept"]);
+        assert!(taken.take_in(&at("nowhere")).is_err());
     }
 
     fn layer(media_type: LayerMediaType, algorithm: DigestAlgorithm) -> ImageLayer {

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use executor::{ContainerMetrics, Executor};
 use rep_client::{ContainerMetricsCollection, ContainerUsage, LrpMetric, TaskMetric};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use crate::Containers;
 use crate::tags::{self, Lifecycle};
 
 const SOURCE_ID_TAG: &str = "source_id";
@@ -26,14 +28,16 @@ struct Sample {
 impl Usage {
     /// Samples until told to stop.
     pub async fn run(&self, executor: &Executor, interval: Duration, shutdown: &CancellationToken) {
+        let mut ticks = tokio::time::interval(interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = shutdown.cancelled() => return,
+            }
             match executor.metrics().await {
                 Ok(metrics) => self.sample(metrics),
                 Err(error) => tracing::warn!(%error, "cannot measure the containers"),
-            }
-            tokio::select! {
-                () = tokio::time::sleep(interval) => {}
-                () = shutdown.cancelled() => return,
             }
         }
     }
@@ -48,7 +52,7 @@ impl Usage {
         *samples = newest;
     }
 
-    pub fn collection(&self, executor: &Executor, cell_id: &str) -> ContainerMetricsCollection {
+    pub fn collection(&self, executor: &dyn Containers, cell_id: &str) -> ContainerMetricsCollection {
         let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
         let mut collection = ContainerMetricsCollection { cell_id: cell_id.into(), ..Default::default() };
         for container in executor.list() {

@@ -342,6 +342,31 @@ async fn what_an_instance_says_can_be_read_and_followed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn work_that_the_bbs_does_not_know_of_keeps_its_place_until_that_expires() {
+    let world = World::new().await;
+    let cell = world.cell_with("cell-1", MemoryGarden::new(), |config| {
+        config.reserved_expiration = Duration::from_secs(2);
+        config.reap_interval = Duration::from_millis(50);
+    });
+    let state = async || cell.rep.state(rep_client::STATE_TIMEOUT).await.ok();
+    world.until("the rep answers", &state).await;
+    world.until("the BBS answers", || async { world.bbs.ping().await.ok() }).await;
+    let unknown = rep_client::Lrp {
+        process_guid: "unknown".into(),
+        domain: "d".into(),
+        rootfs: "preloaded:linux".into(),
+        ..Default::default()
+    };
+    let work = rep_client::Work { lrps: vec![unknown], ..Default::default() };
+    assert!(cell.rep.perform(&work).await.unwrap().is_empty());
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(state().await.unwrap().lrps.len(), 1, "the BBS may be about to hear of it");
+    let free = || async { state().await.filter(|state| state.lrps.is_empty()) };
+    world.until("its place is free again", free).await;
+    assert_eq!(calls(&cell, "create "), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cell_refuses_work_that_is_not_its_own() {
     let world = World::new().await;
     let cell = world.cell("cell-1");

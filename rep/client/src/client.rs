@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use diego_base::http::{Failed, Way};
 use futures_util::{Stream, TryStreamExt};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -18,7 +19,7 @@ pub const TRACE_HEADER: &str = "X-Vcap-Request-Id";
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot {act} at the rep {url}")]
-    Unreachable { act: &'static str, url: String, source: reqwest::Error },
+    Unreachable { act: &'static str, url: String, source: Failed },
     #[error("cannot {act} at the rep {url}: unexpected status code: {}", status.as_u16())]
     Status { act: &'static str, url: String, status: StatusCode },
 }
@@ -52,15 +53,15 @@ pub struct LogLine {
 
 #[derive(Debug, Clone)]
 pub struct RepClient {
-    http: reqwest::Client,
+    http: Way,
     url: String,
     trace_id: Option<String>,
 }
 
 impl RepClient {
     /// `url` is what the cell's presence says, `http://10.0.0.3:1800` or `https://…`.
-    pub fn new(http: reqwest::Client, url: &str) -> Self {
-        Self { http, url: url.trim_end_matches('/').into(), trace_id: None }
+    pub fn new(http: impl Into<Way>, url: &str) -> Self {
+        Self { http: http.into(), url: url.trim_end_matches('/').into(), trace_id: None }
     }
 
     /// The same client, its requests marked with a trace id.
@@ -159,7 +160,7 @@ impl RepClient {
         Ok(response.bytes_stream().map_err(move |source| Error::Unreachable {
             act,
             url: url.clone(),
-            source,
+            source: source.into(),
         }))
     }
 
@@ -172,7 +173,7 @@ impl RepClient {
     }
 
     async fn send(&self, act: &'static str, request: RequestBuilder) -> Result<Response> {
-        request.send().await.map_err(|source| self.unreachable(act, source))
+        self.http.send(request).await.map_err(|source| self.unreachable(act, source))
     }
 
     fn expect(&self, act: &'static str, response: Response, wanted: StatusCode) -> Result<Response> {
@@ -183,10 +184,10 @@ impl RepClient {
     }
 
     async fn json<T: serde::de::DeserializeOwned>(&self, act: &'static str, response: Response) -> Result<T> {
-        response.json().await.map_err(|source| self.unreachable(act, source))
+        response.json().await.map_err(|source| self.unreachable(act, source.into()))
     }
 
-    fn unreachable(&self, act: &'static str, source: reqwest::Error) -> Error {
+    fn unreachable(&self, act: &'static str, source: Failed) -> Error {
         Error::Unreachable { act, url: self.url.clone(), source }
     }
 }

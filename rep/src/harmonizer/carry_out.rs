@@ -89,9 +89,14 @@ async fn claim(telling: &Telling<'_>, lrp: &LrpInstance) -> Step {
     match telling.bbs.claim_actual_lrp(&lrp.key, &lrp.instance).await {
         Ok(()) => Step::Next,
         Err(error) if may_pass(&error) => retry("claim", &error),
-        Err(error) => {
+        Err(error) if error.kind() == Some(ErrorKind::ActualLrpCannotBeClaimed) => {
             tracing::info!(lrp = %lrp.key, %error, "claim refused; deleting the container");
             last(delete(telling, &lrp.instance.instance_guid).await)
+        }
+        Err(error) => {
+            // Whoever sent the work may be about to tell the BBS of it; what is not claimed expires.
+            tracing::info!(lrp = %lrp.key, %error, "claim refused; leaving the reservation");
+            Step::Last
         }
     }
 }
@@ -251,7 +256,7 @@ async fn fail_task(telling: &Telling<'_>, guid: &str, reason: &str) -> Step {
 async fn succeed(telling: &Telling<'_>, guid: &str, result_file: Option<&str>) -> Step {
     let result = match result_file {
         None => String::new(),
-        Some(path) => match result_file::read(&telling.around.executor, guid, path).await {
+        Some(path) => match result_file::read(&*telling.around.executor, guid, path).await {
             Ok(result) => result,
             Err(error) => {
                 tracing::error!(task_guid = guid, path, %error, "failed-fetching-container-result");

@@ -8,19 +8,20 @@ mod carry_out;
 mod residue;
 mod result_file;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bbs_client::BbsClient;
 use bbs_models::PreferredAddress;
-use executor::{Executor, Heard};
+use executor::Heard;
 use futures_util::FutureExt;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::containers::SharedContainers;
 use crate::evacuation::Evacuation;
 use crate::recipe::Surroundings;
 use crate::trace::Traces;
@@ -44,7 +45,7 @@ pub struct Surrounded {
     pub preferred_address: PreferredAddress,
     pub recipes: Surroundings,
     pub bbs: BbsClient,
-    pub executor: Executor,
+    pub executor: SharedContainers,
     pub evacuation: Evacuation,
     pub traces: Traces,
     /// Guids of the instances whose replacement was asked for, each told to its app once.
@@ -110,17 +111,10 @@ pub async fn run(around: Surrounded, intervals: Intervals, shutdown: Cancellatio
     let mut next_sync = Instant::now() + intervals.sync.mul_f64(FIRST_INTERVAL);
     let mut evacuating = false;
     loop {
+        // In this order, so that the same history leads to the same future; events, of which there may be many, are last.
         tokio::select! {
-            heard = events.next() => match heard {
-                Some(Heard::Event(event)) => queue.push(event.container().guid.clone(), Operation::Container),
-                Some(Heard::Missed(missed)) => {
-                    tracing::warn!(missed, "missed executor events; looking at every container");
-                    for guid in around.executor.guids() {
-                        queue.push(guid, Operation::Container);
-                    }
-                }
-                None => break,
-            },
+            biased;
+            () = shutdown.cancelled() => break,
             Some(finished) = queue.running.join_next() => queue.finished(finished),
             found = &mut syncing, if sync_under_way => {
                 sync_under_way = false;
@@ -143,14 +137,23 @@ pub async fn run(around: Surrounded, intervals: Intervals, shutdown: Cancellatio
                 evacuating = true;
                 next_sync = Instant::now();
             }
-            () = shutdown.cancelled() => break,
+            heard = events.next() => match heard {
+                Some(Heard::Event(event)) => queue.push(event.container().guid.clone(), Operation::Container),
+                Some(Heard::Missed(missed)) => {
+                    tracing::warn!(missed, "missed executor events; looking at every container");
+                    for guid in around.executor.guids() {
+                        queue.push(guid, Operation::Container);
+                    }
+                }
+                None => break,
+            },
         }
     }
     syncing.abort();
     queue.drain().await;
 }
 
-async fn look(around: Arc<Surrounded>) -> Result<HashMap<String, Operation>, bbs_client::Error> {
+async fn look(around: Arc<Surrounded>) -> Result<BTreeMap<String, Operation>, bbs_client::Error> {
     let begun = Instant::now();
     let found = residue::look(&around).await;
     around.witness.saw(Occurrence::BulkSync { took: begun.elapsed() });

@@ -1,7 +1,7 @@
 //! The sync of everything: each container is looked at, and what the BBS believes to be on this cell but is not, is
 //! taken back.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use bbs_models::{ActualLrp, ActualLrpFilter, Presence, TaskFilter};
 
@@ -23,7 +23,7 @@ pub(crate) enum Residue {
 }
 
 /// One operation for each guid that either side knows.
-pub(super) async fn look(around: &Surrounded) -> Result<HashMap<String, Operation>, bbs_client::Error> {
+pub(super) async fn look(around: &Surrounded) -> Result<BTreeMap<String, Operation>, bbs_client::Error> {
     let lrp_filter = ActualLrpFilter { cell_id: around.cell_id.clone(), ..ActualLrpFilter::default() };
     let task_filter = TaskFilter { cell_id: around.cell_id.clone(), ..TaskFilter::default() };
     let (lrps, tasks) = tokio::join!(around.bbs.actual_lrps(&lrp_filter), around.bbs.tasks(&task_filter));
@@ -38,9 +38,9 @@ fn compare(
     containers: Vec<String>,
     lrps: &[ActualLrp],
     task_guids: Vec<String>,
-) -> HashMap<String, Operation> {
+) -> BTreeMap<String, Operation> {
     let containers = containers.into_iter().map(|guid| (guid, Operation::Container));
-    let mut operations: HashMap<String, Operation> = containers.collect();
+    let mut operations: BTreeMap<String, Operation> = containers.collect();
     for lrp in lrps {
         let Some(instance) = lrp.instance() else { continue };
         let is_evacuating = lrp.presence == Presence::Evacuating;

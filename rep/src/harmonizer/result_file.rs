@@ -2,8 +2,9 @@
 
 use std::io::{Cursor, Read};
 
-use executor::Executor;
 use tokio::io::AsyncReadExt;
+
+use crate::Containers;
 
 pub const RESULT_FILE_BYTES_MAX: u64 = 50 * 1024;
 /// What a tar stream has before and after the file: headers, extended headers, padding.
@@ -22,7 +23,7 @@ pub enum Error {
 }
 
 /// Bytes that are not UTF-8 are replaced: a result is text.
-pub async fn read(executor: &Executor, guid: &str, path: &str) -> Result<String, Error> {
+pub async fn read(executor: &dyn Containers, guid: &str, path: &str) -> Result<String, Error> {
     let stream = executor.files(guid, path).await.map_err(Error::Stream)?;
     let mut tar = Vec::new();
     stream.take(RESULT_FILE_BYTES_MAX + TAR_OVERHEAD_BYTES_MAX).read_to_end(&mut tar).await?;

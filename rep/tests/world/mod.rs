@@ -1,12 +1,18 @@
 //! A control plane around reps: the real BBS on a real file, the real auctioneer, and cells with a garden in memory.
 
+// Not every story needs all of it.
+#![allow(dead_code)]
+
+pub mod gate;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bbs_client::{BbsClient, ClientConfig};
+use bbs::locket::Locket;
+use bbs_client::{BbsClient, ClientConfig, LocketClient, watch_cells};
 use bbs_models::{
     Action, ActualLrp, ActualLrpFilter, CellPresence, DesiredLrp, RunAction, Task, TaskDefinition,
 };
@@ -15,7 +21,7 @@ use brain_client::AuctioneerClient;
 use diego_base::serve::Listen;
 use executor::{CellResources, Executor};
 use garden_client::memory::{MemoryGarden, Script};
-use rep::{Identity, Stacks};
+use rep::{Identity, LocketPresences, PresenceTimes, Presences, Stacks};
 use rep_client::RepClient;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -31,6 +37,7 @@ pub struct World {
     bbs_address: SocketAddr,
     auctioneer_url: String,
     present: watch::Sender<Vec<CellPresence>>,
+    locket: Option<LocketHouse>,
     http: reqwest::Client,
     state: TempDir,
     bbs_runs: Option<(CancellationToken, JoinHandle<Result<(), bbs::Error>>)>,
@@ -55,8 +62,34 @@ impl Drop for Process {
     }
 }
 
+/// A Locket and where it remembers what it knows.
+struct LocketHouse {
+    address: SocketAddr,
+    runs: Option<(CancellationToken, JoinHandle<()>)>,
+}
+
+/// By which a cell reaches the others.
+pub struct Ways {
+    pub bbs: BbsClient,
+    pub presences: Arc<dyn Presences>,
+}
+
+/// Of presences and their renewals here, so that nobody has to wait for long.
+pub const TTL: Duration = Duration::from_secs(1);
+const RENEWAL: Duration = Duration::from_millis(200);
+
 impl World {
+    /// Whose cells are known in the process itself.
     pub async fn new() -> World {
+        World::begin(false).await
+    }
+
+    /// Whose cells are known by a Locket.
+    pub async fn with_locket() -> World {
+        World::begin(true).await
+    }
+
+    async fn begin(with_locket: bool) -> World {
         let (auctioneer_listen, auctioneer_address) = Listen::loopback().unwrap();
         let (bbs_listen, bbs_address) = Listen::loopback().unwrap();
         let http = diego_base::http::client(&ClientConfig::default()).unwrap();
@@ -66,21 +99,86 @@ impl World {
             bbs_address,
             auctioneer_url: format!("http://{auctioneer_address}"),
             present: watch::channel(Vec::new()).0,
+            locket: None,
             http: http.clone(),
             state: TempDir::new().unwrap(),
             bbs_runs: None,
             stop: CancellationToken::new(),
         };
+        if with_locket {
+            let (listen, address) = Listen::loopback().unwrap();
+            world.locket = Some(LocketHouse { address, runs: None });
+            world.start_locket(listen).await;
+        }
         world.start_bbs(bbs_listen);
+        if with_locket {
+            // Not earlier: it ends when nobody wants to know.
+            let (known, stop) = (world.present.clone(), world.stop.clone());
+            tokio::spawn(watch_cells(world.locket_at(world.locket_address()), RENEWAL, known, stop));
+        }
         let config = auctioneer::Config::new(auctioneer_listen, bbs, http);
         tokio::spawn(auctioneer::run(config, world.stop.clone()));
         world
     }
 
+    pub fn locket_at(&self, address: SocketAddr) -> LocketClient {
+        LocketClient::new(&address.to_string(), &ClientConfig::default()).unwrap()
+    }
+
+    pub fn locket_address(&self) -> SocketAddr {
+        self.locket.as_ref().unwrap().address
+    }
+
+    pub fn bbs_address(&self) -> SocketAddr {
+        self.bbs_address
+    }
+
+    /// By those who place instances.
+    pub async fn until_known(&self, cell_id: &str) {
+        let known = || async {
+            let cells = self.bbs.cells().await.ok()?;
+            cells.iter().any(|cell| cell.cell_id == cell_id).then_some(())
+        };
+        self.until(&format!("{cell_id} is known"), known).await;
+    }
+
+    async fn start_locket(&mut self, listen: Listen) {
+        let stop = self.stop.child_token();
+        let (locket, owner) =
+            Locket::open(Some(self.state.path().join("locket.sqlite")), stop.clone()).await.unwrap();
+        let config = bbs::locket::Config { listen, tls: None };
+        let until = stop.clone();
+        let runs = tokio::spawn(async move {
+            let (served, ()) = tokio::join!(bbs::locket::run(config, locket, until), owner);
+            served.unwrap();
+        });
+        self.locket.as_mut().unwrap().runs = Some((stop, runs));
+    }
+
+    pub async fn stop_locket(&mut self) {
+        let (stop, runs) = self.locket.as_mut().unwrap().runs.take().unwrap();
+        stop.cancel();
+        runs.await.unwrap();
+    }
+
+    /// With what it knew, or with nothing.
+    pub async fn start_locket_again(&mut self, remembers: bool) {
+        if !remembers {
+            for file in ["locket.sqlite", "locket.sqlite-wal", "locket.sqlite-shm"] {
+                _ = std::fs::remove_file(self.state.path().join(file));
+            }
+        }
+        self.start_locket(Listen::Tcp(self.locket_address())).await;
+    }
+
     fn start_bbs(&mut self, listen: Listen) {
         let auctioneer = Arc::new(AuctioneerClient::new(self.http.clone(), &self.auctioneer_url));
         let database = self.state.path().join("bbs.sqlite");
-        let config = bbs::Config::new(listen, database, auctioneer, self.present.subscribe()).unwrap();
+        let mut config = bbs::Config::new(listen, database, auctioneer, self.present.subscribe()).unwrap();
+        if self.locket.is_some() {
+            config.intervals.every = Duration::from_secs(1);
+            config.intervals.cells_settle = Duration::ZERO;
+        }
         let stop = self.stop.child_token();
         self.bbs_runs = Some((stop.clone(), tokio::spawn(bbs::run(config, stop))));
     }
@@ -110,6 +208,29 @@ impl World {
         garden: MemoryGarden,
         change: impl FnOnce(&mut executor::Config),
     ) -> Cell {
+        self.cell_by(cell_id, garden, self.ways(cell_id, None), change)
+    }
+
+    /// With Locket elsewhere than it is, if that is said.
+    pub fn ways(&self, cell_id: &str, locket: Option<SocketAddr>) -> Ways {
+        let presences: Arc<dyn Presences> = match &self.locket {
+            None => Arc::new(self.present.clone()),
+            Some(house) => Arc::new(LocketPresences {
+                locket: self.locket_at(locket.unwrap_or(house.address)),
+                owner: format!("owner of {cell_id}"),
+                times: PresenceTimes { ttl: TTL, renewal: RENEWAL },
+            }),
+        };
+        Ways { bbs: self.bbs.clone(), presences }
+    }
+
+    pub fn cell_by(
+        &self,
+        cell_id: &str,
+        garden: MemoryGarden,
+        ways: Ways,
+        change: impl FnOnce(&mut executor::Config),
+    ) -> Cell {
         garden.script("/app", Script::runs().out("hello\n"));
         garden.script("/fails", Script::exits(3));
         let total = CellResources { memory_mb: 1024, disk_mb: 4096, containers: 20 };
@@ -130,7 +251,7 @@ impl World {
             rootfs_schemes: vec!["docker".into()],
             ..Identity::default()
         };
-        let mut config = rep::Config::new(identity, listen, self.bbs.clone(), Arc::new(self.present.clone()));
+        let mut config = rep::Config::new(identity, listen, ways.bbs, ways.presences);
         config.admin_listen = Some(admin_listen);
         config.evacuation.polling_interval = Duration::from_millis(100);
         config.intervals.sync = Duration::from_secs(1);
