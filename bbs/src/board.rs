@@ -6,25 +6,39 @@
 //! ```
 //!
 //! While one transaction is on its way to the disk, the commands of the next gather: that is the group commit. What
-//! is acknowledged is in the file; what is in memory for readers is, too. If a transaction fails, its commands are
-//! taken back and answered with an error.
+//! is acknowledged is in the database; what is in memory for readers is, too. If a transaction fails, its commands are
+//! taken back and answered with an error. If nobody can say whether it failed, the writer asks until somebody can; who
+//! waits is told so in time, and readers read on.
 
-use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use bbs_models::Error;
 use diego_base::clock::Clock;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::hub::Hub;
+use crate::records::Outdated;
 use crate::state::{Change, State};
-use crate::store::{self, Durability, Store, Write};
+use crate::store::{self, Durability, Keys, Location, Rows, Write};
 use crate::{events, records};
 
 /// Commands that may wait for the writer; further ones wait to be queued.
 pub const COMMANDS_QUEUED_MAX: usize = 4096;
 /// Commands of one transaction.
 pub const COMMANDS_PER_COMMIT_MAX: usize = 512;
+
+/// Whoever asked is answered within so long, whatever the database does: before its own patience, usually 10 s, ends.
+pub const WRITE_PATIENCE: Duration = Duration::from_secs(8);
+/// A writer with nothing to do looks so often whether it still is the writer.
+const CHECK_EVERY: Duration = Duration::from_secs(5);
+/// Between two questions to a database that is away.
+const RESUME_EVERY: Duration = Duration::from_millis(500);
+
+/// Records that are sealed anew come in commits of their own, between those of commands and with a pause for them.
+const REWRITES_PER_COMMIT_MAX: usize = 256;
+const REWRITE_EVERY: Duration = Duration::from_millis(10);
 
 /// A handle; clones share the board.
 #[derive(Clone)]
@@ -33,6 +47,8 @@ pub struct Board {
     commands: mpsc::Sender<Command>,
     hub: Hub,
     clock: Arc<dyn Clock>,
+    /// A file answers or fails; a server may do neither.
+    may_be_away: bool,
 }
 
 type Command = Box<dyn FnOnce(&mut State, i64) -> Done + Send>;
@@ -40,8 +56,15 @@ type Command = Box<dyn FnOnce(&mut State, i64) -> Done + Send>;
 /// A command that was carried out in the writer's memory and waits for its commit.
 struct Done {
     changes: Vec<Change>,
+    refused: bool,
     trace_id: String,
     answer: Box<dyn FnOnce(Result<(), Error>) + Send>,
+}
+
+impl Done {
+    fn nothing() -> Done {
+        Done { changes: Vec::new(), refused: false, trace_id: String::new(), answer: Box::new(|_| {}) }
+    }
 }
 
 /// The newest state, committed or about to be, in the hands of one command.
@@ -77,34 +100,50 @@ impl Draft<'_> {
 
 /// A new epoch of a modification tag, or any other name nobody has.
 pub fn new_guid() -> String {
-    uuid::Uuid::new_v4().to_string()
+    diego_base::names::guid()
 }
 
 /// What changes the state and writes it down; runs until every [`Board`] is gone.
 pub struct Writer {
-    store: Store,
+    store: Box<dyn Rows>,
     state: State,
     committed: Arc<RwLock<State>>,
     commands: mpsc::Receiver<Command>,
     hub: Hub,
     clock: Arc<dyn Clock>,
+    /// Rows to be written anew when there is time.
+    outdated: Vec<Outdated>,
 }
 
 impl Board {
-    /// Opens the file and remembers all that it holds.
+    /// Opens the database and remembers all that it holds.
     pub async fn open(
-        database: PathBuf,
+        database: &Location,
         durability: Durability,
+        keys: Option<Keys>,
         clock: Arc<dyn Clock>,
     ) -> Result<(Board, Writer), store::Error> {
-        let mut store = Store::open(&database, durability).await?;
-        let state = records::state(store.load().await?, &database)?;
+        Board::on(store::open(database, durability, keys).await?, clock).await
+    }
+
+    /// Remembers all that the rows say.
+    pub async fn on(
+        mut store: Box<dyn Rows>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<(Board, Writer), store::Error> {
+        let contents = store.load().await?;
+        let (state, outdated) = records::state(contents, &store.at())?;
         let committed = Arc::new(RwLock::new(state.clone()));
         let (sender, receiver) = mpsc::channel(COMMANDS_QUEUED_MAX);
         let hub = Hub::default();
-        let board =
-            Board { committed: committed.clone(), commands: sender, hub: hub.clone(), clock: clock.clone() };
-        Ok((board, Writer { store, state, committed, commands: receiver, hub, clock }))
+        let board = Board {
+            committed: committed.clone(),
+            commands: sender,
+            hub: hub.clone(),
+            clock: clock.clone(),
+            may_be_away: store.may_be_away(),
+        };
+        Ok((board, Writer { store, state, committed, commands: receiver, hub, clock, outdated }))
     }
 
     pub fn now_ns(&self) -> i64 {
@@ -120,7 +159,8 @@ impl Board {
         read(&self.committed.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Has `decide` change the newest state, all or nothing, and answers once that is committed.
+    /// Has `decide` change the newest state, all or nothing, and answers once that is committed. After
+    /// [`WRITE_PATIENCE`] it answers that it does not know; what was not decided by then never will be.
     pub async fn write<T: Send + 'static>(
         &self,
         trace_id: &str,
@@ -129,45 +169,137 @@ impl Board {
         let trace_id = trace_id.to_string();
         let (answer, answered) = oneshot::channel();
         let command: Command = Box::new(move |state, now_ns| {
+            if answer.is_closed() {
+                return Done::nothing();
+            }
             let mut draft = Draft { state, changes: Vec::new(), now_ns };
-            let decided = decide(&mut draft);
-            if decided.is_err() {
+            let decided = decide(&mut draft).and_then(|decided| {
+                let fits = draft.changes.iter().all(records::fits);
+                if fits { Ok(decided) } else { Err(Error::bad_request()) }
+            });
+            let refused = decided.is_err();
+            if refused {
                 draft.take_back();
             }
             // Whoever asked may have gone; what was decided stands.
             let answer = move |committed: Result<(), Error>| drop(answer.send(committed.and(decided)));
-            Done { changes: draft.changes, trace_id, answer: Box::new(answer) }
+            Done { changes: draft.changes, refused, trace_id, answer: Box::new(answer) }
         });
         let stopped = || Error::unknown("the BBS is shutting down");
-        self.commands.send(command).await.map_err(|_| stopped())?;
-        answered.await.map_err(|_| stopped())?
+        let answered = async {
+            self.commands.send(command).await.map_err(|_| stopped())?;
+            answered.await.map_err(|_| stopped())?
+        };
+        if !self.may_be_away {
+            return answered.await;
+        }
+        let late = || Error::unknown("the database does not answer: whether this was done is not known");
+        timeout(WRITE_PATIENCE, answered).await.unwrap_or_else(|_| Err(late()))
     }
 }
 
 impl Writer {
-    /// Ends when the last board is dropped, or when the file can no longer be written.
+    /// Ends when the last board is dropped, or when nothing more can be written.
     pub async fn run(mut self) -> Result<(), store::Error> {
-        let mut commands = Vec::new();
-        while self.commands.recv_many(&mut commands, COMMANDS_PER_COMMIT_MAX).await > 0 {
-            let now_ns = self.clock.now_ns();
-            let done: Vec<Done> =
-                commands.drain(..).map(|command| command(&mut self.state, now_ns)).collect();
-            if let Err(error) = self.commit(writes(&done)).await {
-                tracing::error!(%error, "cannot commit");
-                self.refuse(done, &error);
-                if matches!(error, store::Error::Lost { .. }) {
-                    return Err(error);
-                }
-                continue;
-            }
-            self.show(&done);
-            done.into_iter().for_each(|done| (done.answer)(Ok(())));
+        let (mut commands, mut rewritten) = (Vec::new(), Instant::now());
+        if !self.outdated.is_empty() {
+            tracing::info!(records = self.outdated.len(), "encryption-started");
         }
-        self.store.close().await
+        loop {
+            match self.receive(&mut commands).await {
+                Some(0) => return self.store.close().await,
+                Some(_) => {
+                    self.carry_out(&mut commands).await?;
+                    // Also when there is always something to do.
+                    if !self.outdated.is_empty() && rewritten.elapsed() >= REWRITE_EVERY {
+                        self.rewrite().await?;
+                        rewritten = Instant::now();
+                    }
+                }
+                None => self.be_idle().await?,
+            }
+        }
+    }
+
+    /// How many commands there were; none in time is `None`.
+    async fn receive(&mut self, commands: &mut Vec<Command>) -> Option<usize> {
+        let received = self.commands.recv_many(commands, COMMANDS_PER_COMMIT_MAX);
+        match (self.outdated.is_empty(), self.store.may_be_away()) {
+            (true, false) => Some(received.await),
+            (true, true) => timeout(CHECK_EVERY, received).await.ok(),
+            (false, _) => timeout(REWRITE_EVERY, received).await.ok(),
+        }
+    }
+
+    async fn be_idle(&mut self) -> Result<(), store::Error> {
+        if self.outdated.is_empty() {
+            let checked = self.store.check().await;
+            return self.settle(checked).await;
+        }
+        self.rewrite().await
+    }
+
+    /// Some of the rows that are sealed with a key of before, as they are now.
+    async fn rewrite(&mut self) -> Result<(), store::Error> {
+        let rest = self.outdated.len().saturating_sub(REWRITES_PER_COMMIT_MAX);
+        let rows = self.outdated.split_off(rest);
+        let writes = rows.iter().filter_map(|row| records::rewrite(&self.state, row)).collect();
+        let committed = self.commit(writes).await;
+        if let Err(error) = self.settle(committed).await {
+            tracing::error!(%error, "encryption-failed");
+            // What is left is found again at the next start.
+            self.outdated.clear();
+            return if error.is_the_end() { Err(error) } else { Ok(()) };
+        }
+        if self.outdated.is_empty() {
+            tracing::info!("encryption-finished");
+        }
+        Ok(())
+    }
+
+    /// Fails only if that was the end.
+    async fn carry_out(&mut self, commands: &mut Vec<Command>) -> Result<(), store::Error> {
+        let now_ns = self.clock.now_ns();
+        let done: Vec<Done> = commands.drain(..).map(|command| command(&mut self.state, now_ns)).collect();
+        let committed = match writes(&done) {
+            // What is refused is refused for what is known here, which a successor may have changed.
+            none if none.is_empty() && done.iter().any(|done| done.refused) => self.store.check().await,
+            writes => self.commit(writes).await,
+        };
+        if let Err(error) = self.settle(committed).await {
+            tracing::error!(%error, "cannot commit");
+            self.refuse(done, &error);
+            return if error.is_the_end() { Err(error) } else { Ok(()) };
+        }
+        self.show(&done);
+        done.into_iter().for_each(|done| (done.answer)(Ok(())));
+        Ok(())
     }
 
     async fn commit(&mut self, writes: Vec<Write>) -> Result<(), store::Error> {
         if writes.is_empty() { Ok(()) } else { self.store.commit(writes).await }
+    }
+
+    /// Asks until it is known what became of the commit, or until nobody is left who could want to know.
+    async fn settle(&mut self, mut committed: Result<(), store::Error>) -> Result<(), store::Error> {
+        let mut away = false;
+        while let Err(store::Error::Unanswered { at }) = &committed {
+            if self.commands.is_closed() && self.commands.is_empty() {
+                return Err(store::Error::Lost { at: at.clone() });
+            }
+            if away {
+                sleep(RESUME_EVERY).await;
+            }
+            committed = self.store.resume().await;
+            if let (false, Err(error)) = (away, &committed) {
+                tracing::error!(%error, "database-away");
+                away = true;
+            }
+        }
+        if away && committed.is_ok() {
+            tracing::info!("database-back");
+        }
+        committed
     }
 
     /// Lets readers see what is committed, then tells subscribers.
@@ -209,11 +341,13 @@ mod tests {
     use bbs_models::{ErrorKind, TaskState};
     use diego_base::clock::SystemClock;
 
-    async fn board() -> (tempfile::TempDir, Board, Writer) {
+    /// After `statement`.
+    async fn board(statement: &'static str) -> (tempfile::TempDir, Board, Writer) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("bbs.db");
-        let (board, writer) =
-            Board::open(path, Durability::ProcessKill, Arc::new(SystemClock)).await.unwrap();
+        let mut store = store::File::open(&path, Durability::ProcessKill).await.unwrap();
+        store.execute(statement).await;
+        let (board, writer) = Board::on(Box::new(store), Arc::new(SystemClock)).await.unwrap();
         (folder, board, writer)
     }
 
@@ -237,9 +371,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_could_not_be_written_never_was() {
-        let (_folder, board, mut writer) = board().await;
         let refuse = "CREATE TRIGGER full BEFORE INSERT ON tasks BEGIN SELECT RAISE(ABORT, 'full'); END";
-        writer.store.execute(refuse).await;
+        let (_folder, board, writer) = board(refuse).await;
         let writer = tokio::spawn(writer.run());
         let error = put_task(&board).await.unwrap_err();
         assert_eq!(error.kind, ErrorKind::UnknownError);
@@ -253,7 +386,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_command_that_is_refused_half_way_changes_nothing() {
-        let (_folder, board, writer) = board().await;
+        let (_folder, board, writer) = board("").await;
         tokio::spawn(writer.run());
         let refused = board
             .write("", |draft| {

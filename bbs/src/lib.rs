@@ -24,10 +24,15 @@ mod run;
 mod state;
 mod store;
 mod transitions;
+mod witness;
 
 pub use board::{COMMANDS_PER_COMMIT_MAX, COMMANDS_QUEUED_MAX};
 pub use controllers::{Auctioneer, Intervals, RepClients, Reps};
 pub use convergence::Patience;
 pub use hub::EVENTS_BEHIND_MAX;
-pub use run::{Config, Error, TASK_RETRIES_MAX, run};
-pub use store::{Durability, Error as DatabaseError};
+pub use run::{Config, Error, Peers, TASK_RETRIES_MAX, run, run_behind};
+pub use store::{
+    BadKeys, BadLocation, Durability, Error as DatabaseError, Host as DatabaseHost, Keys as EncryptionKeys,
+    Location, Server as DatabaseServer, Tls as DatabaseTls, Trust as DatabaseTrust, memory,
+};
+pub use witness::{Counts, Nobody, Witness};

@@ -2,7 +2,7 @@
 //!
 //! No I/O and no decisions: which change is allowed is decided in [`crate::transitions`].
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bbs_models::{
@@ -91,9 +91,10 @@ pub enum Move {
 
 #[derive(Debug, Default, Clone)]
 pub struct State {
-    desired: HashMap<String, Arc<DesiredLrp>>,
-    actual: HashMap<String, BTreeMap<u32, Slot>>,
-    tasks: HashMap<String, Arc<Task>>,
+    // Ordered, so that the same history leads to the same answers and repairs in the same order.
+    desired: BTreeMap<String, Arc<DesiredLrp>>,
+    actual: BTreeMap<String, BTreeMap<u32, Slot>>,
+    tasks: BTreeMap<String, Arc<Task>>,
     /// When each becomes stale, in nanoseconds since the epoch.
     domains: BTreeMap<String, i64>,
 }
@@ -219,7 +220,7 @@ impl State {
     }
 
     pub fn actual_lrps_of(&self, process_guids: &[String]) -> Vec<Arc<ActualLrp>> {
-        let guids: HashSet<&String> = process_guids.iter().collect();
+        let guids: BTreeSet<&String> = process_guids.iter().collect();
         let slots = guids.into_iter().filter_map(|guid| self.actual.get(guid)).flat_map(BTreeMap::values);
         slots.flat_map(Slot::iter).cloned().collect()
     }
@@ -233,7 +234,7 @@ impl State {
         if filter.process_guids.is_empty() {
             return self.desired.values().filter(wanted).cloned().collect();
         }
-        let guids: HashSet<&String> = filter.process_guids.iter().collect();
+        let guids: BTreeSet<&String> = filter.process_guids.iter().collect();
         guids.into_iter().filter_map(|guid| self.desired.get(guid)).filter(wanted).cloned().collect()
     }
 
@@ -254,7 +255,7 @@ fn matches(filter: &ActualLrpFilter, lrp: &ActualLrp) -> bool {
 }
 
 fn set<T>(
-    all: &mut HashMap<String, Arc<T>>,
+    all: &mut BTreeMap<String, Arc<T>>,
     old: &Option<Arc<T>>,
     new: &Option<Arc<T>>,
     key: impl Fn(&T) -> &String,

@@ -80,13 +80,7 @@ pub async fn run() -> ExitCode {
     let name = established_name(&given).unwrap_or("diego");
     let arguments = match arguments(given) {
         Ok(arguments) => arguments,
-        Err(error) => {
-            eprintln!("{name}: {error:#}");
-            return match error.downcast_ref::<components::deployed::Error>() {
-                Some(components::deployed::Error::Refused(refusal)) => ExitCode::from(refusal.say()),
-                _ => ExitCode::FAILURE,
-            };
-        }
+        Err(error) => return misconfigured(name, &error),
     };
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
@@ -101,6 +95,25 @@ pub async fn run() -> ExitCode {
     }
 }
 
+/// What a component's file says cannot be used.
+fn misconfigured(name: &str, error: &anyhow::Error) -> ExitCode {
+    use components::deployed::Error;
+    match error.downcast_ref::<Error>() {
+        Some(Error::Refused(refusal)) => {
+            eprintln!("{name}: {refusal}");
+            ExitCode::from(refusal.say(name))
+        }
+        Some(error) => {
+            eprintln!("{name}: invalid-config-file: {error}");
+            ExitCode::from(components::deployed::UNREADABLE)
+        }
+        None => {
+            eprintln!("{name}: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 /// Wrong usage, or a question for help, which is none.
 fn misused(arguments: &[OsString], error: &clap::Error) -> ExitCode {
     // Nobody is left to tell if this cannot be printed.
@@ -108,7 +121,10 @@ fn misused(arguments: &[OsString], error: &clap::Error) -> ExitCode {
     let subcommand = arguments.get(1).and_then(|subcommand| subcommand.to_str());
     match (u8::try_from(error.exit_code()), subcommand) {
         (Ok(0), _) => ExitCode::SUCCESS,
-        (_, Some(CFDOT)) => ExitCode::from(cfdot::USAGE),
+        (_, Some(CFDOT)) => {
+            cfdot::misused(arguments, error);
+            ExitCode::from(cfdot::USAGE)
+        }
         (_, Some(GDN)) => ExitCode::from(GDN_USAGE),
         (Ok(code), _) => ExitCode::from(code),
         (Err(_), _) => ExitCode::FAILURE,

@@ -6,7 +6,7 @@ use bbs_models::wire::{CellsResponse, DomainsResponse, LifecycleResponse, Upsert
 use bbs_models::wire::{Empty, PingResponse, Response};
 use bbs_models::wire::{EventError, Invalid};
 use bbs_models::{CellPresence, ErrorKind};
-use diego_base::http::ClientConfig;
+use diego_base::http::{ClientConfig, Failed, Way};
 use prost::Message;
 use reqwest::{Method, StatusCode};
 
@@ -16,17 +16,19 @@ pub const TRACE_HEADER: &str = "x-vcap-request-id";
 pub(crate) const PROTOBUF: &str = "application/x-protobuf";
 /// Set by a router between us and the BBS that found no BBS.
 const ROUTER_ERROR_HEADER: &str = "x-cf-routererror";
-/// Attempts of one call, the first included.
+/// Attempts of one call where nothing else is said, the first included.
 const ATTEMPTS_MAX: u32 = 3;
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// Cheap to clone; clones share connections.
 #[derive(Debug, Clone)]
 pub struct BbsClient {
-    http: reqwest::Client,
-    streams: reqwest::Client,
+    http: Way,
+    streams: Way,
     url: String,
     trace_id: Option<String>,
+    /// Of one call, the first included.
+    attempts_max: u32,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +37,7 @@ pub enum Error {
     #[error("{0}")]
     Bbs(bbs_models::Error),
     #[error("cannot reach the BBS for {path}")]
-    Unreachable { path: &'static str, source: reqwest::Error },
+    Unreachable { path: &'static str, source: Failed },
     #[error("the router before the BBS answered {path} with {message}")]
     Router { path: &'static str, message: String },
     #[error("Invalid Response with status code: {status} for {path}")]
@@ -67,6 +69,11 @@ impl Error {
         self.kind() == Some(ErrorKind::ResourceNotFound)
     }
 
+    /// No answer came in time.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::Unreachable { source: Failed::Network(error), .. } if error.is_timeout())
+    }
+
     /// A route that this BBS does not have, which a retry cannot change.
     pub(crate) fn is_unknown_route(&self) -> bool {
         matches!(self, Self::Status { status: 404, .. })
@@ -80,16 +87,28 @@ impl BbsClient {
     pub fn new(url: &str, config: &ClientConfig) -> Result<Self> {
         let streams = ClientConfig { timeout: None, ..config.clone() };
         Ok(Self {
-            http: diego_base::http::client(config).map_err(Error::Build)?,
-            streams: diego_base::http::client(&streams).map_err(Error::Build)?,
+            http: diego_base::http::client(config).map_err(Error::Build)?.into(),
+            streams: diego_base::http::client(&streams).map_err(Error::Build)?.into(),
             url: url.trim_end_matches('/').to_string(),
             trace_id: None,
+            attempts_max: ATTEMPTS_MAX,
         })
+    }
+
+    /// To a BBS that is reached by a way of one's own.
+    pub fn by(way: Way, url: &str) -> Self {
+        let url = url.trim_end_matches('/').to_string();
+        Self { http: way.clone(), streams: way, url, trace_id: None, attempts_max: ATTEMPTS_MAX }
     }
 
     /// The same client; what it does from now on is logged under `trace_id` on the other side too.
     pub fn traced(&self, trace_id: impl Into<String>) -> Self {
         Self { trace_id: Some(trace_id.into()), ..self.clone() }
+    }
+
+    /// The same client, which asks once and no more: for whoever waits for its answer.
+    pub fn impatient(self) -> Self {
+        Self { attempts_max: 1, ..self }
     }
 
     pub async fn ping(&self) -> Result<()> {
@@ -133,7 +152,7 @@ impl BbsClient {
         let mut attempt = 1;
         loop {
             match self.exchange_once(path, body.clone()).await {
-                Err(error) if attempt < ATTEMPTS_MAX && !error.is_unknown_route() => {
+                Err(error) if attempt < self.attempts_max && !error.is_unknown_route() => {
                     tracing::debug!(path, attempt, %error, "failed-doing-request");
                     attempt += 1;
                     tokio::time::sleep(RETRY_PAUSE).await;
@@ -145,8 +164,8 @@ impl BbsClient {
 
     async fn exchange_once<R: Message + Default>(&self, path: &'static str, body: bytes::Bytes) -> Result<R> {
         let unreachable = |source| Error::Unreachable { path, source };
-        let response =
-            self.request(&self.http, Method::POST, path, body).send().await.map_err(unreachable)?;
+        let request = self.request(&self.http, Method::POST, path, body);
+        let response = self.http.send(request).await.map_err(unreachable)?;
         let status = response.status();
         if let Some(message) = response.headers().get(ROUTER_ERROR_HEADER) {
             let message = String::from_utf8_lossy(message.as_bytes()).into_owned();
@@ -155,7 +174,7 @@ impl BbsClient {
         if !is_protobuf(&response) {
             return Err(Error::Status { path, status: status.as_u16() });
         }
-        let body = response.bytes().await.map_err(unreachable)?;
+        let body = response.bytes().await.map_err(|error| unreachable(error.into()))?;
         R::decode(body).map_err(|source| Error::Decode { path, source })
     }
 
@@ -167,11 +186,9 @@ impl BbsClient {
         request: &impl Message,
     ) -> Result<reqwest::Response> {
         let request = self.request(&self.streams, method, path, request.encode_to_vec().into());
-        let response = request
-            .header(http::header::ACCEPT, "text/event-stream")
-            .send()
-            .await
-            .map_err(|source| Error::Unreachable { path, source })?;
+        let request = request.header(http::header::ACCEPT, "text/event-stream");
+        let response =
+            self.streams.send(request).await.map_err(|source| Error::Unreachable { path, source })?;
         match response.status() {
             StatusCode::OK => Ok(response),
             status => Err(Error::Status { path, status: status.as_u16() }),
@@ -180,7 +197,7 @@ impl BbsClient {
 
     fn request(
         &self,
-        client: &reqwest::Client,
+        client: &Way,
         method: Method,
         path: &str,
         body: bytes::Bytes,

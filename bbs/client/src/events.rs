@@ -82,7 +82,7 @@ impl Stream for EventStream {
                 Some(Ok(bytes)) => self.take(&bytes),
                 Some(Err(source)) => {
                     let path = self.path;
-                    self.end_with(Error::Unreachable { path, source });
+                    self.end_with(Error::Unreachable { path, source: source.into() });
                 }
                 None => self.ended = true,
             }

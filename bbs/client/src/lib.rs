@@ -16,4 +16,4 @@ pub use actual_lrps::StartedLrp;
 pub use client::{BbsClient, Error, TRACE_HEADER};
 pub use diego_base::http::ClientConfig;
 pub use events::{EVENT_BYTES_MAX, EventStream};
-pub use locket::{Hold, LocketClient, LocketError, watch_cells};
+pub use locket::{Hold, Lock, LocketClient, LocketError, watch_cells};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bbs_models::{ActualLrpInstanceKey, ActualLrpKey, CellPresence, Error};
+use diego_base::http::Way;
 use futures_util::StreamExt;
 use rep_client::{InternalRoute, LrpUpdate, RepClient};
 use tokio::sync::{mpsc, watch};
@@ -32,7 +33,7 @@ pub trait Reps: Send + Sync {
 }
 
 /// Reps over HTTP, at the address that the cell's presence names.
-pub struct RepClients(pub reqwest::Client);
+pub struct RepClients(pub Way);
 
 impl RepClients {
     fn client(&self, cell: &CellPresence, trace_id: &str) -> RepClient {

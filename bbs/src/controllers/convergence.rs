@@ -3,17 +3,19 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bbs_models::{ActualLrpKey, Error, Task};
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Controllers;
 use crate::board::{Draft, new_guid};
 use crate::convergence::{LiveCells, Patience, Repair, repairs};
 use crate::transitions::{actual_lrp, domain, evacuation, suspect, task};
+use crate::witness::Counts;
 
 /// Repairs of one transaction: others get their turn in between.
 const REPAIRS_PER_COMMIT_MAX: usize = 500;
@@ -68,9 +70,10 @@ pub async fn keep_converging(
     let convergence = Convergence { controllers, intervals, started: Instant::now() };
     let mut cells_open = true;
     let mut vacant = Vec::new();
-    let mut next = tokio::time::Instant::now() + convergence.wait();
+    let mut next = Instant::now() + convergence.wait();
     loop {
         tokio::select! {
+            biased;
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep_until(next) => {}
             changed = cells.changed(), if cells_open => cells_open = changed.is_ok(),
@@ -79,12 +82,13 @@ pub async fn keep_converging(
         let work = async {
             if vacant.is_empty() {
                 convergence.converge().await;
-                next = tokio::time::Instant::now() + convergence.wait();
+                next = Instant::now() + convergence.wait();
             } else {
                 convergence.fill(std::mem::take(&mut vacant)).await;
             }
         };
         tokio::select! {
+            biased;
             () = shutdown.cancelled() => return,
             () = work => {}
         }
@@ -113,13 +117,18 @@ impl Convergence {
 
     /// One look, and all that follows from it.
     async fn converge(&self) {
+        let begun = Instant::now();
         let live = self.live_cells();
         let (board, patience) = (&self.controllers.board, &self.intervals.patience);
         let now_ns = board.now_ns();
-        let found = board.read(|state| repairs(state, &live, patience, now_ns));
-        if !found.is_empty() {
-            tracing::info!(repairs = found.len(), "converging");
-        }
+        let present_cells = self.controllers.cells.list().len();
+        let (found, counts) = board.read(|state| {
+            let found = repairs(state, &live, patience, now_ns);
+            let counts = Counts::of(state, &found, present_cells, now_ns);
+            (found, counts)
+        });
+        let duration_ns = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        tracing::info!(repairs = found.len(), duration_ns, "converged");
         let (retirements, rest): (Vec<_>, Vec<_>) =
             found.into_iter().partition(|repair| matches!(repair, Repair::Retire { .. }));
         let (updates, rest): (Vec<_>, Vec<_>) =
@@ -130,6 +139,7 @@ impl Convergence {
             self.carry_out(rest.by_ref().take(REPAIRS_PER_COMMIT_MAX).collect()).await;
         }
         self.retire(retirements).await;
+        self.controllers.witness.converged(begun.elapsed(), &counts);
     }
 
     fn update(&self, repair: Repair) {

@@ -12,6 +12,8 @@ mod desired_lrps;
 mod evacuation;
 mod tasks;
 
+use std::sync::Arc;
+
 use bbs_models::{ActualLrpKey, Error};
 use tokio::sync::mpsc;
 
@@ -22,6 +24,7 @@ pub use convergence::{Intervals, VACANCIES_QUEUED_MAX, keep_converging};
 
 use crate::board::Board;
 use crate::transitions::domain;
+use crate::witness::Witness;
 
 /// What the API's routes call. Clones share everything.
 #[derive(Clone)]
@@ -34,6 +37,7 @@ pub struct Controllers {
     pub vacancies: mpsc::Sender<ActualLrpKey>,
     /// How often a Task may be rejected before it fails.
     pub task_retries_max: u32,
+    pub witness: Arc<dyn Witness>,
 }
 
 impl Controllers {

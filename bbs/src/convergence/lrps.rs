@@ -2,7 +2,7 @@
 
 use bbs_models::{ActualLrp, ActualLrpKey, ActualLrpState, DesiredLrp, resolve_metric_tags};
 
-use super::{LiveCells, Patience, Repair, is_over};
+use super::{LiveCells, Patience, Repair, is_far};
 use crate::internal_routes;
 use crate::state::{Slot, State};
 use crate::transitions::restart;
@@ -65,7 +65,7 @@ impl Look<'_> {
         let key = lrp.key.clone();
         match &lrp.state {
             ActualLrpState::Unclaimed { .. } => {
-                if is_over(lrp.since_ns, self.patience.unclaimed, self.now_ns) {
+                if is_far(lrp.since_ns, self.patience.unclaimed, self.now_ns) {
                     self.repairs.push(Repair::AuctionAgain { key });
                 }
             }

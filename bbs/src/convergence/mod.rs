@@ -142,6 +142,12 @@ pub fn repairs(state: &State, live: &LiveCells, patience: &Patience, now_ns: i64
     repairs
 }
 
+/// So far from now that somebody should be reminded. What lies in the future was written before the clock was put back,
+/// or by another clock: nobody knows how long ago it was, and nobody waits for a future that is hours away.
+fn is_far(since_ns: i64, patience: Duration, now_ns: i64) -> bool {
+    is_over(since_ns, patience, now_ns) || is_over(now_ns, patience, since_ns)
+}
+
 /// Longer ago than `patience`.
 fn is_over(since_ns: i64, patience: Duration, now_ns: i64) -> bool {
     now_ns.saturating_sub(since_ns) > crate::transitions::restart::nanoseconds(patience)

@@ -67,6 +67,8 @@ fn lrps_of_a_fresh_domain() {
         (None, &["U S:R@a"], "", 0, "retire 0, unsuspect 0"),
         (Some(1), &["U"], "", 30, ""),
         (Some(1), &["U"], "", 31, "auction 0"),
+        (Some(1), &["U"], "", -30, ""),
+        (Some(1), &["U"], "", -31, "auction 0"),
         (Some(1), &["R@a"], "b", 0, "lost 0@a"),
         (Some(1), &["C@a"], "", 0, "lost 0@a"),
         (Some(1), &["R@a"], "?", 0, ""),
@@ -97,9 +99,15 @@ fn what_is_extra_in_a_stale_domain_is_left_alone() {
 
 #[test]
 fn a_crashed_instance_comes_back_when_it_is_due() {
-    for (crash_count, now_s, expected) in
-        [(1, 0, "restart 0"), (3, 29, ""), (3, 30, "restart 0"), (4, 59, ""), (200, 100_000, "")]
-    {
+    for (crash_count, now_s, expected) in [
+        (1, 0, "restart 0"),
+        (3, 29, ""),
+        (3, 30, "restart 0"),
+        (4, 59, ""),
+        (3, -29, ""),
+        (3, -31, "restart 0"),
+        (200, 100_000, ""),
+    ] {
         let mut state = board(Some(1), &["X"]);
         let before = state.slot("p", 0);
         let mut lrp = (**before.ordinary.as_ref().unwrap()).clone();
@@ -141,6 +149,8 @@ fn tasks() {
     for (state, callback, cells, now_s, expected) in [
         (TaskState::Pending, false, "", 30, ""),
         (TaskState::Pending, false, "", 31, "auction"),
+        (TaskState::Pending, false, "", -31, "auction"),
+        (TaskState::Pending, false, "", -9999, "auction"),
         (TaskState::Pending, false, "", 1801, "fail: not started within time limit"),
         (running(), false, "a", 9999, ""),
         (running(), false, "b", 0, "fail: cell disappeared before completion"),

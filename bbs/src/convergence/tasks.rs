@@ -2,7 +2,7 @@
 
 use bbs_models::{Task, TaskState};
 
-use super::{LiveCells, Patience, Repair, is_over};
+use super::{LiveCells, Patience, Repair, is_far, is_over};
 use crate::state::State;
 
 pub const EXPIRED: &str = "not started within time limit";
@@ -16,7 +16,7 @@ pub fn repairs(state: &State, live: &LiveCells, patience: &Patience, now_ns: i64
 
 fn one(task: &Task, live: &LiveCells, patience: &Patience, now_ns: i64, repairs: &mut Vec<Repair>) {
     let guid = || task.task_guid.clone();
-    let is_kicked = is_over(task.updated_at_ns, patience.kick_task, now_ns);
+    let is_kicked = is_far(task.updated_at_ns, patience.kick_task, now_ns);
     let has_callback = !task.definition.completion_callback_url.is_empty();
     match &task.state {
         TaskState::Pending => {

@@ -9,10 +9,13 @@ mod events;
 mod tasks;
 mod views;
 
+use std::time::Instant;
+
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
 use axum::http::header;
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use bbs_models::{Error, wire};
@@ -44,7 +47,15 @@ pub fn router(served: Served) -> Router {
         .merge(tasks::routes())
         .merge(events::routes())
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(from_fn_with_state(served.clone(), measured))
         .with_state(served)
+}
+
+async fn measured(State(served): State<Served>, request: Request, next: Next) -> Response {
+    let begun = Instant::now();
+    let answer = next.run(request).await;
+    served.controllers.witness.answered(begun.elapsed());
+    answer
 }
 
 /// One request, its body read.

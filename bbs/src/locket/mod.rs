@@ -4,10 +4,11 @@
 //! the database before it is acknowledged. It knows no cell but by the JSON of its presence, and contacts nobody.
 
 mod service;
+mod shared;
 mod store;
 mod table;
 
-use std::path::PathBuf;
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use bbs_models::{CellPresence, LockKind, Resource};
@@ -16,9 +17,11 @@ use diego_base::tls::ServerTls;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::store::Location;
 pub use store::StoreError;
 pub use table::{KEY_BYTES_MAX, LOCKS_MAX, OWNER_BYTES_MAX, Refusal, TTL_MAX, VALUE_BYTES_MAX};
 
+use shared::Shared;
 use store::LockStore;
 use table::{Granted, Held, Table};
 
@@ -65,7 +68,7 @@ enum Command {
     Lock { resource: Resource, ttl: Duration, granted: oneshot::Sender<Result<(), Refusal>> },
     Release { key: String, owner: String, released: oneshot::Sender<Result<(), Refusal>> },
     Fetch { key: String, found: oneshot::Sender<Result<Resource, Refusal>> },
-    FetchAll { kind: LockKind, found: oneshot::Sender<Vec<Resource>> },
+    FetchAll { kind: LockKind, found: oneshot::Sender<Result<Vec<Resource>, Refusal>> },
 }
 
 /// A handle to the table; clones are handles to the same.
@@ -77,22 +80,28 @@ pub struct Locket {
 }
 
 impl Locket {
-    /// With a database file, or in memory only. The future is the table's owner: it must run for calls to be answered,
-    /// and ends after `shutdown` or when every handle is gone.
+    /// With a database, a file or one that several Lockets share, or in memory only. The future is the table's owner: it
+    /// must run for calls to be answered, and ends after `shutdown` or when every handle is gone.
     pub async fn open(
-        database: Option<PathBuf>,
+        database: Option<impl Into<Location>>,
         shutdown: CancellationToken,
-    ) -> Result<(Locket, impl Future<Output = ()> + Send), Error> {
-        let mut store = match database {
-            Some(path) => LockStore::open(&path).await?,
-            None => LockStore::Memory,
-        };
-        let table = Table::restored(store.load().await?, now());
+    ) -> Result<(Locket, Pin<Box<dyn Future<Output = ()> + Send>>), Error> {
         let (commands, queue) = mpsc::channel(COMMANDS_QUEUED_MAX);
         let (changes, _) = broadcast::channel(CHANGES_BEHIND_MAX);
-        let (cells, known_cells) = watch::channel(present_cells(&table));
-        let owner = Owner { table, store, queue, changes: changes.clone(), cells };
-        Ok((Locket { commands, changes, cells: known_cells }, owner.run(shutdown)))
+        let (cells, known_cells) = watch::channel(Vec::new());
+        let locket = Locket { commands, changes: changes.clone(), cells: known_cells };
+        let mut store = match database.map(Into::into) {
+            None => LockStore::Memory,
+            Some(Location::Sqlite(path)) => LockStore::open(&path).await?,
+            Some(location) => {
+                let shared = Shared::open(location, queue, changes, cells).await?;
+                return Ok((locket, Box::pin(shared.run(shutdown))));
+            }
+        };
+        let table = Table::restored(store.load().await?, now());
+        cells.send_replace(present_cells(&table));
+        let owner = Owner { table, store, queue, changes, cells };
+        Ok((locket, Box::pin(owner.run(shutdown))))
     }
 
     /// Takes a key, or renews it for its owner.
@@ -114,7 +123,7 @@ impl Locket {
 
     pub async fn fetch_all(&self, kind: LockKind) -> Result<Vec<Resource>, Refusal> {
         let (found, answer) = oneshot::channel();
-        self.ask(Command::FetchAll { kind, found }, answer).await
+        self.ask(Command::FetchAll { kind, found }, answer).await?
     }
 
     /// What becomes of keys from now on.
@@ -187,7 +196,7 @@ impl Owner {
                 let _ = found.send(self.table.fetch(&key));
             }
             Command::FetchAll { kind, found } => {
-                let _ = found.send(self.table.fetch_all(kind));
+                let _ = found.send(Ok(self.table.fetch_all(kind)));
             }
         }
     }

@@ -29,6 +29,8 @@ const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS locks (
 pub enum StoreError {
     #[error("cannot {act} the lock database {path}: {source}")]
     Failed { act: &'static str, path: PathBuf, source: sqlx::Error },
+    #[error("cannot keep locks in {at}: {why}")]
+    Server { at: String, why: String },
     #[error("cannot make the directory of the lock database {path}")]
     Folder { path: PathBuf, source: std::io::Error },
 }

@@ -5,6 +5,8 @@ use bbs_models::{CellCapacity, CellPresence};
 use diego_base::serve::Listen;
 use tokio_util::sync::DropGuard;
 
+use std::path::PathBuf;
+
 use super::*;
 
 fn lock_of(key: &str, owner: &str) -> Resource {

@@ -5,12 +5,14 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteLockingMode, SqliteSynchronous,
 };
-use sqlx::{ConnectOptions, Connection, Executor, Row};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, Row};
 
-use super::{Contents, Durability, Error, Write, schema};
+use super::schema::Dialect;
+use super::{Contents, Durability, Error, Location, Record, Rows, Write, schema};
 
 /// Primary result codes of SQLite; the low byte of an extended one.
 const BUSY: i32 = 5;
@@ -24,23 +26,23 @@ const NOTADB: i32 = 26;
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 const LOCK_RETRY: Duration = Duration::from_millis(50);
 
-pub struct Store {
+pub struct File {
     path: PathBuf,
     connection: SqliteConnection,
 }
 
-impl Store {
+impl File {
     /// Opens or makes the file, takes its lock, proves that it is whole, and brings its schema up to date.
-    pub async fn open(path: &Path, durability: Durability) -> Result<Store, Error> {
+    pub async fn open(path: &Path, durability: Durability) -> Result<File, Error> {
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             std::fs::create_dir_all(folder).map_err(|source| Error::Unwritable {
-                path: path.into(),
+                at: at(path),
                 reason: format!("cannot make its directory: {source}"),
             })?;
         }
         let deadline = Instant::now() + LOCK_PATIENCE;
         let mut store = loop {
-            match Store::locked(path, durability).await {
+            match File::locked(path, durability).await {
                 Err(Error::Locked { .. }) if Instant::now() < deadline => {
                     tokio::time::sleep(LOCK_RETRY).await;
                 }
@@ -52,10 +54,10 @@ impl Store {
         Ok(store)
     }
 
-    async fn locked(path: &Path, durability: Durability) -> Result<Store, Error> {
+    async fn locked(path: &Path, durability: Durability) -> Result<File, Error> {
         let connection =
             options(path, durability).connect().await.map_err(|error| explain("open", path, error))?;
-        let mut store = Store { path: path.into(), connection };
+        let mut store = File { path: path.into(), connection };
         store.take_lock().await?;
         Ok(store)
     }
@@ -74,7 +76,7 @@ impl Store {
             .fetch_one(&mut self.connection)
             .await
             .map_err(|error| explain("check", &self.path, error))?;
-        if verdict == "ok" { Ok(()) } else { Err(Error::corrupt(&self.path, verdict)) }
+        if verdict == "ok" { Ok(()) } else { Err(Error::Corrupt { at: at(&self.path), reason: verdict }) }
     }
 
     async fn migrate(&mut self) -> Result<(), Error> {
@@ -82,7 +84,7 @@ impl Store {
         self.upgrade().await.map_err(|error| explain("bring the schema up to date of", &path, error))?;
         let found = self.version().await.map_err(|error| explain("read", &path, error))?;
         if found > schema::VERSION {
-            return Err(Error::NewerSchema { path, found, known: schema::VERSION });
+            return Err(Error::NewerSchema { at: at(&path), found, known: schema::VERSION });
         }
         Ok(())
     }
@@ -95,15 +97,15 @@ impl Store {
 
     /// Each step in a transaction with its number, so that a killed upgrade goes on where it was.
     async fn upgrade(&mut self) -> Result<(), sqlx::Error> {
-        self.connection.execute(schema::VERSION_TABLE).await?;
-        let done = usize::try_from(self.version().await?).unwrap_or(usize::MAX);
-        for (number, step) in schema::STEPS.iter().enumerate().skip(done) {
+        self.connection.execute(AssertSqlSafe(Dialect::Sqlite.version_table())).await?;
+        let done = self.version().await?;
+        for (number, step) in (1..).zip(Dialect::Sqlite.steps()).skip_while(|(number, _)| *number <= done) {
             let mut transaction = self.connection.begin().await?;
-            for statement in *step {
-                transaction.execute(*statement).await?;
+            for statement in step {
+                transaction.execute(AssertSqlSafe(statement)).await?;
             }
             sqlx::query("INSERT INTO schema_version (version) VALUES (?)")
-                .bind(number as i64 + 1)
+                .bind(number)
                 .execute(&mut *transaction)
                 .await?;
             transaction.commit().await?;
@@ -120,7 +122,7 @@ impl Store {
         Ok(Contents {
             desired_lrps: self.records("SELECT process_guid, record FROM desired_lrps").await?,
             actual_lrps: self
-                .records("SELECT process_guid || '/' || instance_index, record FROM actual_lrps")
+                .records("SELECT process_guid || '/' || instance_index || '/' || presence, record FROM actual_lrps")
                 .await?,
             tasks: self.records("SELECT guid, record FROM tasks").await?,
             domains: sqlx::query_as("SELECT domain, expire_time FROM domains")
@@ -129,9 +131,9 @@ impl Store {
         })
     }
 
-    async fn records(&mut self, statement: &'static str) -> Result<Vec<(String, Vec<u8>)>, sqlx::Error> {
+    async fn records(&mut self, statement: &'static str) -> Result<Vec<Record>, sqlx::Error> {
         let rows = sqlx::query(statement).fetch_all(&mut self.connection).await?;
-        rows.into_iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+        rows.into_iter().map(|row| Ok(Record::new(row.try_get(0)?, row.try_get(1)?))).collect()
     }
 
     /// All of `writes` or none of them. After [`Error::Lost`] nothing more can be written.
@@ -140,7 +142,7 @@ impl Store {
         // An I/O error may have ended the transaction already; then there is nothing to roll back.
         let rolled_back = self.connection.execute("ROLLBACK").await;
         if rolled_back.is_err() && self.connection.ping().await.is_err() {
-            return Err(Error::Lost { path: self.path.clone() });
+            return Err(Error::Lost { at: at(&self.path) });
         }
         Err(explain("write", &self.path, error))
     }
@@ -163,6 +165,25 @@ impl Store {
     pub async fn close(self) -> Result<(), Error> {
         let path = self.path;
         self.connection.close().await.map_err(|error| explain("close", &path, error))
+    }
+}
+
+#[async_trait]
+impl Rows for File {
+    fn at(&self) -> String {
+        at(&self.path)
+    }
+
+    async fn load(&mut self) -> Result<Contents, Error> {
+        File::load(self).await
+    }
+
+    async fn commit(&mut self, writes: Vec<Write>) -> Result<(), Error> {
+        File::commit(self, writes).await
+    }
+
+    async fn close(self: Box<Self>) -> Result<(), Error> {
+        File::close(*self).await
     }
 }
 
@@ -243,13 +264,17 @@ fn explain(act: &'static str, path: &Path, error: sqlx::Error) -> Error {
         .and_then(|error| error.code())
         .and_then(|code| code.parse::<i32>().ok())
         .map(|code| code & 0xff);
-    let path = path.to_path_buf();
+    let at = at(path);
     match code {
-        Some(BUSY) => Error::Locked { path },
-        Some(CORRUPT | NOTADB) => Error::Corrupt { path, reason: message(&error) },
-        Some(READONLY | CANTOPEN | FULL) => Error::Unwritable { path, reason: message(&error) },
-        _ => Error::Failed { act, path, source: Box::new(error) },
+        Some(BUSY) => Error::Locked { at },
+        Some(CORRUPT | NOTADB) => Error::Corrupt { at, reason: message(&error) },
+        Some(READONLY | CANTOPEN | FULL) => Error::Unwritable { at, reason: message(&error) },
+        _ => Error::Failed { act, at, source: Box::new(error) },
     }
+}
+
+fn at(path: &Path) -> String {
+    Location::from(path).to_string()
 }
 
 fn message(error: &sqlx::Error) -> String {
@@ -282,13 +307,13 @@ mod tests {
     }
 
     async fn refusal(path: &Path) -> String {
-        Store::open(path, Durability::PowerLoss).await.err().expect("refused").to_string()
+        File::open(path, Durability::PowerLoss).await.err().expect("refused").to_string()
     }
 
     #[tokio::test]
     async fn what_was_committed_is_there_after_a_reopen() {
         let folder = Folder::new("reopen");
-        let mut store = Store::open(&folder.file(), Durability::PowerLoss).await.unwrap();
+        let mut store = File::open(&folder.file(), Durability::PowerLoss).await.unwrap();
         let task = |record: &[u8]| Write::PutTask {
             guid: "t".into(),
             domain: "d".into(),
@@ -299,9 +324,9 @@ mod tests {
         store.commit(vec![task(b"one"), task(b"two")]).await.unwrap();
         store.commit(vec![Write::PutDomain { domain: "d".into(), expires_at_ns: 7 }]).await.unwrap();
         drop(store);
-        let mut store = Store::open(&folder.file(), Durability::PowerLoss).await.unwrap();
+        let mut store = File::open(&folder.file(), Durability::PowerLoss).await.unwrap();
         let contents = store.load().await.unwrap();
-        assert_eq!(contents.tasks, [("t".to_string(), b"two".to_vec())]);
+        assert_eq!(contents.tasks, [Record::new("t".to_string(), b"two".to_vec())]);
         assert_eq!(contents.domains, [("d".to_string(), 7)]);
         store.commit(vec![Write::DropTask { guid: "t".into() }]).await.unwrap();
         assert!(store.load().await.unwrap().tasks.is_empty());
@@ -310,7 +335,7 @@ mod tests {
     #[tokio::test]
     async fn a_file_in_use_is_refused_by_name() {
         let folder = Folder::new("locked");
-        let _first = Store::open(&folder.file(), Durability::PowerLoss).await.unwrap();
+        let _first = File::open(&folder.file(), Durability::PowerLoss).await.unwrap();
         let message = refusal(&folder.file()).await;
         assert_eq!(
             message,
@@ -329,7 +354,7 @@ mod tests {
     #[tokio::test]
     async fn a_file_with_a_damaged_page_is_refused() {
         let folder = Folder::new("damaged");
-        let mut store = Store::open(&folder.file(), Durability::PowerLoss).await.unwrap();
+        let mut store = File::open(&folder.file(), Durability::PowerLoss).await.unwrap();
         let writes = (0..200).map(|number| Write::DropDomain { domain: number.to_string() }).collect();
         store.commit(writes).await.unwrap();
         store.close().await.unwrap();
@@ -355,16 +380,16 @@ mod tests {
     #[tokio::test]
     async fn a_newer_schema_is_refused() {
         let folder = Folder::new("newer");
-        let mut store = Store::open(&folder.file(), Durability::PowerLoss).await.unwrap();
+        let mut store = File::open(&folder.file(), Durability::PowerLoss).await.unwrap();
         store.execute("INSERT INTO schema_version (version) VALUES (99)").await;
         store.close().await.unwrap();
-        assert!(refusal(&folder.file()).await.contains("has schema version 99, newer than version 1"));
+        assert!(refusal(&folder.file()).await.contains("has schema version 99, newer than version 2"));
     }
 
     #[tokio::test]
     async fn a_refused_commit_leaves_nothing_and_the_next_one_works() {
         let folder = Folder::new("rollback");
-        let mut store = Store::open(&folder.file(), Durability::PowerLoss).await.unwrap();
+        let mut store = File::open(&folder.file(), Durability::PowerLoss).await.unwrap();
         store
             .connection
             .execute("CREATE TRIGGER no BEFORE INSERT ON tasks BEGIN SELECT RAISE(ABORT, 'no'); END")

@@ -35,7 +35,8 @@ pub fn restart(crash_count: u32) -> Restart {
 pub fn is_due(crash_count: u32, crashed_at_ns: i64, now_ns: i64) -> bool {
     match restart(crash_count) {
         Restart::Now => true,
-        Restart::After(wait) => crashed_at_ns.saturating_add(nanoseconds(wait)) <= now_ns,
+        // A crash in the future was written before the clock was put back.
+        Restart::After(wait) => i128::from(now_ns.abs_diff(crashed_at_ns)) >= i128::from(nanoseconds(wait)),
         Restart::Never => false,
     }
 }

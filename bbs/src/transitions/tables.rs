@@ -374,6 +374,10 @@ fn the_life_of_a_task() {
     check_task([NOT_FOUND, "Pending", "Pending", invalid, invalid], |old| {
         task::reject(old, "no room".into(), 3, NOW).map(Some)
     });
+    check_task(
+        [NOT_FOUND, "Pending", "Cannot transition from Running to Pending", invalid, invalid],
+        |old| task::reject(old, "insufficient resources: memory".into(), 3, NOW).map(Some),
+    );
     check_task([NOT_FOUND, "Completed", "Completed", invalid, invalid], |old| {
         task::reject(old, "no room".into(), 0, NOW).map(Some)
     });

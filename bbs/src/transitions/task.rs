@@ -16,6 +16,7 @@ use super::truncated;
 use crate::state::Change;
 
 pub const CANCELLED: &str = "task was cancelled";
+const PENDING: &str = "Pending";
 const RUNNING: &str = "Running";
 const COMPLETED: &str = "Completed";
 const RESOLVING: &str = "Resolving";
@@ -86,11 +87,25 @@ pub fn complete(old: Old, cell_id: &str, outcome: TaskOutcome, now_ns: i64) -> R
     }
 }
 
-/// No cell could take it. It waits again, until it has been rejected too often.
+/// What auctioneers say of work that they could not place.
+const PLACEMENT_ERRORS: [&str; 4] = [
+    "insufficient resources",
+    "unable to communicate to compatible cells",
+    "found no compatible cell",
+    "waiting to start instance",
+];
+
+/// No cell could take it, or the one that took it could not run it. It waits again, until it has been rejected too
+/// often. A Task that runs is rejected by its cell alone: that an auctioneer, asked twice, found no second place for
+/// it must not make it run again.
 pub fn reject(old: Old, reason: String, retries_max: u32, now_ns: i64) -> Result<Change, Error> {
     let old = known(old)?;
     if !matches!(old.state, TaskState::Pending | TaskState::Running { .. }) {
         return Err(Error::bad_request());
+    }
+    let is_unplaced = PLACEMENT_ERRORS.iter().any(|error| reason.starts_with(error));
+    if is_unplaced && matches!(old.state, TaskState::Running { .. }) {
+        return Err(Error::task_transition(RUNNING, PENDING));
     }
     let reason = truncated(reason);
     let rejected = Task {

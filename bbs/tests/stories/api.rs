@@ -1,7 +1,7 @@
 //! What the API says to what is not a proper call.
 
-use crate::world::{World, lrp};
-use bbs_models::wire;
+use crate::world::{World, lrp, task_definition};
+use bbs_models::{DesiredLrp, wire};
 use prost::Message;
 
 async fn post(world: &World, path: &str, body: Vec<u8>) -> reqwest::Response {
@@ -96,4 +96,29 @@ async fn cells_and_domains_are_listed() {
     assert_eq!(world.bbs().domains().await.unwrap(), ["tests"]);
     world.advance(61);
     assert!(world.bbs().domains().await.unwrap().is_empty(), "it is stale");
+}
+
+#[tokio::test]
+async fn names_that_fit_no_column_are_refused_alone() {
+    let world = World::new().await;
+    let (long, zero) = ("d".repeat(256), "d\0".to_string());
+    for name in [&long, &zero] {
+        let [domain, lrp, task] = tokio::join!(
+            async { world.bbs().upsert_domain(name, None).await.err() },
+            async {
+                world.bbs().desire_lrp(&DesiredLrp { domain: name.clone(), ..lrp("bad", 1) }).await.err()
+            },
+            async { world.bbs().desire_task("bad", name, &task_definition()).await.err() },
+        )
+        .into();
+        for error in [domain, lrp, task] {
+            let text = format!("{:?}", error.expect("a refusal"));
+            assert!(text.contains("InvalidRequest"), "{text}");
+        }
+        assert!(world.bbs().desire_task("good", "tests", &task_definition()).await.is_ok());
+        world.bbs().cancel_task("good").await.unwrap();
+        world.bbs().resolving_task("good").await.unwrap();
+        world.bbs().delete_task("good").await.unwrap();
+    }
+    world.bbs().upsert_domain(&"é".repeat(255), None).await.unwrap();
 }

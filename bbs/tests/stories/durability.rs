@@ -1,10 +1,12 @@
-//! Stories about the file: restarts, kills, and files that cannot be used.
+//! Stories about what outlives a BBS.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use crate::servers;
 use crate::world::{World, key, lrp, on, started, task_definition};
+use bbs::Location;
 use bbs_client::BbsClient;
 use diego_base::serve::Listen;
 use tokio_util::sync::CancellationToken;
@@ -28,31 +30,58 @@ async fn a_restarted_bbs_knows_all_that_it_knew() {
     assert_eq!(world.bbs().domains().await.unwrap(), ["tests"]);
 }
 
-async fn refusal(world: &World, database: &std::path::Path) -> String {
-    let (listen, _) = Listen::loopback().unwrap();
-    let run = bbs::run(world.config(listen, database), CancellationToken::new());
-    let ended = tokio::time::timeout(Duration::from_secs(20), run).await.expect("refused in time");
-    ended.expect_err("refused").to_string()
+/// What a BBS with these keys says when it starts; it is stopped if it starts.
+async fn start_with(world: &mut World, keys: &[&'static str]) -> Result<(), String> {
+    world.keys = keys.to_vec();
+    let (listen, address) = Listen::loopback().unwrap();
+    let shutdown = CancellationToken::new();
+    let ended = tokio::spawn(bbs::run(world.config(listen, world.database()), shutdown.clone()));
+    let client = BbsClient::new(&format!("http://{address}"), &Default::default()).unwrap();
+    crate::world::eventually("it answers or ends", async || {
+        ended.is_finished() || client.ping().await.is_ok()
+    })
+    .await;
+    shutdown.cancel();
+    ended.await.unwrap().map_err(|error| error.to_string())
 }
 
 #[tokio::test]
-async fn a_second_bbs_on_the_same_file_is_refused() {
-    let world = World::new().await;
-    let path = world.database();
-    let expected = format!("the database file {} is in use by another process", path.display());
-    assert_eq!(refusal(&world, &path).await, expected);
-    world.bbs().desire_lrp(&lrp("app", 1)).await.unwrap();
-}
-
-#[tokio::test]
-async fn a_file_that_is_no_database_is_refused_and_left_as_it_is() {
-    let world = World::new().await;
-    let path = world.database().with_file_name("list.txt");
-    std::fs::write(&path, "milk, eggs, bread\n".repeat(1000)).unwrap();
-    assert!(
-        refusal(&world, &path).await.starts_with(&format!("the database file {} is corrupt", path.display()))
-    );
-    assert_eq!(std::fs::read_to_string(&path).unwrap(), "milk, eggs, bread\n".repeat(1000));
+async fn a_key_can_be_taken_out_of_use_once_all_is_sealed_with_its_successor() {
+    let mut world = World::new().await;
+    world.bbs().desire_lrp(&lrp("before-keys", 2)).await.unwrap();
+    world.stop().await;
+    world.keys = vec!["old"];
+    world.start().await;
+    world.bbs().desire_lrp(&lrp("app", 2)).await.unwrap();
+    world.bbs().desire_task("t", "tests", &task_definition()).await.unwrap();
+    world.stop().await;
+    for keys in [&[][..], &["new"]] {
+        let refused = start_with(&mut world, keys).await.unwrap_err();
+        assert!(
+            refused.contains("is sealed with the key \"old\", which is not among the known keys"),
+            "{refused}"
+        );
+    }
+    world.keys = vec!["new", "old"];
+    world.start().await;
+    let mut tries = 0;
+    loop {
+        world.stop().await;
+        let Err(refused) = start_with(&mut world, &["new"]).await else { break };
+        // Not done yet: it goes on where it was.
+        assert!(refused.contains("\"old\"") && tries < 100, "{refused}");
+        tries += 1;
+        world.keys = vec!["new", "old"];
+        world.start().await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    world.keys = vec!["new"];
+    world.start().await;
+    for guid in ["before-keys", "app"] {
+        assert!(world.bbs().desired_lrp_by_process_guid(guid).await.is_ok());
+        assert_eq!(world.lrps(guid).await.len(), 2);
+    }
+    assert!(world.bbs().task_by_guid("t").await.is_ok());
 }
 
 const DATABASE: &str = "BBS_TEST_DATABASE";
@@ -61,17 +90,17 @@ const DATABASE: &str = "BBS_TEST_DATABASE";
 #[tokio::test]
 async fn serve_for_the_test_that_kills() {
     let Ok(database) = std::env::var(DATABASE) else { return };
-    let world = World::new().await;
+    let world = World::idle(Duration::from_millis(50), database.parse().unwrap());
     let (listen, address) = Listen::loopback().unwrap();
     println!("listening {address}");
-    bbs::run(world.config(listen, database.as_ref()), CancellationToken::new()).await.unwrap();
+    bbs::run(world.config(listen, world.database()), CancellationToken::new()).await.unwrap();
 }
 
 /// A BBS in a process of its own, and its URL.
-fn child(database: &std::path::Path) -> (Child, String) {
+fn child(database: &Location) -> (Child, String) {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "durability::serve_for_the_test_that_kills", "--nocapture"])
-        .env(DATABASE, database)
+        .env(DATABASE, database.to_secret_url())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
@@ -86,7 +115,10 @@ fn child(database: &std::path::Path) -> (Child, String) {
 #[tokio::test]
 async fn a_kill_loses_nothing_that_was_acknowledged() {
     let folder = tempfile::tempdir().unwrap();
-    let database = folder.path().join("killed.db");
+    let database = match servers::shared() {
+        Some(server) => server.database().await,
+        None => folder.path().join("killed.db").into(),
+    };
     let mut acknowledged: Vec<String> = Vec::new();
     for round in 0..3 {
         let (mut process, url) = child(&database);

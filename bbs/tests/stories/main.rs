@@ -1,7 +1,12 @@
-//! Stories about the BBS as its clients see it: over HTTP, with a file, and with peers that write down what they hear.
+//! Stories about the BBS as its clients see it: over HTTP, with a database, and with peers that write down what they hear.
+//! Here with a file; beside it the same ones with a server of PostgreSQL, and of MariaDB.
 
 mod api;
 mod durability;
+mod files;
 mod lrps;
+mod servers;
 mod tasks;
 mod world;
+
+const DATABASE: servers::Kind = servers::Kind::Sqlite;

@@ -1,12 +1,11 @@
 //! A BBS on a free port, with an auctioneer and reps that write down what they are told, and a clock turned by hand.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bbs::{Auctioneer, Config, Error, Intervals, Reps};
+use bbs::{Auctioneer, Config, Error, Intervals, Location, Reps};
 use bbs_client::BbsClient;
 use bbs_models::{
     Action, ActualLrp, ActualLrpFilter, ActualLrpInstanceKey, ActualLrpKey, ActualLrpNetInfo, CellPresence,
@@ -19,6 +18,8 @@ use rep_client::LrpUpdate;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+use crate::servers;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -76,10 +77,13 @@ impl Reps for Peers {
 
 pub struct World {
     every: Duration,
-    folder: tempfile::TempDir,
+    _folder: Option<tempfile::TempDir>,
+    database: Location,
     pub peers: Arc<Peers>,
     pub clock: Arc<ManualClock>,
     pub cells: watch::Sender<Vec<CellPresence>>,
+    /// Labels of the keys that records are sealed with; the first is the active one.
+    pub keys: Vec<&'static str>,
     running: Option<Running>,
 }
 
@@ -96,25 +100,53 @@ impl World {
     }
 
     pub async fn with_convergence_every(every: Duration) -> World {
-        let mut world = World {
-            every,
-            folder: tempfile::tempdir().unwrap(),
-            peers: Arc::default(),
-            clock: Arc::new(ManualClock::at(1_700_000_000_000_000_000)),
-            cells: watch::Sender::new(Vec::new()),
-            running: None,
-        };
+        match servers::shared() {
+            Some(server) => World::with(every, server.database().await, None).await,
+            None => {
+                let folder = tempfile::tempdir().unwrap();
+                World::with(every, folder.path().join("bbs.db").into(), Some(folder)).await
+            }
+        }
+    }
+
+    #[allow(dead_code)]
+    pub async fn on(database: Location) -> World {
+        World::with(Duration::from_millis(50), database, None).await
+    }
+
+    async fn with(every: Duration, database: Location, folder: Option<tempfile::TempDir>) -> World {
+        let mut world = World { _folder: folder, ..World::idle(every, database) };
         world.start().await;
         world
     }
 
-    pub fn database(&self) -> PathBuf {
-        self.folder.path().join("bbs.db")
+    /// Without a BBS.
+    pub fn idle(every: Duration, database: Location) -> World {
+        World {
+            every,
+            _folder: None,
+            database,
+            peers: Arc::default(),
+            clock: Arc::new(ManualClock::at(1_700_000_000_000_000_000)),
+            cells: watch::Sender::new(Vec::new()),
+            keys: Vec::new(),
+            running: None,
+        }
     }
 
-    pub fn config(&self, listen: Listen, database: &Path) -> Config {
-        let mut config = Config::new(listen, database, self.peers.clone(), self.cells.subscribe()).unwrap();
+    pub fn database(&self) -> &Location {
+        &self.database
+    }
+
+    pub fn config(&self, listen: Listen, database: &Location) -> Config {
+        let mut config =
+            Config::new(listen, database.clone(), self.peers.clone(), self.cells.subscribe()).unwrap();
         config.reps = self.peers.clone();
+        let phrase = |label: &&str| (label.to_string(), format!("phrase of {label}"));
+        config.keys = self
+            .keys
+            .first()
+            .map(|active| bbs::EncryptionKeys::new(active, self.keys.iter().map(phrase)).expect("keys"));
         config.clock = self.clock.clone();
         config.intervals =
             Intervals { every: self.every, cells_settle: Duration::ZERO, ..Intervals::default() };
@@ -124,7 +156,7 @@ impl World {
     pub async fn start(&mut self) {
         let (listen, address) = Listen::loopback().unwrap();
         let shutdown = CancellationToken::new();
-        let config = self.config(listen, &self.database());
+        let config = self.config(listen, self.database());
         let ended = tokio::spawn(bbs::run(config, shutdown.clone()));
         let url = format!("http://{address}");
         let client = BbsClient::new(&url, &Default::default()).unwrap();
@@ -134,9 +166,21 @@ impl World {
     }
 
     pub async fn stop(&mut self) {
+        self.stopped().await.unwrap();
+    }
+
+    /// What it ended with.
+    pub async fn stopped(&mut self) -> Result<(), Error> {
         let running = self.running.take().expect("a running BBS");
         running.shutdown.cancel();
-        running.ended.await.unwrap().unwrap();
+        tokio::time::timeout(PATIENCE, running.ended).await.expect("an end in time").unwrap()
+    }
+
+    /// What it ends with by itself.
+    #[allow(dead_code)]
+    pub async fn ended(&mut self) -> Result<(), Error> {
+        let running = self.running.take().expect("a running BBS");
+        tokio::time::timeout(PATIENCE, running.ended).await.expect("an end in time").unwrap()
     }
 
     pub fn bbs(&self) -> &BbsClient {

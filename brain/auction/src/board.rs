@@ -1,12 +1,15 @@
 //! The state of an auction under way: what each cell has left once the work placed so far is counted in.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::value::Mismatch;
+use crate::order::Order;
+use crate::value::{Mismatch, split};
 use crate::{Cell, Constraint, Failure, Lrp, Outcome, Resource, Resources, Shortage, Task, Weights};
 
 /// Outweighs any difference in resources: a cell with one instance less wins.
 const LOCALITY_OFFSET: f64 = 1000.0;
+/// Where fewer than one in so many cells of a zone are compatible, just those are looked at, in whatever order.
+const SPARSE: usize = 8;
 
 pub(crate) struct Board<'a> {
     weights: Weights,
@@ -15,9 +18,29 @@ pub(crate) struct Board<'a> {
     zone_count: usize,
     starting_containers: i32,
     processes: HashMap<&'a str, Process>,
-    compatible: HashMap<&'a Constraint, Result<Vec<ZoneSlots>, Failure>>,
-    /// Instances of the LRP being placed, by slot; all zero between two placements.
-    locality: Vec<u32>,
+    /// For each zone, for LRPs and for Tasks.
+    orders: Vec<[Order; 2]>,
+    /// Schemes of which some cell has only certain root filesystems: their names matter.
+    named_schemes: BTreeSet<&'a str>,
+    classes: HashMap<Class<'a>, usize>,
+    compatible: Vec<Result<Vec<ZoneSlots>, Failure>>,
+    /// What nothing could take since something was taken.
+    hopeless: HashMap<(usize, Kind, Resource), Shortage>,
+}
+
+/// Constraints that the same cells match.
+#[derive(PartialEq, Eq, Hash)]
+struct Class<'a> {
+    scheme: &'a str,
+    name: &'a str,
+    volume_drivers: &'a [String],
+    placement_tags: &'a [String],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Kind {
+    Lrp,
+    Task,
 }
 
 /// A cell in the order by which ties are broken, and its share of the score that does not depend on the work.
@@ -62,14 +85,22 @@ impl<'a> Board<'a> {
         let mut board = Board {
             weights: *weights,
             cells,
-            locality: vec![0; slots.len()],
             zone_count: zones.len(),
             starting_containers: cells.iter().map(|cell| cell.starting_containers).sum(),
             processes: HashMap::new(),
-            compatible: HashMap::new(),
+            orders: (0..zones.len()).map(|_| Default::default()).collect(),
+            named_schemes: named_schemes(cells),
+            classes: HashMap::new(),
+            compatible: Vec::new(),
+            hopeless: HashMap::new(),
             slots,
         };
         for at in 0..board.slots.len() {
+            let slot = &board.slots[at];
+            for kind in [Kind::Lrp, Kind::Task] {
+                let key = slot.key(kind, weights);
+                board.orders[slot.zone][kind as usize].insert(key, at, &slot.total);
+            }
             for process_guid in &cells[board.slots[at].cell].lrps {
                 board.count_instance(process_guid, at);
             }
@@ -79,35 +110,29 @@ impl<'a> Board<'a> {
 
     pub fn place_lrp(&mut self, lrp: &'a Lrp) -> Outcome {
         self.check_starting()?;
-        self.match_cells(&lrp.constraint);
-        let zones = self.compatible[&lrp.constraint].as_ref().map_err(Clone::clone)?;
-        let process = self.processes.get(lrp.process_guid.as_str());
-        if let Some(process) = process {
-            process.by_slot.iter().for_each(|(&slot, &count)| self.locality[slot] = count);
-        }
-        let winner = self.best_for_lrp(&lrp.resource, zones, process);
-        if let Some(process) = process {
-            process.by_slot.keys().for_each(|&slot| self.locality[slot] = 0);
-        }
-        let winner = winner.map_err(Failure::InsufficientResources)?;
+        let class = self.class(&lrp.constraint);
+        let zones = self.compatible[class].as_ref().map_err(Clone::clone)?;
+        let winner = match self.hopeless.get(&(class, Kind::Lrp, lrp.resource)) {
+            Some(shortage) => Err(*shortage),
+            None => self.best_for_lrp(&lrp.resource, zones, self.processes.get(lrp.process_guid.as_str())),
+        };
+        let winner = self.remember(class, Kind::Lrp, lrp.resource, winner)?;
         let proxy_memory_mb = self.cells[self.slots[winner].cell].proxy_memory_mb;
-        self.take(winner, with_proxy(&lrp.resource, proxy_memory_mb));
+        self.take(winner, with_proxy(&lrp.resource, proxy_memory_mb), 0);
         self.count_instance(&lrp.process_guid, winner);
         Ok(self.slots[winner].cell)
     }
 
     pub fn place_task(&mut self, task: &'a Task) -> Outcome {
         self.check_starting()?;
-        self.match_cells(&task.constraint);
-        let zones = self.compatible[&task.constraint].as_ref().map_err(Clone::clone)?;
-        let mut search = Search::default();
-        for &at in zones.iter().flat_map(|zone| &zone.slots) {
-            let slot = &self.slots[at];
-            search.consider(at, slot, &task.resource, LOCALITY_OFFSET * slot.tasks as f64);
-        }
-        let winner = search.winner().map_err(Failure::InsufficientResources)?;
-        self.take(winner, task.resource);
-        self.slots[winner].tasks += 1;
+        let class = self.class(&task.constraint);
+        let zones = self.compatible[class].as_ref().map_err(Clone::clone)?;
+        let winner = match self.hopeless.get(&(class, Kind::Task, task.resource)) {
+            Some(shortage) => Err(*shortage),
+            None => self.best_for_task(&task.resource, zones),
+        };
+        let winner = self.remember(class, Kind::Task, task.resource, winner)?;
+        self.take(winner, task.resource, 1);
         Ok(self.slots[winner].cell)
     }
 
@@ -123,18 +148,67 @@ impl<'a> Board<'a> {
         ordered.sort_by_key(|zone| instances(zone));
         let mut search = Search::default();
         for group in ordered.chunk_by(|a, b| instances(a) == instances(b)) {
-            for &at in group.iter().flat_map(|zone| &zone.slots) {
-                let slot = &self.slots[at];
-                let resource = with_proxy(resource, self.cells[slot.cell].proxy_memory_mb);
-                let extra = LOCALITY_OFFSET * f64::from(self.locality[at])
-                    + f64::from(slot.index) * self.weights.bin_pack_first_fit;
-                search.consider(at, slot, &resource, extra);
+            for zone in group {
+                self.look(zone, Kind::Lrp, resource, &mut search, |search, at| {
+                    let slot = &self.slots[at];
+                    let resource = with_proxy(resource, self.cells[slot.cell].proxy_memory_mb);
+                    let there = process.and_then(|process| process.by_slot.get(&at)).copied().unwrap_or(0);
+                    let extra = LOCALITY_OFFSET * f64::from(there)
+                        + f64::from(slot.index) * self.weights.bin_pack_first_fit;
+                    search.consider(at, slot, &resource, extra);
+                });
             }
             if search.best.is_some() {
                 break;
             }
         }
         search.winner()
+    }
+
+    fn best_for_task(&self, resource: &Resource, zones: &[ZoneSlots]) -> Result<usize, Shortage> {
+        let mut search = Search::default();
+        for zone in zones {
+            self.look(zone, Kind::Task, resource, &mut search, |search, at| {
+                let slot = &self.slots[at];
+                search.consider(at, slot, resource, LOCALITY_OFFSET * slot.tasks as f64);
+            });
+        }
+        search.winner()
+    }
+
+    /// At each compatible cell of a zone that may be the best so far.
+    fn look(
+        &self,
+        zone: &ZoneSlots,
+        kind: Kind,
+        resource: &Resource,
+        search: &mut Search,
+        consider: impl Fn(&mut Search, usize),
+    ) {
+        let order = &self.orders[zone.zone][kind as usize];
+        if zone.slots.len() * SPARSE < order.len() {
+            return zone.slots.iter().for_each(|&at| consider(search, at));
+        }
+        let all = zone.slots.len() == order.len();
+        order.each(order.share_min(resource), |at| {
+            if all || zone.slots.binary_search(&at).is_ok() {
+                consider(search, at);
+            }
+            search.best.map(|(score, _)| score)
+        });
+    }
+
+    fn remember(
+        &mut self,
+        class: usize,
+        kind: Kind,
+        resource: Resource,
+        winner: Result<usize, Shortage>,
+    ) -> Outcome {
+        winner.map_err(|shortage| {
+            self.hopeless.insert((class, kind, resource), shortage);
+            Failure::InsufficientResources(shortage)
+        })
     }
 
     fn check_starting(&self) -> Result<(), Failure> {
@@ -146,10 +220,20 @@ impl<'a> Board<'a> {
     }
 
     /// Remembers which cells this constraint allows, or the mismatch of the cell that came closest.
-    fn match_cells(&mut self, constraint: &'a Constraint) {
-        if self.compatible.contains_key(constraint) {
-            return;
+    fn class(&mut self, constraint: &'a Constraint) -> usize {
+        let (scheme, name) = split(&constraint.rootfs);
+        let name = if self.named_schemes.contains(scheme) { name } else { "" };
+        let (volume_drivers, placement_tags) = (&constraint.volume_drivers, &constraint.placement_tags);
+        let (next, class) = (self.compatible.len(), Class { scheme, name, volume_drivers, placement_tags });
+        let known = *self.classes.entry(class).or_insert(next);
+        if known == next {
+            let compatible = self.match_cells(constraint);
+            self.compatible.push(compatible);
         }
+        known
+    }
+
+    fn match_cells(&self, constraint: &Constraint) -> Result<Vec<ZoneSlots>, Failure> {
         let mut zones: Vec<ZoneSlots> = Vec::new();
         let mut closest = Mismatch::Rootfs;
         for (at, slot) in self.slots.iter().enumerate() {
@@ -161,16 +245,14 @@ impl<'a> Board<'a> {
                 },
             }
         }
-        let compatible = if !zones.is_empty() {
-            Ok(zones)
-        } else {
-            Err(match closest {
-                Mismatch::Rootfs => Failure::Rootfs,
-                Mismatch::VolumeDrivers => Failure::VolumeDrivers,
-                Mismatch::PlacementTags => Failure::PlacementTags(constraint.placement_tags.clone()),
-            })
-        };
-        self.compatible.insert(constraint, compatible);
+        if !zones.is_empty() {
+            return Ok(zones);
+        }
+        Err(match closest {
+            Mismatch::Rootfs => Failure::Rootfs,
+            Mismatch::VolumeDrivers => Failure::VolumeDrivers,
+            Mismatch::PlacementTags => Failure::PlacementTags(constraint.placement_tags.clone()),
+        })
     }
 
     fn count_instance(&mut self, process_guid: &'a str, at: usize) {
@@ -180,14 +262,20 @@ impl<'a> Board<'a> {
         *process.by_slot.entry(at).or_default() += 1;
     }
 
-    fn take(&mut self, at: usize, resource: Resource) {
+    fn take(&mut self, at: usize, resource: Resource, tasks: usize) {
         let slot = &mut self.slots[at];
+        let before = [Kind::Lrp, Kind::Task].map(|kind| slot.key(kind, &self.weights));
+        slot.tasks += tasks;
         slot.available.memory_mb -= resource.memory_mb;
         slot.available.disk_mb -= resource.disk_mb;
         slot.available.containers -= 1;
         slot.starting_containers += 1;
         slot.load = slot.weigh(&self.weights);
+        for (kind, before) in [Kind::Lrp, Kind::Task].into_iter().zip(before) {
+            self.orders[slot.zone][kind as usize].moved(before, slot.key(kind, &self.weights), at);
+        }
         self.starting_containers += 1;
+        self.hopeless.clear();
     }
 }
 
@@ -215,6 +303,14 @@ impl Slot {
         (memory + disk + containers) / 3.0 + f64::from(self.starting_containers) * weights.starting_container
     }
 
+    /// The least its score can be before the work is counted in.
+    fn key(&self, kind: Kind, weights: &Weights) -> f64 {
+        match kind {
+            Kind::Lrp => self.load + f64::from(self.index) * weights.bin_pack_first_fit,
+            Kind::Task => self.load + LOCALITY_OFFSET * self.tasks as f64,
+        }
+    }
+
     fn shortage(&self, resource: &Resource) -> Shortage {
         Shortage {
             containers: self.available.containers < 1,
@@ -230,6 +326,11 @@ impl Slot {
             + fraction(1, self.total.containers))
             / 3.0
     }
+}
+
+fn named_schemes(cells: &[Cell]) -> BTreeSet<&str> {
+    let all = cells.iter().flat_map(|cell| &cell.rootfses.0);
+    all.filter(|(_, names)| names.is_some()).map(|(scheme, _)| scheme.as_str()).collect()
 }
 
 /// A cell that has none of something is as full of it as can be.
@@ -261,7 +362,7 @@ impl Search {
             return;
         }
         let score = slot.load + slot.share(resource) + extra;
-        if self.best.is_none_or(|(best, _)| score < best) {
+        if self.best.is_none_or(|(best, first)| score < best || (score == best && at < first)) {
             self.best = Some((score, at));
         }
     }

@@ -9,12 +9,15 @@
 //! `used fraction of memory, disk and containers, averaged, once it is placed` + `starting containers × weight`
 //! + `1000 × instances of the same LRP there` (for a Task: Tasks there) + `index in its zone × bin-pack weight`.
 //!
-//! What it costs: cells are matched once for each different constraint, counts of instances are kept and never
-//! recounted, and a placement changes the scores of one cell only; what is left for each piece of work is one pass over
-//! a few numbers for each cell.
+//! What it costs: cells are matched once for each constraint that may match differently, counts of instances are kept and
+//! never recounted, and a placement changes the scores of one cell only. The cells of a zone are kept in the order of
+//! what the score is before the work is counted in, so that only the first few of them are looked at for each piece of
+//! work: the cost grows with the work, and with the logarithm of the cells. What nothing could take is not looked for
+//! again until something was placed.
 
 mod board;
 mod failure;
+mod order;
 mod value;
 
 use std::cmp::Reverse;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::Failure;
 
 /// What one container takes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Resource {
     pub memory_mb: i32,
     pub disk_mb: i32,
@@ -109,7 +109,7 @@ pub(crate) enum Mismatch {
 }
 
 /// Scheme, and name without query and fragment.
-fn split(rootfs: &str) -> (&str, &str) {
+pub(crate) fn split(rootfs: &str) -> (&str, &str) {
     let (scheme, rest) = rootfs.split_once(':').unwrap_or(("", rootfs));
     (scheme, rest.split(['?', '#']).next().unwrap_or_default())
 }

@@ -1,7 +1,8 @@
 //! The auctioneer's API: its JSON types, named byte for byte as Go clients name them, and a client for it.
 
+use diego_base::http::{Failed, Way};
 use rep_client::{Lrp, PlacementConstraint, Resource, TRACE_HEADER, Task};
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub const TASKS_PATH: &str = "/v1/tasks";
@@ -131,21 +132,21 @@ fn validate_placement(memory_mb: i32, disk_mb: i32, rootfs: &str) -> Result<(), 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot request auctions of the auctioneer {url}")]
-    Unreachable { url: String, source: reqwest::Error },
+    Unreachable { url: String, source: Failed },
     #[error("cannot request auctions of the auctioneer {url}: http error: status code {}", status.as_u16())]
     Status { url: String, status: StatusCode },
 }
 
 #[derive(Debug, Clone)]
 pub struct AuctioneerClient {
-    http: reqwest::Client,
+    http: Way,
     url: String,
 }
 
 impl AuctioneerClient {
     /// `url`: `http://127.0.0.1:9016` or `https://…`.
-    pub fn new(http: reqwest::Client, url: &str) -> Self {
-        Self { http, url: url.trim_end_matches('/').into() }
+    pub fn new(http: impl Into<Way>, url: &str) -> Self {
+        Self { http: http.into(), url: url.trim_end_matches('/').into() }
     }
 
     pub async fn request_lrp_auctions(
@@ -165,12 +166,12 @@ impl AuctioneerClient {
     }
 
     async fn post<T: Serialize>(&self, path: &str, trace_id: &str, starts: &[T]) -> Result<(), Error> {
-        let mut request = self.http.post(format!("{}{path}", self.url)).json(starts);
+        let mut request = self.http.request(Method::POST, format!("{}{path}", self.url)).json(starts);
         if !trace_id.is_empty() {
             request = request.header(TRACE_HEADER, trace_id);
         }
         let unreachable = |source| Error::Unreachable { url: self.url.clone(), source };
-        match request.send().await.map_err(unreachable)?.status() {
+        match self.http.send(request).await.map_err(unreachable)?.status() {
             StatusCode::ACCEPTED => Ok(()),
             status => Err(Error::Status { url: self.url.clone(), status }),
         }

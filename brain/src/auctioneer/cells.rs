@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use auction::{Resources, Rootfses};
 use bbs_models::CellPresence;
+use diego_base::http::Way;
 use futures_util::{StreamExt, stream};
 use rep_client::{CellState, RepClient, RootfsProvider};
 
@@ -17,7 +18,7 @@ pub struct Participant {
 
 pub async fn fetch(
     presences: Vec<CellPresence>,
-    http: &reqwest::Client,
+    http: &Way,
     timeout: Duration,
     trace_id: &str,
 ) -> Vec<Participant> {

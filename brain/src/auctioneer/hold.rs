@@ -6,6 +6,7 @@ use std::time::Duration;
 use auction::{Constraint, Resource, Weights};
 use bbs_client::BbsClient;
 use bbs_models::ActualLrpKey;
+use diego_base::http::Way;
 use futures_util::{StreamExt, stream};
 use rep_client::{Lrp, RepClient, Task, Work};
 
@@ -21,7 +22,7 @@ const REFUSED: &str = "insufficient resources";
 
 pub struct Auctioneer {
     pub bbs: BbsClient,
-    pub http: reqwest::Client,
+    pub http: Way,
     pub weights: Weights,
     pub cell_state_timeout: Duration,
 }

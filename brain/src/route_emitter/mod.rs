@@ -4,7 +4,6 @@
 //! Routes for TCP routers are not told: those listen to the routing API, not to NATS.
 
 mod frames;
-mod lock;
 mod nats;
 mod pace;
 mod session;
@@ -12,7 +11,7 @@ mod unregistrations;
 
 use std::time::Duration;
 
-use bbs_client::{BbsClient, LocketClient, LocketError};
+use bbs_client::{BbsClient, Lock, LocketError};
 use diego_base::tls::ClientTls;
 use nats::Connection;
 pub use nats::Credentials;
@@ -25,6 +24,8 @@ use crate::routes::message::Change;
 use crate::routes::table::RoutingTable;
 use crate::routes::watch::{Routing, SYNC_INTERVAL, Watch};
 
+/// Whoever holds it in Locket is the one emitter that tells of all cells' instances.
+const LOCK_KEY: &str = "route_emitter";
 /// Lists of changes that wait to be told; when there are more, the reading of events waits.
 const CHANGES_WAITING_MAX: usize = 64;
 /// Between two tries to reach NATS; doubled from the first to the last.
@@ -52,10 +53,8 @@ pub struct Config {
     pub unregistration_interval: Duration,
     /// How often an unregistration is said again.
     pub unregistration_send_count: u32,
-    /// Where several emitters agree which of them works; `None`: this is the only one.
-    pub locket: Option<LocketClient>,
-    /// As whom the lock is held; otherwise as nobody before.
-    pub lock_owner: Option<String>,
+    /// By which several emitters agree which of them works; `None`: this is the only one.
+    pub lock: Option<Lock>,
 }
 
 impl Config {
@@ -73,8 +72,7 @@ impl Config {
             jitter_factor: 0.2,
             unregistration_interval: Duration::from_secs(30),
             unregistration_send_count: 20,
-            locket: None,
-            lock_owner: None,
+            lock: None,
         }
     }
 }
@@ -89,22 +87,16 @@ pub enum Error {
 
 /// Until told to stop, or until the lock is lost. Takes nothing back then: the instances go on, and so does another
 /// emitter.
-pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
+pub async fn run(mut config: Config, shutdown: CancellationToken) -> Result<(), Error> {
     if config.nats_addresses.is_empty() {
         return Err(Error::NoNats);
     }
-    match config.locket.clone() {
-        Some(locket) => {
-            let owner = config.lock_owner.clone();
-            lock::while_held(locket, owner, &shutdown, |stop| work(config, stop))
-                .await
-                .map_err(Error::LockLost)
-        }
-        None => {
-            work(config, shutdown).await;
-            Ok(())
-        }
-    }
+    let Some(lock) = config.lock.take() else {
+        work(config, shutdown).await;
+        return Ok(());
+    };
+    let worked = lock.while_held(LOCK_KEY, &shutdown, |stop| work(config, stop)).await;
+    worked.map(drop).map_err(Error::LockLost)
 }
 
 async fn work(config: Config, shutdown: CancellationToken) {

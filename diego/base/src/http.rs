@@ -1,5 +1,7 @@
 //! One way to make an HTTP client, so that time-outs, pools and TLS are the same everywhere.
 
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::tls::{self, Files};
@@ -34,6 +36,60 @@ pub enum Error {
     Read { path: std::path::PathBuf, source: std::io::Error },
     #[error("cannot make an HTTP client")]
     Build(#[source] reqwest::Error),
+}
+
+/// How requests get to a peer and its answers back: over the network, or by a [`Carrier`], where a whole control plane
+/// is one process.
+#[derive(Clone)]
+pub struct Way {
+    client: reqwest::Client,
+    carrier: Option<Arc<dyn Carrier>>,
+}
+
+/// Something else than the network that brings requests to where their URLs lead, or loses them.
+pub trait Carrier: Send + Sync {
+    fn carry(&self, request: reqwest::Request) -> Carried;
+}
+
+pub type Carried = Pin<Box<dyn Future<Output = Result<reqwest::Response, Failed>> + Send>>;
+
+/// No answer, or not all of it.
+#[derive(Debug, thiserror::Error)]
+pub enum Failed {
+    #[error(transparent)]
+    Network(#[from] reqwest::Error),
+    #[error("{0}")]
+    Lost(&'static str),
+}
+
+impl From<reqwest::Client> for Way {
+    fn from(client: reqwest::Client) -> Way {
+        Way { client, carrier: None }
+    }
+}
+
+impl Way {
+    /// `client` only puts requests together.
+    pub fn carried(client: reqwest::Client, carrier: Arc<dyn Carrier>) -> Way {
+        Way { client, carrier: Some(carrier) }
+    }
+
+    pub fn request(&self, method: reqwest::Method, url: impl reqwest::IntoUrl) -> reqwest::RequestBuilder {
+        self.client.request(method, url)
+    }
+
+    pub async fn send(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, Failed> {
+        match &self.carrier {
+            None => Ok(request.send().await?),
+            Some(carrier) => carrier.carry(request.build()?).await,
+        }
+    }
+}
+
+impl std::fmt::Debug for Way {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Way").field("carried", &self.carrier.is_some()).finish_non_exhaustive()
+    }
 }
 
 pub fn client(config: &ClientConfig) -> Result<reqwest::Client, Error> {

@@ -5,6 +5,7 @@
 pub mod clock;
 pub mod directory;
 pub mod http;
+pub mod names;
 pub mod serve;
 pub mod telemetry;
 pub mod tls;

@@ -17,6 +17,9 @@ use tracing_subscriber::{Layer, filter::Targets, reload};
 /// Bytes of one value of `data`; what is longer is cut.
 pub const DATA_STRING_BYTES_MAX: usize = 4 * 1024;
 
+/// The crate of the program that all components are in.
+const PROGRAM: &str = "diego";
+
 /// How lines look where it is not as usual.
 #[derive(Debug, Clone, Default)]
 pub struct Style {
@@ -37,15 +40,46 @@ pub enum Timestamps {
 }
 
 /// Changes from what level on this process logs, while it runs.
-#[derive(Debug, Clone)]
-pub struct LevelSwitch(reload::Handle<Targets, Registry>);
+#[derive(Debug, Clone, Default)]
+pub struct LevelSwitch(Option<reload::Handle<Targets, Registry>>);
 
 impl LevelSwitch {
-    /// Every source alike. Without effect where this process's logs go elsewhere.
+    /// As it is told at debug addresses: by name, letter or number. The level's name, or why there is none.
+    ///
+    /// Nothing here is ever worse than an error, so that `fatal` silences everything.
+    pub fn set_told(&self, text: &str) -> Result<&'static str, String> {
+        let (name, filter) = level(text)?;
+        self.set(filter);
+        Ok(name)
+    }
+
+    /// Every source of ours alike. Without effect where this process's logs go elsewhere.
     pub fn set(&self, level: LevelFilter) {
-        if self.0.reload(Targets::new().with_default(level)).is_err() {
+        let Some(switch) = &self.0 else { return };
+        if switch.reload(of_ours(level)).is_err() {
             tracing::warn!("cannot change the level of the log");
         }
+    }
+}
+
+/// Libraries that say what passes through them, tokens and all: they are heard only when they are named.
+const TALKATIVE: [&str; 10] =
+    ["h2", "hyper", "hyper_util", "reqwest", "russh", "rustls", "sqlx", "tonic", "tower", "tungstenite"];
+
+fn of_ours(level: LevelFilter) -> Targets {
+    let of_others = level.min(LevelFilter::WARN);
+    Targets::new().with_default(level).with_targets(TALKATIVE.map(|name| (name, of_others)))
+}
+
+fn level(text: &str) -> Result<(&'static str, LevelFilter), String> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "" => Err("log level cannot be empty".into()),
+        "0" | "d" | "debug" => Ok(("debug", LevelFilter::DEBUG)),
+        "1" | "i" | "info" => Ok(("info", LevelFilter::INFO)),
+        "2" | "w" | "warn" => Ok(("warn", LevelFilter::WARN)),
+        "3" | "e" | "error" => Ok(("error", LevelFilter::ERROR)),
+        "4" | "f" | "fatal" => Ok(("fatal", LevelFilter::OFF)),
+        other => Err(format!("invalid log level: {}", other.chars().take(40).collect::<String>())),
     }
 }
 
@@ -56,11 +90,14 @@ pub fn init(filter: &str, output: Box<dyn Write + Send>) -> LevelSwitch {
 }
 
 pub fn init_styled(filter: &str, output: Box<dyn Write + Send>, style: Style) -> LevelSwitch {
-    let filter: Targets = filter.parse().unwrap_or_else(|_| Targets::new().with_default(Level::INFO));
+    let filter = match filter.parse::<LevelFilter>() {
+        Ok(level) => of_ours(level),
+        Err(_) => filter.parse().unwrap_or_else(|_| of_ours(LevelFilter::INFO)),
+    };
     let (filter, switch) = reload::Layer::new(filter);
     let lines = Lines { output: Mutex::new(output), style }.with_filter(filter);
     let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(lines));
-    LevelSwitch(switch)
+    LevelSwitch(Some(switch))
 }
 
 struct Lines {
@@ -84,7 +121,11 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
 }
 
 fn line(style: &Style, target: &str, level: Level, fields: Fields, now: jiff::Timestamp) -> Value {
-    let own = source(target);
+    let own = match (&style.process, source(target)) {
+        // What the program says of itself, its process says.
+        (Some(process), own) if own == PROGRAM => process.clone(),
+        (_, own) => own,
+    };
     let source = match style.renamed {
         Some((from, to)) if own == from => to.to_owned(),
         _ => own,
@@ -208,6 +249,26 @@ mod tests {
     }
 
     #[test]
+    fn a_level_has_a_name_a_letter_and_a_number() {
+        for (text, expected) in
+            [("0", "debug"), ("D", "debug"), (" info\n", "info"), ("e", "error"), ("FATAL", "fatal")]
+        {
+            assert_eq!(level(text).unwrap().0, expected, "{text}");
+        }
+        assert_eq!(level(" "), Err("log level cannot be empty".into()));
+        assert_eq!(level("loud"), Err("invalid log level: loud".into()));
+    }
+
+    #[test]
+    fn libraries_are_not_heard_for_a_level_of_ours() {
+        let heard = |filter: LevelFilter, target, level| of_ours(filter).would_enable(target, &level);
+        assert!(heard(LevelFilter::DEBUG, "bbs::http", Level::DEBUG));
+        assert!(!heard(LevelFilter::DEBUG, "h2::codec", Level::DEBUG));
+        assert!(heard(LevelFilter::DEBUG, "h2::codec", Level::WARN));
+        assert!(!heard(LevelFilter::OFF, "h2::codec", Level::ERROR));
+    }
+
+    #[test]
     fn a_word_becomes_the_message_tools_wait_for_and_a_sentence_stays() {
         let said = |message: &str| {
             let fields = Fields { message: Some(message.into()), ..Fields::default() };
@@ -247,6 +308,7 @@ mod tests {
             ("executor::cache", "download-began", "rep.executor.download-began"),
             ("executor", "executor.download-began", "rep.executor.download-began"),
             ("executor", "a download began", "a download began"),
+            ("diego::components", "invalid-cell-id", "rep.invalid-cell-id"),
         ] {
             let fields = Fields { message: Some(said.into()), ..Fields::default() };
             let line = line(&style, target, Level::INFO, fields, jiff::Timestamp::now());

@@ -18,8 +18,12 @@ const PATH: &str = "/loggregator.v2.Ingress/BatchSender";
 /// Whom a forwarder's certificate names, wherever it runs.
 const SERVER_NAME: &str = "metron";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Between two pings of the connection, and how long one may go unanswered.
-const KEEPALIVE: Duration = Duration::from_secs(10);
+/// Between two pings of the connection. Servers of gRPC take more than one in 5 minutes, while they have nothing to say
+/// themselves, for abuse, and end the connection.
+const PING_INTERVAL: Duration = Duration::from_secs(6 * 60);
+const PING_PATIENCE: Duration = Duration::from_secs(10);
+/// By the kernel, of a connection on which nothing is sent.
+const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
 /// Between two attempts.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
@@ -46,9 +50,9 @@ impl Sender {
             .map_err(bad)?
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEPALIVE)
-            .keep_alive_timeout(KEEPALIVE)
-            .keep_alive_while_idle(true);
+            .tcp_keepalive(Some(TCP_KEEPALIVE))
+            .http2_keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_PATIENCE);
         if let Some(files) = &config.tls {
             diego_base::tls::install_provider();
             let failed = |source| Error::Tls { address: address.clone(), source };

@@ -89,7 +89,7 @@ impl Connection {
                  'BBS_URL' environment variable."
             )));
         }
-        Ok(BbsClient::new(url, &self.client(url.starts_with("https://"))?)?)
+        Ok(BbsClient::new(url, &self.client(url.starts_with("https://"))?)?.impatient())
     }
 
     /// For requests to cells, which speak TLS wherever the BBS does.

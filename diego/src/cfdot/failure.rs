@@ -54,6 +54,7 @@ impl From<bbs_client::Error> for Failure {
     fn from(error: bbs_client::Error) -> Failure {
         match error {
             bbs_client::Error::Bbs(refused) => Failure::Bbs(refused),
+            late if late.is_timeout() => Failure::Component(format!("Timeout exceeded: {}", chain(&late))),
             other => Failure::other(other),
         }
     }

@@ -14,9 +14,11 @@ mod locks;
 mod spec;
 mod tasks;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Subcommand};
 use connection::Connection;
 pub use failure::{Failure, USAGE};
 use serde::Serialize;
@@ -66,6 +68,27 @@ async fn dispatch(Flags { connection, command }: Flags) -> Result<(), Failure> {
         Command::Domains(command) => domains::run(&connection.bbs()?, command).await,
         Command::Locks(command) => locks::run(&connection.locket()?, command).await,
         Command::Events(command) => events::run(&connection.bbs()?, command).await,
+    }
+}
+
+/// What was asked wrongly, in the words that scripts look for, and how it is asked.
+pub fn misused(arguments: &[OsString], error: &clap::Error) {
+    let missing = error.kind() == ErrorKind::MissingRequiredArgument;
+    let why = if missing { "Missing arguments" } else { "Too many arguments specified" };
+    if missing || error.kind() == ErrorKind::UnknownArgument {
+        eprintln!("Error: {why}");
+    }
+    let mut told = arguments.iter().filter_map(|argument| argument.to_str());
+    let mut command = crate::cli::Cli::command();
+    let Some(cfdot) = command.find_subcommand_mut("cfdot") else { return };
+    let asked = told.find_map(|name| cfdot.find_subcommand(name));
+    if let Some(asked) = asked {
+        let names: Vec<_> =
+            asked.get_positionals().map(|name| name.get_id().as_str().to_uppercase()).collect();
+        eprintln!(
+            "Usage:\n  {}",
+            ["cfdot", asked.get_name(), &names.join(" "), "[flags]"].join(" ").replace("  ", " ")
+        );
     }
 }
 

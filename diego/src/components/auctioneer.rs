@@ -1,22 +1,24 @@
 //! `auctioneer`: places work on cells, alone or as the one of several that holds the lock.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use brain::auctioneer::Weights;
+use brain::auctioneer::{Config, Weights};
 use clap::Args;
 use diego_base::http::ClientConfig;
 use diego_base::serve::Listen;
+use diego_base::telemetry::LevelSwitch;
 use tokio_util::sync::CancellationToken;
 
-use super::flags::{Bbs, BbsTls, Locket, Log, Tls, with_files};
+use super::flags::{Bbs, BbsTls, Locket, Log, RepTls, Tls, address};
+use super::report::{Figures, Report};
+use crate::dev::Parts;
 use crate::duration::parse;
 
 #[derive(Args)]
 pub struct Flags {
-    #[arg(long, default_value = "127.0.0.1:9016")]
+    #[arg(long, default_value = "127.0.0.1:9016", value_parser = address)]
     listen: SocketAddr,
     #[command(flatten)]
     bbs: Bbs,
@@ -30,6 +32,8 @@ pub struct Flags {
     bbs_tls: BbsTls,
     #[command(flatten)]
     rep_tls: RepTls,
+    #[command(flatten)]
+    report: Report,
     #[command(flatten)]
     pub log: Log,
 }
@@ -55,28 +59,25 @@ struct Auction {
     communication_timeout: Duration,
 }
 
-/// The certificate that cells are shown.
-#[derive(Args)]
-#[command(next_help_heading = "TLS")]
-struct RepTls {
-    /// Shown to cells; otherwise --cert-file is.
-    #[arg(long, requires = "rep_key_file")]
-    rep_cert_file: Option<PathBuf>,
-    #[arg(long, requires = "rep_cert_file")]
-    rep_key_file: Option<PathBuf>,
-    /// Authorities, in PEM, one of which must have signed a cell's certificate.
-    #[arg(long, requires = "rep_cert_file")]
-    rep_ca_cert_file: Option<PathBuf>,
+pub async fn run(flags: Flags, levels: LevelSwitch, shutdown: CancellationToken) -> Result<()> {
+    let (mut parts, figures) = (Parts::default(), Figures::default());
+    flags.report.start("auctioneer", &figures, levels, &mut parts)?;
+    let config = config(flags)?;
+    if let Some(lock) = &config.lock {
+        let following = figures.follow_lock(lock.held.subscribe(), parts.shutdown());
+        parts.start_endless("watch of the lock", following);
+    }
+    parts.start("auctioneer", brain::auctioneer::run(config, parts.shutdown()));
+    super::together(parts, shutdown).await
 }
 
-pub async fn run(flags: Flags, shutdown: CancellationToken) -> Result<()> {
+fn config(flags: Flags) -> Result<Config> {
     let Auction { starting_container_weight, bin_pack_first_fit_weight, .. } = flags.auction;
     let usual = ClientConfig { timeout: Some(flags.auction.communication_timeout), ..flags.tls.client() };
     let bbs = flags.bbs.client(&flags.bbs_tls.config(&usual))?;
-    let RepTls { rep_cert_file, rep_key_file, rep_ca_cert_file } = &flags.rep_tls;
-    let reps = with_files(&usual, [rep_cert_file, rep_key_file, rep_ca_cert_file]);
-    let http = diego_base::http::client(&reps).context("cannot make a client for cells")?;
-    let mut config = brain::auctioneer::Config::new(Listen::Tcp(flags.listen), bbs, http);
+    let http =
+        diego_base::http::client(&flags.rep_tls.config(&usual)).context("cannot make a client for cells")?;
+    let mut config = Config::new(Listen::Tcp(flags.listen), bbs, http);
     config.tls = flags.tls.server()?;
     config.weights = Weights {
         starting_container: starting_container_weight,
@@ -84,7 +85,6 @@ pub async fn run(flags: Flags, shutdown: CancellationToken) -> Result<()> {
         starting_containers_max: flags.auction.starting_container_count_maximum,
     };
     config.cell_state_timeout = flags.auction.cell_state_timeout;
-    config.locket = flags.locket.client(&usual)?;
-    config.lock_owner = flags.locket.lock_owner;
-    Ok(brain::auctioneer::run(config, shutdown).await?)
+    config.lock = flags.locket.lock(&usual)?;
+    Ok(config)
 }

@@ -1,15 +1,18 @@
 //! Flags that several components share, each parsed into what the component really uses.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
-use bbs_client::{BbsClient, LocketClient};
+use bbs_client::{BbsClient, Lock, LocketClient};
 use clap::Args;
 use diego_base::http::ClientConfig;
 use diego_base::telemetry::{Style, Timestamps};
 use diego_base::tls::{Files, ServerTls};
 use rootfs::registry::{Mirror, Policy};
+
+use crate::duration;
 
 #[derive(Args)]
 pub struct Log {
@@ -128,7 +131,13 @@ pub struct Locket {
     locket: Option<String>,
     /// As whom the lock is held; otherwise as nobody before.
     #[arg(long, requires = "locket")]
-    pub lock_owner: Option<String>,
+    lock_owner: Option<String>,
+    /// How long the lock outlives its last renewal.
+    #[arg(long, default_value = "15s", value_parser = interval)]
+    lock_ttl: Duration,
+    /// Between two renewals of the lock, and two attempts to get it.
+    #[arg(long, default_value = "5s", value_parser = interval)]
+    lock_retry_interval: Duration,
     /// Shown to Locket; otherwise --cert-file is.
     #[arg(long, requires = "locket_key_file", help_heading = "TLS")]
     locket_cert_file: Option<PathBuf>,
@@ -145,6 +154,21 @@ impl Locket {
         let files = [&self.locket_cert_file, &self.locket_key_file, &self.locket_ca_cert_file];
         let config = with_files(usual, files);
         self.locket.as_ref().map(|address| locket(address, &config)).transpose()
+    }
+
+    /// What says which of several works. Must be called in a runtime.
+    pub fn lock(&self, usual: &ClientConfig) -> Result<Option<Lock>> {
+        let lock = |locket| Lock {
+            ttl: self.lock_ttl,
+            renewal: self.lock_retry_interval,
+            ..Lock::new(locket, self.lock_owner.clone())
+        };
+        Ok(self.client(usual)?.map(lock))
+    }
+
+    /// Whether it was told as whom the lock is to be held.
+    pub fn has_owner(&self) -> bool {
+        self.lock_owner.is_some()
     }
 }
 
@@ -165,6 +189,26 @@ pub struct BbsTls {
 impl BbsTls {
     pub fn config(&self, usual: &ClientConfig) -> ClientConfig {
         with_files(usual, [&self.bbs_cert_file, &self.bbs_key_file, &self.bbs_ca_cert_file])
+    }
+}
+
+/// The certificate that cells are shown.
+#[derive(Args)]
+#[command(next_help_heading = "TLS")]
+pub struct RepTls {
+    /// Shown to cells; otherwise --cert-file is.
+    #[arg(long, requires = "rep_key_file")]
+    rep_cert_file: Option<PathBuf>,
+    #[arg(long, requires = "rep_cert_file")]
+    rep_key_file: Option<PathBuf>,
+    /// Authorities, in PEM, one of which must have signed a cell's certificate.
+    #[arg(long, requires = "rep_cert_file")]
+    rep_ca_cert_file: Option<PathBuf>,
+}
+
+impl RepTls {
+    pub fn config(&self, usual: &ClientConfig) -> ClientConfig {
+        with_files(usual, [&self.rep_cert_file, &self.rep_key_file, &self.rep_ca_cert_file])
     }
 }
 
@@ -195,8 +239,26 @@ pub fn locket(address: &str, config: &ClientConfig) -> Result<LocketClient> {
 #[derive(Args)]
 pub struct Health {
     /// Answer every plain HTTP request here with 200, for whoever supervises this process.
-    #[arg(long)]
+    #[arg(long, value_parser = address)]
     pub health_address: Option<SocketAddr>,
+}
+
+/// More than nothing.
+pub fn interval(text: &str) -> Result<Duration, String> {
+    match duration::parse(text)? {
+        Duration::ZERO => Err("it must be more than nothing".into()),
+        interval => Ok(interval),
+    }
+}
+
+/// `HOST:PORT`; of a name's addresses the first one of version 4, if it has any.
+pub fn address(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let found: Vec<_> = text.to_socket_addrs().map_err(|error| error.to_string())?.collect();
+    let fourth = found.iter().find(|address| address.is_ipv4()).or(found.first());
+    fourth.copied().ok_or_else(|| "it has no address".into())
 }
 
 /// `NAME=PATH`.

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use anyhow::{Context, Result};
 use clap::Args;
 use executor::GardenCheck;
+use rep::Stacks;
 use rep::health::Check;
 
 use crate::duration::parse;
@@ -27,6 +29,9 @@ pub struct CheckFlags {
     /// Of the container, where garden runs; otherwise the first stack.
     #[arg(long)]
     garden_healthcheck_rootfs: Option<String>,
+    /// Without --garden-healthcheck-rootfs: the stack of this name.
+    #[arg(long)]
+    garden_healthcheck_stack: Option<String>,
     #[arg(long, default_value = "10m", value_parser = parse)]
     garden_healthcheck_interval: Duration,
     #[arg(long, default_value = "10m", value_parser = parse)]
@@ -44,12 +49,22 @@ impl CheckFlags {
         self.garden_healthcheck_process_path.as_ref().is_some_and(|path| !path.is_empty())
     }
 
-    /// `stack`: the path of the first stack, if the cell has any.
-    pub fn check(&self, stack: Option<&str>) -> Option<Check> {
-        let path = self.garden_healthcheck_process_path.clone().filter(|path| !path.is_empty())?;
-        let rootfs = self.garden_healthcheck_rootfs.as_deref().or(stack).unwrap_or_default().to_owned();
+    /// `first`: the path of the first stack, if the cell has any.
+    pub fn check(&self, stacks: &Stacks, first: Option<&str>) -> Result<Option<Check>> {
+        let rootfs = match (&self.garden_healthcheck_rootfs, &self.garden_healthcheck_stack) {
+            (Some(path), _) => path,
+            (None, Some(name)) => stacks.0.get(name).with_context(|| {
+                format!("failed-to-find-matching-sidecar-rootfs: no stack of this cell is named {name}")
+            })?,
+            (None, None) => first.unwrap_or_default(),
+        };
+        let path = self.garden_healthcheck_process_path.clone().filter(|path| !path.is_empty());
+        Ok(path.map(|path| self.of(path, rootfs)))
+    }
+
+    fn of(&self, path: String, rootfs: &str) -> Check {
         let garden = GardenCheck {
-            rootfs,
+            rootfs: rootfs.to_owned(),
             owner_name: self.healthcheck_container_owner_name.clone(),
             path,
             args: self.garden_healthcheck_process_args.clone(),
@@ -59,6 +74,6 @@ impl CheckFlags {
             retry_pause: self.garden_healthcheck_command_retry_pause,
         };
         let (interval, timeout) = (self.garden_healthcheck_interval, self.garden_healthcheck_timeout);
-        Some(Check { garden, interval, timeout })
+        Check { garden, interval, timeout }
     }
 }

@@ -9,6 +9,7 @@ mod cell;
 pub mod deployed;
 mod disk;
 mod edge;
+mod encryption;
 mod file_server;
 mod flags;
 mod forward;
@@ -19,6 +20,7 @@ mod locket;
 mod metrics;
 mod registry_cache;
 mod rep;
+mod report;
 mod route_emitter;
 mod ssh_proxy;
 mod tuning;
@@ -27,7 +29,7 @@ pub use flags::Registries;
 
 use anyhow::Result;
 use clap::Subcommand;
-use diego_base::telemetry;
+use diego_base::telemetry::{self, LevelSwitch};
 use flags::Log;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -65,14 +67,14 @@ pub enum Component {
 /// Until SIGTERM or SIGINT, or until the component cannot go on.
 pub async fn run(component: Component) -> Result<()> {
     // Garden's log has forms of its own.
-    let shutdown = match component.log() {
+    let (shutdown, levels) = match component.log() {
         Some(log) => begin(log)?,
-        None => CancellationToken::new(),
+        None => Default::default(),
     };
     match component {
-        Component::Bbs(flags) => bbs::run(*flags, shutdown).await,
-        Component::Locket(flags) => locket::run(*flags, shutdown).await,
-        Component::Auctioneer(flags) => auctioneer::run(*flags, shutdown).await,
+        Component::Bbs(flags) => bbs::run(*flags, levels, shutdown).await,
+        Component::Locket(flags) => locket::run(*flags, levels, shutdown).await,
+        Component::Auctioneer(flags) => auctioneer::run(*flags, levels, shutdown).await,
         Component::Rep(flags) => rep::run(*flags, shutdown).await,
         Component::Cell(flags) => cell::run(*flags).await,
         Component::Garden(flags) => gdn::run(gdn::Name::Garden, *flags).await,
@@ -101,9 +103,9 @@ impl Component {
 }
 
 /// Logs go to stdout, as the process supervisors of existing deployments expect.
-fn begin(log: &Log) -> Result<CancellationToken> {
-    telemetry::init_styled(&log.log_level, Box::new(std::io::stdout()), log.style());
-    until_told_to_stop()
+fn begin(log: &Log) -> Result<(CancellationToken, LevelSwitch)> {
+    let levels = telemetry::init_styled(&log.log_level, Box::new(std::io::stdout()), log.style());
+    Ok((until_told_to_stop()?, levels))
 }
 
 fn until_told_to_stop() -> Result<CancellationToken> {

@@ -126,6 +126,9 @@ struct Peers {
     /// Authorities, in PEM, one of which must have signed their certificates.
     #[arg(long, requires = "downloads_cert_file")]
     downloads_ca_cert_file: Option<PathBuf>,
+    /// Believe whatever certificate they show: for trials.
+    #[arg(long)]
+    downloads_skip_cert_verify: bool,
 }
 
 impl Peers {
@@ -136,7 +139,8 @@ impl Peers {
     /// However long they take.
     fn downloads(&self, usual: &ClientConfig) -> ClientConfig {
         let files = [&self.downloads_cert_file, &self.downloads_key_file, &self.downloads_ca_cert_file];
-        ClientConfig { timeout: None, ..with_files(usual, files) }
+        let skip_cert_verify = self.downloads_skip_cert_verify;
+        ClientConfig { timeout: None, skip_cert_verify, ..with_files(usual, files) }
     }
 }
 
@@ -146,6 +150,9 @@ struct Offer {
     /// A root filesystem by its name and its path where garden runs, as NAME=PATH. May be given many times.
     #[arg(long = "stack", value_parser = stack)]
     stacks: Vec<(String, String)>,
+    /// A directory of more of them: each file NAME.tar in it, or below it, is one. Looked at when the rep begins.
+    #[arg(long)]
+    extra_rootfs_dir: Option<PathBuf>,
     /// A URL scheme of which the cell runs any image. May be given many times.
     #[arg(long = "rootfs-provider", default_values = ["docker", "oci"])]
     rootfs_providers: Vec<String>,
@@ -155,6 +162,9 @@ struct Offer {
     /// Work with this tag may come here too. May be given many times.
     #[arg(long = "optional-placement-tag")]
     optional_placement_tags: Vec<String>,
+    /// What else the cell says of itself in its presence, as KEY=VALUE. May be given many times.
+    #[arg(long = "annotation", value_name = "KEY=VALUE", value_parser = annotation)]
+    annotations: Vec<(String, String)>,
     /// Make a droplet a layer of the root filesystem instead of unpacking it in each container.
     #[arg(long)]
     two_layer: bool,
@@ -173,6 +183,13 @@ pub struct Limits {
     pub disk_kept_mb: u64,
     pub containers: u64,
     pub destroy_containers_on_stop: bool,
+}
+
+fn annotation(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
+        _ => Err("it must be KEY=VALUE".into()),
+    }
 }
 
 fn garden_address(text: &str) -> Result<Address, String> {
@@ -204,10 +221,12 @@ pub async fn speak(
     let presences = LocketPresences {
         locket: flags::locket(&voice.locket, &voice.peers.locket(&client))?,
         owner: owner(&voice.depot_dir())?,
+        times: voice.tuning.presence(),
     };
+    let identity = voice.identity();
+    let bbs = voice.bbs.client(&ClientConfig { timeout: voice.tuning.bbs_timeout(), ..client.clone() })?;
     let listen = Listen::Tcp(voice.listen);
-    let mut config =
-        rep::Config::new(voice.identity(), listen, voice.bbs.client(&client)?, Arc::new(presences));
+    let mut config = rep::Config::new(identity, listen, bbs, Arc::new(presences));
     if let Some(address) = &voice.rep_address {
         config.rep_address.clone_from(address);
     }
@@ -223,7 +242,7 @@ pub async fn speak(
     voice.tuning.apply_to_rep(&mut config);
     let begun = Instant::now();
     let first_stack = voice.offer.stacks.first().map(|(_, path)| path.as_str());
-    config.garden_check = voice.garden_check.check(first_stack);
+    config.garden_check = voice.garden_check.check(&config.identity.stacks, first_stack)?;
     let capacity = tokio::select! {
         capacity = until_garden_answers(garden.as_ref()) => capacity,
         () = shutdown.cancelled() => return Ok(()),
@@ -336,12 +355,21 @@ impl Voice {
 
     fn identity(&self) -> Identity {
         let url = || format!("{}://{}", self.tls.scheme(), self.listen);
+        let mut stacks = Stacks(self.offer.stacks.iter().cloned().collect());
+        let extra_stacks = self.offer.extra_rootfs_dir.as_ref().map(|dir| {
+            stacks.take_in(dir).unwrap_or_else(|error| {
+                tracing::warn!(target: "rep", dir = %dir.display(), %error, "missing-extra-rootfs");
+                Default::default()
+            })
+        });
         Identity {
             cell_id: self.cell_id.clone(),
             rep_url: self.rep_url.clone().unwrap_or_else(url),
             cell_index: self.cell_index,
             zone: self.zone.clone(),
-            stacks: Stacks(self.offer.stacks.iter().cloned().collect()),
+            stacks,
+            extra_stacks: extra_stacks.unwrap_or_default(),
+            annotations: self.offer.annotations.iter().cloned().collect(),
             rootfs_schemes: self.offer.rootfs_providers.clone(),
             placement_tags: self.offer.placement_tags.clone(),
             optional_placement_tags: self.offer.optional_placement_tags.clone(),

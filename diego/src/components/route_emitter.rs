@@ -9,10 +9,9 @@ use clap::Args;
 use diego_base::tls::{ClientTls, Files};
 use tokio_util::sync::CancellationToken;
 
-use super::flags::{Bbs, BbsTls, Health, Locket, Log, Tls};
+use super::flags::{Bbs, BbsTls, Health, Locket, Log, Tls, interval};
 use super::health;
 use crate::dev::Parts;
-use crate::duration::parse;
 
 #[derive(Args)]
 pub struct Flags {
@@ -93,8 +92,7 @@ pub async fn run(flags: Flags, shutdown: CancellationToken) -> Result<()> {
     config.nats_credentials = Credentials { user: flags.nats_user, password: flags.nats_password };
     config.nats_tls = flags.nats_tls.load()?;
     if flags.cell_id.is_none() {
-        config.locket = flags.locket.client(&client)?;
-        config.lock_owner = flags.locket.lock_owner;
+        config.lock = flags.locket.lock(&client)?;
     }
     config.cell_id = flags.cell_id;
     config.direct_instance_routes = flags.direct_instance_routes;
@@ -110,11 +108,4 @@ pub async fn run(flags: Flags, shutdown: CancellationToken) -> Result<()> {
     }
     parts.start("route emitter", brain::route_emitter::run(config, parts.shutdown()));
     super::together(parts, shutdown).await
-}
-
-fn interval(text: &str) -> Result<Duration, String> {
-    parse(text).and_then(|interval| match interval.is_zero() {
-        true => Err("it must be more than nothing".into()),
-        false => Ok(interval),
-    })
 }

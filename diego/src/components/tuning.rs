@@ -7,6 +7,10 @@ use clap::Args;
 
 use crate::duration::parse;
 
+/// Locket knows whole seconds.
+const PRESENCE_TTL_MIN: Duration = Duration::from_secs(1);
+const PRESENCE_RENEWAL_MIN: Duration = Duration::from_millis(100);
+
 #[derive(Args)]
 #[command(next_help_heading = "Times and limits")]
 pub struct Tuning {
@@ -19,6 +23,15 @@ pub struct Tuning {
     /// How often all is compared with the BBS.
     #[arg(long, default_value = "30s", value_parser = parse)]
     polling_interval: Duration,
+    /// So long a cell that Locket does not hear of is taken to be there; in whole seconds.
+    #[arg(long, default_value = "15s", value_parser = parse)]
+    presence_ttl: Duration,
+    /// How often Locket is told that the cell is there.
+    #[arg(long, default_value = "5s", value_parser = parse)]
+    presence_renewal: Duration,
+    /// How long the BBS may take to answer; if 0 without limit.
+    #[arg(long, default_value = "10s", value_parser = parse)]
+    bbs_timeout: Duration,
     /// What processes get to end by themselves before they are killed.
     #[arg(long, default_value = "10s", value_parser = parse)]
     graceful_shutdown_interval: Duration,
@@ -115,6 +128,16 @@ impl Tuning {
         config.post_setup_user.clone_from(&self.post_setup_user);
     }
 
+    pub fn bbs_timeout(&self) -> Option<Duration> {
+        Some(self.bbs_timeout).filter(|timeout| !timeout.is_zero())
+    }
+
+    /// Renewals come before the time is up.
+    pub fn presence(&self) -> ::rep::PresenceTimes {
+        let ttl = self.presence_ttl.max(PRESENCE_TTL_MIN);
+        ::rep::PresenceTimes { ttl, renewal: self.presence_renewal.clamp(PRESENCE_RENEWAL_MIN, ttl / 2) }
+    }
+
     pub fn apply_to_rep(&self, config: &mut ::rep::Config) {
         config.evacuation.timeout = self.evacuation_timeout;
         config.evacuation.polling_interval = self.evacuation_polling_interval;
@@ -165,11 +188,24 @@ mod tests {
             (names, paths, numbers, config.set_cpu_weight, config.log_lines_per_second_max)
         };
         assert_eq!(rest(&tuned), rest(&usual));
+        assert_eq!(told.presence(), ::rep::PresenceTimes::default());
         let intervals = ::rep::harmonizer::Intervals::default();
         assert_eq!(
             (told.polling_interval, told.evacuation_polling_interval),
             (intervals.sync, intervals.sync_while_evacuating)
         );
+    }
+
+    #[test]
+    fn a_presence_is_renewed_before_its_time_is_up() {
+        let rows =
+            [(["1s", "5s"], [1000, 500]), (["0s", "0s"], [1000, 100]), (["60s", "7s"], [60_000, 7000])];
+        for ([ttl, renewal], [ttl_ms, renewal_ms]) in rows {
+            let flags = [format!("--presence-ttl={ttl}"), format!("--presence-renewal={renewal}")];
+            let told = Told::try_parse_from(["rep".to_owned()].iter().chain(&flags)).unwrap();
+            let times = told.tuning.presence();
+            assert_eq!((times.ttl.as_millis(), times.renewal.as_millis()), (ttl_ms, renewal_ms), "{flags:?}");
+        }
     }
 
     #[test]

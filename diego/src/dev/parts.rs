@@ -24,6 +24,11 @@ impl Parts {
         self.running.spawn(async move { (name, part.await.map_err(anyhow::Error::new)) });
     }
 
+    /// A part that says itself what went wrong.
+    pub fn start_any(&mut self, name: &'static str, part: impl Future<Output = Result<()>> + Send + 'static) {
+        self.running.spawn(async move { (name, part.await) });
+    }
+
     /// A part that cannot fail.
     pub fn start_endless(&mut self, name: &'static str, part: impl Future<Output = ()> + Send + 'static) {
         self.running.spawn(async move {

@@ -108,7 +108,7 @@ pub fn run(global: &Global, flags: &Flags) -> Result<(), Failure> {
     let connections = known.connections();
     let Some(wanted) = &flags.handle else {
         output::rows(global.json, &containers(&known, &connections)?)?;
-        return Ok(if global.json { Ok(()) } else { tell_of_older_tables() }?);
+        return Ok(tell_of_older_tables(global)?);
     };
     let found = connections.iter().find(|(handle, _)| handle == wanted);
     let (handle, connection) = found
@@ -118,11 +118,10 @@ pub fn run(global: &Global, flags: &Flags) -> Result<(), Failure> {
         let host = explain::Host { addresses: &addresses, containers: &connections };
         let verdict = explain::sent(&known.published.policy, &host, connection, packet);
         print(&verdict.to_string())?;
-        if verdict.passes && !global.json {
-            tell_of_older_tables()?;
+        if !verdict.passes {
+            return Err(Failure::Unsuccessful(format!("'{wanted}' could not send that")));
         }
-        let refused = || Failure::Unsuccessful(format!("'{wanted}' could not send that"));
-        return if verdict.passes { Ok(()) } else { Err(refused()) };
+        return Ok(tell_of_older_tables(global)?);
     }
     for container in containers(&known, &[(handle, connection)])? {
         match global.json {
@@ -130,11 +129,14 @@ pub fn run(global: &Global, flags: &Flags) -> Result<(), Failure> {
             false => describe(&known, &container, connection)?,
         }
     }
-    Ok(if global.json { Ok(()) } else { tell_of_older_tables() }?)
+    Ok(tell_of_older_tables(global)?)
 }
 
-/// Nothing here knows what they say.
-fn tell_of_older_tables() -> anyhow::Result<()> {
+/// For people alone: nothing here knows what these tables say.
+fn tell_of_older_tables(global: &Global) -> anyhow::Result<()> {
+    if global.json {
+        return Ok(());
+    }
     let tables = older_tables().context("cannot tell whether iptables without nftables is in use")?;
     if tables.is_empty() {
         return Ok(());

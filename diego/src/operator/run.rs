@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::Global;
 use super::recipe::{self, App, HealthCheck, SshKeys};
 use super::target::Target;
+use super::wait::Standing;
 use super::{Failure, image, output, wait};
 
 #[derive(Args)]
@@ -119,12 +120,12 @@ pub async fn start(
     target.desire(lrp).await?;
     if wait_seconds > 0 {
         let limit = Duration::from_secs(wait_seconds);
-        wait::until_running(target, &app.name, app.instances, limit, |running| {
+        let progress = |seen: &Standing| {
             if !global.json {
-                eprintln!("{running} of {} instances running", app.instances);
+                eprintln!("{}", seen.line(app.instances));
             }
-        })
-        .await?;
+        };
+        wait::until_running(target, &app.name, app.instances, limit, progress).await?;
     }
     let url = target.url(&app.hostname);
     if global.json {

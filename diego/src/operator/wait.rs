@@ -53,6 +53,17 @@ pub struct Standing {
     pub unplaced: Vec<(u32, String)>,
 }
 
+impl Standing {
+    /// For people who wait for `wanted` of them.
+    pub fn line(&self, wanted: u32) -> String {
+        let running = format!("{} of {wanted} instances running", self.running);
+        match self.unplaced.first() {
+            Some((index, reason)) => format!("{running}; no cell takes instance {index} yet: {reason}"),
+            None => running,
+        }
+    }
+}
+
 pub fn standing(instances: &[ActualLrp]) -> Standing {
     let mut standing = Standing::default();
     for lrp in instances.iter().filter(|lrp| lrp.presence == Presence::Ordinary) {
@@ -69,28 +80,27 @@ pub fn standing(instances: &[ActualLrp]) -> Standing {
     standing
 }
 
-/// Waits until `wanted` instances run. `progress` is told each time their number changes.
+/// Waits until `wanted` instances run. `progress` is told each time that something of how they are changes.
 pub async fn until_running(
     target: &Target,
     name: &str,
     wanted: u32,
     limit: Duration,
-    mut progress: impl FnMut(u32),
+    mut progress: impl FnMut(&Standing),
 ) -> Result<(), Failure> {
     let events = target.bbs.subscribe_to_instance_events().await.context("cannot follow the instances")?;
-    let mut last = None;
-    let mut seen = Standing::default();
+    let mut seen = None;
     let outcome = until(events, limit, async || {
         let instances = target.instances(name).await?;
-        seen = standing(&instances);
-        if last != Some(seen.running) {
-            last = Some(seen.running);
-            progress(seen.running);
+        let now = standing(&instances);
+        if seen.as_ref() != Some(&now) {
+            progress(&now);
         }
-        if seen.running >= wanted {
+        let now = seen.insert(now);
+        if now.running >= wanted {
             return Ok(Look::Done(()));
         }
-        if let Some((index, reason)) = seen.crashed.first() {
+        if let Some((index, reason)) = now.crashed.first() {
             return Err(Failure::Unsuccessful(format!(
                 "instance {index} of {name} crashed: {reason}; see: diego logs {name}"
             )));
@@ -98,6 +108,7 @@ pub async fn until_running(
         Ok(Look::Again)
     })
     .await?;
+    let seen = seen.unwrap_or_default();
     match (outcome, seen.unplaced.first()) {
         (Some(()), _) => Ok(()),
         (None, Some((index, reason))) => Err(Failure::Unsuccessful(format!(
@@ -108,5 +119,24 @@ pub async fn until_running(
             seen.running,
             limit.as_secs()
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_is_told_why() {
+        let unplaced = vec![(1, "insufficient resources: disk".to_owned()), (2, "x".into())];
+        for (standing, line) in [
+            (Standing { running: 2, ..Standing::default() }, "2 of 3 instances running"),
+            (
+                Standing { running: 1, unplaced, ..Standing::default() },
+                "1 of 3 instances running; no cell takes instance 1 yet: insufficient resources: disk",
+            ),
+        ] {
+            assert_eq!(standing.line(3), line);
+        }
     }
 }

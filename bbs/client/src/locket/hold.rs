@@ -14,6 +14,9 @@ use tonic::Status;
 
 use super::{LocketClient, LocketError};
 
+/// By this name the component's log tells of its lock; tools wait for `bbs.locket-lock.started`.
+const SESSION: &str = "locket-lock";
+
 /// What to hold, and how.
 #[derive(Debug, Clone)]
 pub struct Hold {
@@ -42,8 +45,10 @@ impl Hold {
         held: watch::Sender<bool>,
         shutdown: CancellationToken,
     ) -> Result<(), LocketError> {
+        tracing::info!(target: SESSION, key = self.resource.key, owner = self.resource.owner, "started");
         let mut ticks = interval_at(Instant::now(), self.renewal);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut refused = false;
         loop {
             tokio::select! {
                 biased;
@@ -55,7 +60,8 @@ impl Hold {
                 () = shutdown.cancelled() => break,
                 renewed = self.renew(&locket) => renewed,
             };
-            self.settle(renewed, &held)?;
+            let told = std::mem::replace(&mut refused, renewed.is_err());
+            self.settle(renewed, told, &held)?;
         }
         held.send_replace(false);
         self.give_back(&locket).await;
@@ -75,6 +81,7 @@ impl Hold {
     fn settle(
         &self,
         renewed: Result<(), LocketError>,
+        told: bool,
         held: &watch::Sender<bool>,
     ) -> Result<(), LocketError> {
         let (key, owner) = (&self.resource.key, &self.resource.owner);
@@ -82,22 +89,22 @@ impl Hold {
         match renewed {
             Ok(()) if was_held => Ok(()),
             Ok(()) => {
-                tracing::info!(key, owner, "acquired-lock");
+                tracing::info!(target: SESSION, key, owner, "acquired-lock");
                 Ok(())
             }
             Err(error) if was_held => {
-                tracing::error!(key, owner, %error, "lost-lock");
+                tracing::error!(target: SESSION, key, owner, %error, "lost-lock");
                 match self.resource.kind {
                     LockKind::Lock => Err(error),
                     LockKind::Presence => Ok(()),
                 }
             }
-            Err(error) if error.is_collision() => {
-                tracing::debug!(key, owner, "waiting for another owner to give the lock up");
+            Err(error) if error.is_collision() && told => {
+                tracing::debug!(target: SESSION, key, owner, "waiting for another owner to give the lock up");
                 Ok(())
             }
             Err(error) => {
-                tracing::warn!(key, owner, %error, "failed-to-acquire-lock");
+                tracing::error!(target: SESSION, key, owner, %error, "failed-to-acquire-lock");
                 Ok(())
             }
         }
@@ -107,10 +114,12 @@ impl Hold {
     async fn give_back(&self, locket: &LocketClient) {
         let (key, owner) = (&self.resource.key, &self.resource.owner);
         match timeout(self.renewal, locket.release(&self.resource)).await {
-            Ok(Ok(())) => tracing::info!(key, owner, "released-lock"),
+            Ok(Ok(())) => tracing::info!(target: SESSION, key, owner, "released-lock"),
             Ok(Err(error)) if error.is_collision() => {}
-            Ok(Err(error)) => tracing::warn!(key, owner, %error, "failed-to-release-lock"),
-            Err(_) => tracing::warn!(key, owner, "failed-to-release-lock: no answer in time"),
+            Ok(Err(error)) => tracing::warn!(target: SESSION, key, owner, %error, "failed-to-release-lock"),
+            Err(_) => {
+                tracing::warn!(target: SESSION, key, owner, "failed-to-release-lock: no answer in time")
+            }
         }
     }
 }

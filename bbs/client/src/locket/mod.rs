@@ -1,6 +1,7 @@
 //! Speaking to Locket: four calls, and holding on to a key for as long as a process lives.
 
 mod cells;
+mod guard;
 mod hold;
 
 use std::time::Duration;
@@ -19,9 +20,11 @@ use tonic::{Code, Request, Status};
 use tonic_prost::ProstCodec;
 
 pub use cells::watch_cells;
+pub use guard::Lock;
 pub use hold::Hold;
 
-/// Between two pings of a connection, and how long one may go unanswered.
+/// Between two pings of a connection by which something is asked, and how long one may go unanswered. Servers of gRPC take
+/// pings of a connection on which nothing goes on for abuse, and end it.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
@@ -80,8 +83,7 @@ impl LocketClient {
             .connect_timeout(config.connect_timeout)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEPALIVE)
-            .keep_alive_timeout(KEEPALIVE)
-            .keep_alive_while_idle(true);
+            .keep_alive_timeout(KEEPALIVE);
         if let Some(timeout) = config.timeout {
             endpoint = endpoint.timeout(timeout);
         }

@@ -1,67 +1,47 @@
 //! An auctioneer's file.
 
-use super::{Flag, Nothing, Settings, Special, Table};
+use super::refusal::{FATAL, Keys, identity};
+use super::shared::{self, BBS_CLIENT, LAGER, LOCK, LOCKET_CLIENT, REP_CLIENT, REPORT};
+use super::{Flag, Flags, Nothing, Refusal, Settings, Table};
 
-pub const TABLE: Table = &[
+pub const TABLES: &[Table] = &[OWN, BBS_CLIENT, LAGER, LOCK, LOCKET_CLIENT, REP_CLIENT, REPORT];
+
+const OWN: Table = &[
     // Cells are asked all at once.
     ("auction_runner_workers", Nothing),
-    ("bbs_address", Flag("bbs-url")),
-    ("bbs_ca_cert_file", Flag("bbs-ca-cert-file")),
-    ("bbs_client_cert_file", Flag("bbs-cert-file")),
-    ("bbs_client_key_file", Flag("bbs-key-file")),
-    ("bbs_client_session_cache_size", Nothing),
-    ("bbs_max_idle_conns_per_host", Nothing),
     ("bin_pack_first_fit_weight", Flag("bin-pack-first-fit-weight")),
     ("ca_cert_file", Flag("ca-cert-file")),
     ("cell_state_timeout", Flag("cell-state-timeout")),
     ("communication_timeout", Flag("communication-timeout")),
-    ("debug_address", Nothing),
     ("listen_address", Flag("listen")),
-    ("lock_retry_interval", Nothing),
-    ("lock_ttl", Nothing),
-    ("locket_address", Flag("locket")),
-    ("locket_ca_cert_file", Flag("locket-ca-cert-file")),
-    ("locket_client_cert_file", Flag("locket-cert-file")),
-    ("locket_client_keepalive_time", Nothing),
-    ("locket_client_keepalive_timeout", Nothing),
-    ("locket_client_key_file", Flag("locket-key-file")),
-    ("log_level", Flag("log-level")),
-    ("loggregator", Nothing),
-    ("max_data_string_length", Nothing),
-    ("redact_patterns", Nothing),
-    ("redact_secrets", Nothing),
-    ("rep_ca_cert", Flag("rep-ca-cert-file")),
-    ("rep_client_cert", Flag("rep-cert-file")),
-    ("rep_client_key", Flag("rep-key-file")),
-    ("rep_client_session_cache_size", Nothing),
-    // Cells are spoken to with TLS where their presence says so.
-    ("rep_require_tls", Nothing),
-    ("report_interval", Nothing),
+    // The lock is in Locket, always.
+    ("locks_locket_enabled", Nothing),
     ("server_cert_file", Flag("cert-file")),
     ("server_key_file", Flag("key-file")),
     ("starting_container_count_maximum", Flag("starting-container-count-maximum")),
     ("starting_container_weight", Flag("starting-container-weight")),
-    ("time_format", Nothing),
-    ("uuid", Special),
 ];
 
-/// Who holds the lock, where there is one.
-pub fn specials(settings: &Settings) -> Result<Vec<String>, (&'static str, String)> {
-    let owner = settings.text("locket_address")?.and(settings.text("uuid")?);
-    Ok(owner.map(|uuid| format!("--lock-owner={uuid}")).into_iter().collect())
+pub fn specials(settings: &Settings) -> Flags {
+    let mut flags = vec!["--log-source=auctioneer".into()];
+    flags.extend(shared::loggregator(settings)?);
+    Ok(flags)
 }
 
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn the_lock_is_held_as_who_the_file_says_where_there_is_a_lock() {
-        let flags = |json: serde_json::Value| specials(&Settings(json.as_object().unwrap().clone())).unwrap();
-        assert_eq!(flags(json!({"locket_address": "l:8891", "uuid": "me"})), ["--lock-owner=me"]);
-        assert_eq!(flags(json!({"uuid": "me"})), [""; 0]);
-        assert_eq!(flags(json!({"locket_address": "l:8891"})), [""; 0]);
+/// In the order in which a deployment that gets several of them wrong is to hear of them.
+pub fn check(settings: &Settings) -> Result<(), Refusal> {
+    let says = |key| matches!(settings.text(key), Ok(Some(_)));
+    let refused = |word| move |why: String| Refusal::new(word, FATAL, why);
+    shared::metron(settings).map_err(refused("failed-to-initialize-metron"))?;
+    if !says("bbs_address") {
+        return Err(Refusal::new("invalid-bbs-address", FATAL, "bbsAddress is required"));
     }
+    shared::lock(settings, "failed-to-connect-to-locket", FATAL)?;
+    let bbs = Keys { cert: "bbs_client_cert_file", key: "bbs_client_key_file", ca: "bbs_ca_cert_file" };
+    identity(settings, &bbs).map_err(refused("failed-to-configure-secure-BBS-client"))?;
+    let own = Keys { cert: "server_cert_file", key: "server_key_file", ca: "ca_cert_file" };
+    if [own.cert, own.key, own.ca].into_iter().any(says) {
+        identity(settings, &own).map_err(refused("invalid-tls-config"))?;
+    }
+    Ok(())
 }

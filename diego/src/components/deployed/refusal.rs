@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use diego_base::telemetry;
+use diego_base::telemetry::{self, Style};
 use diego_base::tls::{Files, ServerTls};
 use rustls::client::verify_server_name;
 use rustls::pki_types::pem::PemObject;
@@ -33,10 +33,10 @@ impl Refusal {
     }
 
     /// In the component's log, where its operators look for it. Answers its exit code.
-    pub fn say(&self) -> u8 {
-        telemetry::init("info", Box::new(std::io::stdout()));
-        // Others are begun whatever their files say, and end by what they find.
-        tracing::error!(target: "rep", error = self.why, "{}", self.word);
+    pub fn say(&self, component: &str) -> u8 {
+        let style = Style { process: Some(component.into()), ..Style::default() };
+        telemetry::init_styled("info", Box::new(std::io::stdout()), style);
+        tracing::error!(error = self.why, "{}", self.word);
         self.code
     }
 }

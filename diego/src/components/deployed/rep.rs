@@ -3,12 +3,15 @@
 use std::net::{IpAddr, UdpSocket};
 
 use super::refusal::{FATAL, Keys, UNUSABLE, identity, is_for_loopback};
-use super::{Each, Flag, If, Nothing, Refusal, Settings, Special, Table};
+use super::shared::{self, LAGER, LOCKET_CLIENT, REPORT};
+use super::{Each, Flag, Flags, If, Nothing, Refusal, Settings, Special, Table};
 
 /// Nothing is sent there: the way to it begins at the address by which others know this machine.
 const ELSEWHERE: &str = "1.2.3.4:1";
 
-pub const TABLE: Table = &[
+pub const TABLES: &[Table] = &[OWN, LAGER, LOCKET_CLIENT, REPORT];
+
+const OWN: Table = &[
     ("advertise_domain", Special),
     ("advertise_preference_for_instance_address", If("advertise-preference-for-instance-address")),
     ("auto_disk_capacity_overhead_mb", Special),
@@ -26,7 +29,7 @@ pub const TABLE: Table = &[
     // Cells are registered in Locket, always.
     ("cell_registrations_locket_enabled", Nothing),
     ("cert_file", Flag("cert-file")),
-    ("communication_timeout", Nothing),
+    ("communication_timeout", Flag("bbs-timeout")),
     ("container_inode_limit", Flag("container-inode-limit")),
     ("container_max_cpu_shares", Flag("container-max-cpu-shares")),
     ("container_metrics_report_interval", Flag("container-metrics-report-interval")),
@@ -40,7 +43,6 @@ pub const TABLE: Table = &[
     ("container_proxy_verify_subject_alt_name", Special),
     ("container_reap_interval", Flag("container-reap-interval")),
     ("create_work_pool_size", Flag("create-work-pool-size")),
-    ("debug_address", Flag("debug-listen")),
     ("declarative_healthcheck_default_timeout", Flag("declarative-healthcheck-default-timeout")),
     ("declarative_healthcheck_path", Nothing),
     ("delete_work_pool_size", Flag("delete-work-pool-size")),
@@ -57,6 +59,7 @@ pub const TABLE: Table = &[
     ("evacuation_polling_interval", Flag("evacuation-polling-interval")),
     ("evacuation_timeout", Flag("evacuation-timeout")),
     ("export_network_env_vars", Nothing),
+    ("extra_root_fs_dir", Flag("extra-rootfs-dir")),
     ("garden_addr", Special),
     ("garden_healthcheck_command_retry_pause", Flag("garden-healthcheck-command-retry-pause")),
     ("garden_healthcheck_emission_interval", Nothing),
@@ -80,19 +83,12 @@ pub const TABLE: Table = &[
     ("layering_mode", Special),
     ("listen_addr", Flag("admin-listen")),
     ("listen_addr_securable", Flag("listen")),
-    ("lock_retry_interval", Nothing),
-    ("lock_ttl", Nothing),
-    ("locket_address", Flag("locket")),
-    ("locket_ca_cert_file", Flag("locket-ca-cert-file")),
-    ("locket_client_cert_file", Flag("locket-cert-file")),
-    ("locket_client_keepalive_time", Nothing),
-    ("locket_client_keepalive_timeout", Nothing),
-    ("locket_client_key_file", Flag("locket-key-file")),
-    ("log_level", Flag("log-level")),
-    ("loggregator", Special),
+    ("lock_retry_interval", Flag("presence-renewal")),
+    ("lock_ttl", Flag("presence-ttl")),
+    // Told as it happens.
+    ("log_rate_limit_exceeded_report_interval", Nothing),
     ("max_cache_size_in_bytes", Flag("max-cache-size-in-bytes")),
     ("max_concurrent_downloads", Flag("max-concurrent-downloads")),
-    ("max_data_string_length", Nothing),
     ("max_log_lines_per_second", Flag("max-log-lines-per-second")),
     ("memory_mb", Special),
     ("metrics_work_pool_size", Nothing),
@@ -111,25 +107,25 @@ pub const TABLE: Table = &[
     // TLS before containers takes nothing of their memory.
     ("proxy_memory_allocation_mb", Nothing),
     ("read_work_pool_size", Flag("read-work-pool-size")),
-    ("redact_patterns", Nothing),
-    ("redact_secrets", Nothing),
-    ("report_interval", Flag("report-interval")),
     ("reserved_expiration_time", Flag("reserved-expiration-time")),
     ("server_cert_file", Nothing),
     ("server_key_file", Nothing),
     ("session_name", Special),
     ("set_cpu_weight", If("set-cpu-weight")),
-    // Checks of instances are made by the cell itself, in no root filesystem.
-    ("sidecar_root_fs", Nothing),
+    // Of garden's check; those of instances are made by the cell itself, in no root filesystem.
+    ("sidecar_root_fs", Flag("garden-healthcheck-stack")),
     ("sidecar_root_fs_path", Flag("garden-healthcheck-rootfs")),
     ("supported_providers", Each("rootfs-provider")),
+    // Downloads and uploads believe whatever certificate they are shown.
+    ("skip_cert_verify", If("downloads-skip-cert-verify")),
     ("temp_dir", Flag("temp-dir")),
-    ("time_format", Special),
     ("trusted_system_certificates_path", Flag("trusted-system-certificates")),
     ("unhealthy_monitoring_interval", Flag("unhealthy-monitoring-interval")),
     ("use_node_port_for_pod_service", Nothing),
     ("use_schedulable_disk_size", Nothing),
     ("volman_driver_paths", Special),
+    // Files of recipes are beside the records of containers.
+    ("volume_mounted_files", Nothing),
     ("zone", Special),
 ];
 
@@ -139,7 +135,8 @@ pub fn check(settings: &Settings) -> Result<(), Refusal> {
     if !says("cell_id") {
         return Err(Refusal::new("invalid-cell-id", UNUSABLE, "-cellID must be specified"));
     }
-    metron(settings).map_err(|why| Refusal::new("failed-to-initialize-metron-client", UNUSABLE, why))?;
+    shared::metron(settings)
+        .map_err(|why| Refusal::new("failed-to-initialize-metron-client", UNUSABLE, why))?;
     let keys = Keys { cert: "cert_file", key: "key_file", ca: "ca_cert_file" };
     let files = identity(settings, &keys)
         .map_err(|why| Refusal::new("failed-to-configure-secure-BBS-client", FATAL, why))?;
@@ -148,18 +145,6 @@ pub fn check(settings: &Settings) -> Result<(), Refusal> {
     }
     is_for_loopback(&files.cert).map_err(|why| Refusal::new("tls-configuration-failed", FATAL, why))
 }
-
-/// A forwarder that is not there yet is waited for; one that cannot be spoken to is not.
-fn metron(settings: &Settings) -> Result<(), String> {
-    let told = settings.within("loggregator").map_err(|(key, why)| format!("{key}: {why}"))?;
-    if !matches!(told.text("loggregator_ca_path"), Ok(Some(_))) {
-        return Ok(());
-    }
-    let keys = Keys { cert: "loggregator_cert_path", key: "loggregator_key_path", ca: "loggregator_ca_path" };
-    identity(&told, &keys).map(drop)
-}
-
-type Flags = Result<Vec<String>, (&'static str, String)>;
 
 pub fn specials(settings: &Settings) -> Flags {
     let parts = [
@@ -222,9 +207,7 @@ fn place(settings: &Settings) -> Flags {
 
 fn log(settings: &Settings) -> Flags {
     let name = settings.text("session_name")?.unwrap_or_else(|| "rep".into());
-    let mut flags = vec![format!("--log-source={name}")];
-    flags.extend(settings.text("time_format")?.map(|format| format!("--log-time-format={format}")));
-    Ok(flags)
+    Ok(vec![format!("--log-source={name}")])
 }
 
 fn garden(settings: &Settings) -> Flags {
@@ -330,25 +313,11 @@ fn volumes(settings: &Settings) -> Flags {
 }
 
 fn loggregator(settings: &Settings) -> Flags {
-    let told = settings.within("loggregator")?;
-    let (Some(ca), Some(port)) = (told.text("loggregator_ca_path")?, told.text("loggregator_api_port")?)
-    else {
-        return Ok(vec![]);
-    };
-    let host = told.text("loggregator_api_host")?.unwrap_or_else(|| "127.0.0.1".into());
-    let mut flags = vec![format!("--loggregator={host}:{port}"), format!("--loggregator-ca-cert-file={ca}")];
-    for (key, flag) in [
-        ("loggregator_cert_path", "loggregator-cert-file"),
-        ("loggregator_key_path", "loggregator-key-file"),
-        ("loggregator_job_origin", "loggregator-origin"),
-        ("loggregator_source_id", "loggregator-source-id"),
-        ("loggregator_instance_id", "loggregator-instance-id"),
-        ("loggregator_batch_max_size", "loggregator-batch-max-size"),
-    ] {
-        flags.extend(told.text(key)?.map(|text| format!("--{flag}={text}")));
+    let mut flags = shared::loggregator(settings)?;
+    let excluded = settings.within("loggregator")?.list("loggregator_app_metric_exclusion_filter")?;
+    if !flags.is_empty() {
+        flags.extend(excluded.iter().map(|name| format!("--app-metric-exclusion={name}")));
     }
-    let excluded = told.list("loggregator_app_metric_exclusion_filter")?;
-    flags.extend(excluded.iter().map(|name| format!("--app-metric-exclusion={name}")));
     Ok(flags)
 }
 
@@ -385,7 +354,6 @@ mod tests {
             ),
             (json!({"disk_mb": "1", "zone": "z2"}), vec!["--zone=z2"]),
             (json!({"disk_mb": "1", "session_name": "cell"}), vec!["--log-source=cell"]),
-            (json!({"disk_mb": "1", "time_format": "unix-epoch"}), vec!["--log-time-format=unix-epoch"]),
             (json!({"preloaded_root_fs": ["cflinuxfs4:/r/a.tar"]}), vec!["--stack=cflinuxfs4=/r/a.tar"]),
             (json!({"layering_mode": "two-layer"}), vec!["--two-layer"]),
             (

@@ -1,14 +1,11 @@
 //! A route emitter's file.
 
-use super::{Flag, If, Nothing, Settings, Special, Table};
+use super::shared::{BBS_CLIENT, LAGER};
+use super::{Flag, Flags, If, Nothing, Settings, Special, Table};
 
-pub const TABLE: Table = &[
-    ("bbs_address", Flag("bbs-url")),
-    ("bbs_ca_cert_file", Flag("bbs-ca-cert-file")),
-    ("bbs_client_cert_file", Flag("bbs-cert-file")),
-    ("bbs_client_key_file", Flag("bbs-key-file")),
-    ("bbs_client_session_cache_size", Nothing),
-    ("bbs_max_idle_conns_per_host", Nothing),
+pub const TABLES: &[Table] = &[OWN, BBS_CLIENT, LAGER];
+
+const OWN: Table = &[
     ("cell_id", Flag("cell-id")),
     ("communication_timeout", Nothing),
     ("debug_address", Nothing),
@@ -16,8 +13,8 @@ pub const TABLE: Table = &[
     ("enable_tcp_emitter", Special),
     ("healthcheck_address", Flag("health-address")),
     ("jitter_factor", Flag("jitter-factor")),
-    ("lock_retry_interval", Nothing),
-    ("lock_ttl", Nothing),
+    ("lock_retry_interval", Special),
+    ("lock_ttl", Special),
     ("locket_address", Special),
     ("locket_ca_cert_file", Special),
     ("locket_client_cert_file", Special),
@@ -25,9 +22,7 @@ pub const TABLE: Table = &[
     ("locket_client_keepalive_timeout", Nothing),
     ("locket_client_key_file", Special),
     ("locket_session_name", Nothing),
-    ("log_level", Flag("log-level")),
     ("loggregator", Nothing),
-    ("max_data_string_length", Nothing),
     ("nats_addresses", Flag("nats-addresses")),
     ("nats_ca_cert_file", Special),
     ("nats_client_cert_file", Special),
@@ -36,8 +31,6 @@ pub const TABLE: Table = &[
     ("nats_tls_enabled", Special),
     ("nats_username", Flag("nats-user")),
     ("oauth", Nothing),
-    ("redact_patterns", Nothing),
-    ("redact_secrets", Nothing),
     ("register_direct_instance_routes", If("direct-instance-routes")),
     ("report_interval", Nothing),
     // One connection to NATS carries all.
@@ -46,14 +39,13 @@ pub const TABLE: Table = &[
     ("sync_interval", Flag("sync-interval")),
     ("tcp_enable_tls", Nothing),
     ("tcp_route_ttl", Nothing),
-    ("time_format", Nothing),
     ("unregistration_interval", Flag("unregistration-interval")),
     ("unregistration_send_count", Flag("unregistration-send-count")),
     ("uuid", Special),
 ];
 
 /// What would leave routes untold is refused, not passed over.
-pub fn specials(settings: &Settings) -> Result<Vec<String>, (&'static str, String)> {
+pub fn specials(settings: &Settings) -> Flags {
     if settings.is("enable_tcp_emitter")? {
         return Err(("enable_tcp_emitter", "this route emitter cannot tell of TCP routes yet".into()));
     }
@@ -78,6 +70,8 @@ pub fn specials(settings: &Settings) -> Result<Vec<String>, (&'static str, Strin
         flags.push(format!("--locket={address}"));
         for (key, flag) in [
             ("uuid", "lock-owner"),
+            ("lock_ttl", "lock-ttl"),
+            ("lock_retry_interval", "lock-retry-interval"),
             ("locket_client_cert_file", "locket-cert-file"),
             ("locket_client_key_file", "locket-key-file"),
             ("locket_ca_cert_file", "locket-ca-cert-file"),

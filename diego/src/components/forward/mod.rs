@@ -7,70 +7,34 @@
 pub mod capacity;
 mod containers;
 
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
-use diego_base::tls::Files;
 use executor::Executor;
 use executor::logs::{LogLine, LogSink, Logs, Out};
 use loggregator::{Forwarder, Message, Sender, Source, Stream, Value};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use super::flags::interval;
 use super::metrics::process::Process;
 use super::metrics::{Requests, Said, Tally, names};
-use crate::duration;
-
-/// As platforms' dashboards expect the cell's own figures.
-const REPORT_INTERVAL: &str = "60s";
+use super::report::{Connected, Loggregator, now_ns};
 
 /// Without an address logs and metrics stay in the cell.
 #[derive(Args)]
 #[command(next_help_heading = "Logs and metrics")]
 pub struct Forward {
-    /// The forwarder (loggregator's or the forwarder agent's ingress), as HOST:PORT; usually 127.0.0.1:3458.
-    #[arg(long, value_name = "HOST:PORT")]
-    loggregator: Option<String>,
-    /// An authority, in PEM, that must have signed the forwarder's certificate, which must be for `metron`.
-    #[arg(long, requires_all = ["loggregator", "loggregator_cert_file"])]
-    loggregator_ca_cert_file: Option<PathBuf>,
-    /// Our certificate, in PEM. Without one the forwarder is spoken to in plain text.
-    #[arg(long, requires = "loggregator_key_file")]
-    loggregator_cert_file: Option<PathBuf>,
-    /// Its private key, in PEM.
-    #[arg(long, requires = "loggregator_cert_file")]
-    loggregator_key_file: Option<PathBuf>,
-    /// The tag `origin` of all that is sent.
-    #[arg(long, default_value = "rep")]
-    loggregator_origin: String,
-    /// Whom the cell's own metrics are about.
-    #[arg(long, default_value = "rep")]
-    loggregator_source_id: String,
-    /// And which of them; otherwise the cell's name.
-    #[arg(long)]
-    loggregator_instance_id: Option<String>,
-    /// Envelopes are sent in batches of at most so many.
-    #[arg(long, default_value_t = loggregator::BATCH_ENVELOPES)]
-    loggregator_batch_max_size: usize,
+    #[command(flatten)]
+    loggregator: Loggregator,
     /// How often it is said what each container uses.
     #[arg(long, default_value = "15s", value_parser = interval)]
     container_metrics_report_interval: Duration,
-    /// How often it is said what the cell has, and how many requests came.
-    #[arg(long, default_value = REPORT_INTERVAL, value_parser = interval)]
-    report_interval: Duration,
     /// A metric of containers that is not sent, `container_age` for example. May be given many times.
     #[arg(long = "app-metric-exclusion", value_name = "NAME")]
     exclusions: Vec<String>,
-}
-
-fn interval(text: &str) -> Result<Duration, String> {
-    match duration::parse(text)? {
-        Duration::ZERO => Err("it must be more than nothing".into()),
-        interval => Ok(interval),
-    }
 }
 
 /// A forwarder that is told of, and who speaks to it once the executor is there.
@@ -92,26 +56,14 @@ struct Cell {
 impl Forward {
     /// `None` where nobody is to be told. Must be called in a runtime.
     pub fn start(&self, cell_id: &str) -> Result<Option<Forwarding>> {
-        let Some(address) = &self.loggregator else { return Ok(None) };
-        let (cert, key) = (&self.loggregator_cert_file, &self.loggregator_key_file);
-        let tls = cert.clone().zip(key.clone()).map(|(cert, key)| Files {
-            cert,
-            key,
-            ca: self.loggregator_ca_cert_file.clone(),
-        });
-        let config = loggregator::Config {
-            tls,
-            batch_envelopes: self.loggregator_batch_max_size,
-            ..loggregator::Config::new(address, &self.loggregator_origin)
-        };
-        let (forwarder, sender) = Forwarder::new(config).context("cannot forward logs and metrics")?;
-        let instance_id = self.loggregator_instance_id.clone().unwrap_or_else(|| cell_id.to_owned());
+        let Some(connected) = self.loggregator.connect("rep", cell_id)? else { return Ok(None) };
+        let Connected { forwarder, sender, source_id, instance_id } = connected;
         Ok(Some(Forwarding {
             forwarder,
             sender,
-            cell: Cell { source_id: self.loggregator_source_id.clone(), instance_id },
+            cell: Cell { source_id, instance_id },
             interval: self.container_metrics_report_interval,
-            report_interval: self.report_interval,
+            report_interval: self.loggregator.report_interval,
             exclusions: self.exclusions.clone(),
         }))
     }
@@ -285,10 +237,4 @@ fn of_process(process: &Process) -> impl Iterator<Item = Value<'static>> {
     ];
     told.into_iter()
         .filter_map(|(name, value)| Some(Value { name: name.published, value: value? as f64, unit: "count" }))
-}
-
-/// Since the epoch; a clock before it is one at it.
-fn now_ns() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
