@@ -18,7 +18,7 @@ strip := $(if $(filter release,$(PROFILE)),-s)
 programs := diego garden-init builder launcher healthcheck diego-sshd
 names := bbs locket auctioneer rep gdn route-emitter ssh-proxy file-server cfdot
 
-.PHONY: build gather demo test test-vm fuzz lint bench-dev bench-garden bench-rootfs bench-net bench-cell tools clean
+.PHONY: build gather demo test test-vm fuzz simulate lint bench-dev bench-garden bench-rootfs bench-net bench-cell bench-bbs tools clean
 
 build: tools
 	cargo build --locked --profile $(PROFILE) $(addprefix --bin ,$(programs))
@@ -38,6 +38,7 @@ test: tools
 	cargo build --locked --workspace --all-targets
 	$(MAKE) gather PROFILE=dev
 	DIEGO_BIN=$(CURDIR)/dist/bin cargo test --locked --workspace --no-fail-fast
+	target/$(TARGET)/debug/simulate seconds 15
 	tests/demo/run dist/bin
 
 test-vm: tools
@@ -73,10 +74,20 @@ bench-cell: build
 	cargo build --locked --profile $(PROFILE) -p tests --bin bench-cell
 	$(built)/bench-cell dist/bin
 
+# The BBS: operations, events, a large cluster, auctions; figures on the last lines. See tests/bench/bbs for what sets sizes.
+bench-bbs: tools
+	cargo build --locked --profile $(PROFILE) -p bench-bbs
+	$(built)/bench-bbs
+
 # Hostile input of all kinds for so many seconds each; what it finds is left in target/fuzz/found.
 SECONDS ?= 60
 fuzz:
 	tests/fuzz/run $(SECONDS)
+
+# Whole control planes, each under a seed, with everything that may go wrong, for so many seconds; SEED=n: that one again.
+simulate: tools
+	cargo build --locked --profile $(PROFILE) -p simulation --bin simulate
+	$(built)/simulate $(if $(SEED),seed $(SEED),seconds $(SECONDS))
 
 lint:
 	cargo fmt --all --check

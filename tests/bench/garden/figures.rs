@@ -44,7 +44,8 @@ impl Report {
     }
 
     pub fn figure(&mut self, name: &str, value: f64, unit: &str) {
-        self.figures.push(format!("figure {name} {value:.2} {unit}"));
+        let places = if value.abs() < 0.1 { 4 } else { 2 };
+        self.figures.push(format!("figure {name} {value:.places$} {unit}"));
     }
 
     pub fn print(&self) {

@@ -1,5 +1,9 @@
 //! TLS before a container, as routers meet it: curl and openssl outside, an app that knows nothing of it inside.
 
+use std::os::fd::AsFd as _;
+
+use garden_sys::netlink::route::Route;
+use garden_sys::netlink::{in_namespace, new_namespace};
 use rcgen::SanType;
 use rcgen::string::Ia5String;
 use tests::busybox_image;
@@ -85,18 +89,32 @@ fn app() -> Value {
     })
 }
 
+const POOL_V6: &str = "fd00:d1e9::/112";
+
+/// The same, and containers have IPv6.
+fn with_tls_over_ipv6() -> Processes {
+    let mut processes = with_tls_before_containers();
+    processes.garden_flags.push(format!("--network-pool-v6={POOL_V6}"));
+    processes
+}
+
 impl Processes {
     /// curl as a client that knows the instance by its guid, with the certificate of `who`.
     fn curl(&self, instance: &Value, who: Option<&str>, path: &str, more: &[&str]) -> Answer {
+        Answer::of(self.curl_at("127.0.0.1", instance, who, path).args(more))
+    }
+
+    fn curl_at(&self, address: &str, instance: &Value, who: Option<&str>, path: &str) -> Command {
         let guid = instance["instance_guid"].as_str().unwrap();
         let port = instance["ports"][0]["host_tls_proxy_port"].as_u64().unwrap();
         let mut curl = Command::new("curl");
         curl.args(["--silent", "--show-error", "--max-time", "10", "--cacert"]).arg(self.path("identity-ca"));
-        curl.args(["--resolve", &format!("{guid}:{port}:127.0.0.1")]).args(more);
+        curl.args(["--resolve", &format!("{guid}:{port}:{address}")]);
         if let Some(who) = who {
             curl.arg("--cert").arg(self.path(who)).arg("--key").arg(self.path(&format!("{who}-key")));
         }
-        Answer::of(curl.arg(format!("https://{guid}:{port}{path}")))
+        curl.arg(format!("https://{guid}:{port}{path}"));
+        curl
     }
 }
 
@@ -188,5 +206,75 @@ fn an_instance_whose_own_ports_are_closed_is_reached_by_tls_and_not_otherwise() 
         processes.until("the instance is gone", |processes| {
             processes.listed(&["actual-lrps"]).is_empty().then_some(())
         });
+    });
+}
+
+/// More than fits into the buffers between a client that does not read and the app.
+const FILE_BYTES: usize = 24 << 20;
+/// How long the app goes on once it is told to end: less than a rep has patience for.
+const LAST_SECONDS: usize = 7;
+
+/// Serves a file, also for a while after it was told to end.
+fn app_that_takes_its_time() -> Value {
+    let serve = format!(
+        "head -c {FILE_BYTES} /dev/zero > /tmp/file; (trap '' TERM; exec httpd -f -p 8080 -h /tmp) & app=$!;
+         trap 'sleep {LAST_SECONDS}; kill -9 $app; exit' TERM; wait"
+    );
+    let mut app = app();
+    app["action"]["run"] = json!({ "path": "/bin/sh", "args": ["-c", serve], "user": "root" });
+    app["env"] = json!([{ "name": "PATH", "value": "/bin" }]);
+    app
+}
+
+#[test]
+fn routers_reach_an_instance_over_ipv6_and_get_what_they_asked_for_before_it_ends() {
+    let name = "routers_reach_an_instance_over_ipv6_and_get_what_they_asked_for_before_it_ends";
+    if !Path::new("/proc/net/if_inet6").exists() {
+        return println!("SKIPPED {name}: this kernel has no IPv6");
+    }
+    if !require_root(name) {
+        return;
+    }
+    // Their host is a network of its own: whether it forwards IPv6 is nobody else's.
+    let network = new_namespace().unwrap();
+    let story = || {
+        let host = Route::open().unwrap();
+        host.bring_up(host.index("lo").unwrap()).unwrap();
+        in_six_processes(name, with_tls_over_ipv6, |processes, _| is_reached_over_ipv6(processes));
+    };
+    in_namespace(network.as_fd(), story).unwrap();
+}
+
+fn is_reached_over_ipv6(processes: &mut Processes) {
+    processes.cfdot(&["create-desired-lrp", &app_that_takes_its_time().to_string()]).worked();
+    let instance = processes.running_instance_of("app", "");
+    assert_eq!(instance["ports"][0]["container_tls_proxy_port"], 61001, "{instance}");
+    let curl = |processes: &Processes, who| {
+        let mut curl = processes.curl_at("[::1]", &instance, who, "/file");
+        curl.arg("--http1.1");
+        curl
+    };
+    let head = |processes: &Processes, who| Answer::of(curl(processes, who).arg("--head"));
+    let answer = head(processes, Some("router")).worked();
+    assert!(answer.stdout.contains(&format!("Content-Length: {FILE_BYTES}")), "{answer:?}");
+    for who in [None, Some("stranger")] {
+        assert_ne!(head(processes, who).code, 0, "{who:?}");
+    }
+
+    let mut reading = curl(processes, Some("router"));
+    let mut reading = reading.args(["--max-time", "60"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = reading.stdout.take().unwrap();
+    said.read_exact(&mut [0; 1000]).unwrap();
+    processes.cfdot(&["delete-desired-lrp", "app"]).worked();
+    processes.until("nobody is let in any more", |processes| {
+        (head(processes, Some("router")).code != 0).then_some(())
+    });
+    let mut rest = Vec::new();
+    said.read_to_end(&mut rest).unwrap();
+    assert!(reading.wait().unwrap().success(), "who was there stays until it has everything");
+    assert_eq!(1000 + rest.len(), FILE_BYTES);
+    processes.cfdot(&["delete-desired-lrp", "web"]).worked();
+    processes.until("both instances are gone", |processes| {
+        processes.listed(&["actual-lrps"]).is_empty().then_some(())
     });
 }
