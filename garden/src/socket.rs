@@ -93,15 +93,31 @@ impl Socket {
 
     /// Moves what a pipe holds to the peer, once that takes it. An empty pipe is `WouldBlock`, sooner or later.
     pub async fn splice_from(&self, pipe: BorrowedFd<'_>, bytes_max: usize) -> io::Result<usize> {
-        let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
-        let splice = || Ok(rustix::pipe::splice(pipe, None, self, None, bytes_max, flags)?);
-        match each!(self, stream => stream.try_io(Interest::WRITABLE, splice)) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+        match self.try_splice_from(pipe, bytes_max) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.stalled().await,
             result => return result,
         }
+        self.try_splice_from(pipe, bytes_max)
+    }
+
+    /// The same as far as the peer takes it at once.
+    pub fn try_splice_from(&self, pipe: BorrowedFd<'_>, bytes_max: usize) -> io::Result<usize> {
+        let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
+        let splice =
+            || rustix::pipe::splice(pipe, None, self, None, bytes_max, flags).map_err(io::Error::from);
+        match splice() {
+            // Once more, so that the peer's waking is waited for: it need not have been the peer that could not.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                each!(self, stream => stream.try_io(Interest::WRITABLE, splice))
+            }
+            result => result,
+        }
+    }
+
+    /// After nothing could be moved, until it is worth another attempt.
+    pub async fn stalled(&self) {
         // Should it have been the pipe that was empty, the peer's waking would not come.
         _ = tokio::time::timeout(STALL_CHECK, self.writable()).await;
-        splice()
     }
 
     /// Moves what the peer has sent to a pipe, once there is some and the pipe has room. Zero: the peer sends nothing more.

@@ -277,6 +277,8 @@ impl Pump {
     async fn copy(&mut self, chunk: &mut Vec<u8>) -> rustix::io::Result<usize> {
         chunk.resize(CHUNK_BYTES, 0);
         let length = rustix::io::read(self.source.get_ref(), &mut chunk[..])?;
+        // Also to who came before this was written, though after it was last looked.
+        self.adopt();
         self.give(&chunk[..length]).await;
         Ok(length)
     }
@@ -295,10 +297,19 @@ impl Pump {
             // Empty, or at its end: which of the two does not depend on the connection.
             return if at_end(source) { Ok(0) } else { Err(Errno::AGAIN) };
         }
-        match socket.splice_from(source.as_fd(), SPLICE_BYTES).await {
+        let moved = {
+            // Nobody comes while it is moved to the one who was there.
+            let shared = self.shared.upgrade();
+            let arrivals = shared.as_ref().map(|shared| shared.arrivals());
+            if arrivals.as_ref().is_some_and(|arrivals| !arrivals.listeners.is_empty()) {
+                return Err(Errno::INTR);
+            }
+            socket.try_splice_from(source.as_fd(), SPLICE_BYTES)
+        };
+        match moved {
             Ok(length) => return Ok(length),
             Err(error) => match Errno::from_io_error(&error) {
-                Some(Errno::AGAIN) => {}
+                Some(Errno::AGAIN) => socket.stalled().await,
                 // Not a pipe, after all.
                 Some(Errno::INVAL) => self.copies_only = true,
                 // The connection is broken, and with it the listener.
@@ -496,6 +507,20 @@ mod tests {
         drop(write);
         assert_eq!(collect(second).await, b"still here");
         output.drained().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn who_came_before_it_was_written_hears_it() {
+        for _ in 0..2_000 {
+            let (read, write) = pipe().unwrap();
+            let (_exit, ended) = watch::channel(None);
+            let output = Output::start(read, None, ended).unwrap();
+            let (ours, theirs) = tokio::io::duplex(64);
+            output.attach(Box::new(theirs));
+            rustix::io::write(&write, b"here").unwrap();
+            drop(write);
+            assert_eq!(collect(ours).await, b"here");
+        }
     }
 
     #[tokio::test]
