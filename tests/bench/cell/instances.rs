@@ -130,9 +130,8 @@ pub async fn storm(machine: &Machine, report: &mut Report) -> Result<()> {
     remove(machine, "storm").await
 }
 
-pub async fn thousand(machine: &Machine, report: &mut Report) -> Result<()> {
+pub async fn thousand(machine: &Machine, fresh_kib: i64, report: &mut Report) -> Result<()> {
     let (instances, seconds) = (number("INSTANCES", 1000), number("SECONDS", 60));
-    let before = memory::pss_kib(machine.cell_pid())?;
     let mut events = machine.bbs.subscribe_to_instance_events().await?;
     let told = give(machine, &web("thousand", instances as u32)).await?;
     let crashed = until_running(&mut events, "thousand", instances).await?;
@@ -151,7 +150,7 @@ pub async fn thousand(machine: &Machine, report: &mut Report) -> Result<()> {
     };
     report.figure("cell_1000_cpu_percent", percent, "%");
     report.figure("cell_bulk_sync_1000_ms", more("sum") / more("count") * 1e3, "ms");
-    let own = memory::pss_kib(machine.cell_pid())? - before - apps_kib()?;
+    let own = memory::pss_kib(machine.cell_pid())? - fresh_kib - apps_kib()?;
     report.figure("cell_1000_overhead_kib", own as f64 / instances as f64, "KiB");
     let still = machine.rep.state(Duration::from_secs(30)).await?;
     let running = still.lrps.iter().filter(|lrp| lrp.state == "RUNNING").count();
