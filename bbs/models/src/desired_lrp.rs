@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::wire;
 use crate::{
-    Action, CachedDependency, CheckDefinition, EnvironmentVariable, File, ImageLayer, MetricTags,
-    ModificationTag, Routes, SecurityGroupRule, VolumeMount,
+    Action, CachedDependency, CheckDefinition, EnvironmentVariable, File, ImageLayer, MetricTagValue,
+    MetricTags, ModificationTag, Routes, SOURCE_ID_TAG, SecurityGroupRule, VolumeMount,
 };
 
 /// Bytes of `annotation`, of an LRP or a Task.
@@ -200,6 +200,7 @@ impl DesiredLrp {
         }
         if let Some(metric_tags) = update.metric_tags {
             self.metric_tags = metric_tags;
+            self.metrics_guid_follows();
         }
         if let Some(credentials) = update.image_credentials {
             let empty = credentials.username.is_empty() && credentials.password.is_empty();
@@ -207,6 +208,22 @@ impl DesiredLrp {
         }
         self.modification_tag.increment();
         self
+    }
+
+    /// The deprecated metrics guid says what the tag `source_id` says, after an update of the tags too: an LRP of which the
+    /// two differ is not valid, and could not be read again.
+    fn metrics_guid_follows(&mut self) {
+        if self.metrics_guid.is_empty() {
+            return;
+        }
+        match self.metric_tags.get(SOURCE_ID_TAG) {
+            Some(MetricTagValue::Static(source_id)) => self.metrics_guid.clone_from(source_id),
+            Some(_) => self.metrics_guid.clear(),
+            None => {
+                let source_id = MetricTagValue::Static(self.metrics_guid.clone());
+                self.metric_tags.insert(SOURCE_ID_TAG.into(), source_id);
+            }
+        }
     }
 }
 

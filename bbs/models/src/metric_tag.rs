@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+/// Names whom the logs and metrics are of.
+pub const SOURCE_ID_TAG: &str = "source_id";
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum MetricTagValue {
     Static(String),

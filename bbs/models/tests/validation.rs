@@ -110,14 +110,14 @@ fn desired_lrps_that_cannot_be() {
 fn actions_that_cannot_be() {
     let refused = |action: wire::Action| refused(Action::try_from(action));
     let download = |algorithm: &str, value: &str| wire::Action {
-        download_action: Some(wire::DownloadAction {
+        download_action: Some(Box::new(wire::DownloadAction {
             from: "f".into(),
             to: "t".into(),
             user: "u".into(),
             checksum_algorithm: algorithm.into(),
             checksum_value: value.into(),
             ..Default::default()
-        }),
+        })),
         ..Default::default()
     };
     assert_eq!(refused(download("", "")), "nothing");
@@ -125,14 +125,14 @@ fn actions_that_cannot_be() {
     assert_eq!(refused(download("sha256", "")), "Invalid field: checksum value");
     assert_eq!(refused(download("", "x")), "Invalid field: checksum algorithm");
     assert_eq!(refused(download("crc", "x")), "Invalid field: invalid algorithm");
-    let upload = wire::Action { upload_action: Some(wire::UploadAction::default()), ..Default::default() };
+    let upload = wire::Action { upload_action: Some(Box::default()), ..Default::default() };
     assert_eq!(refused(upload), "Invalid field: to, Invalid field: from, Invalid field: user");
     let timeout = wire::Action { timeout_action: Some(Default::default()), ..Default::default() };
     assert_eq!(refused(timeout), "Invalid field: action, Invalid field: timeout_ms");
     let none = wire::Action { serial_action: Some(Default::default()), ..Default::default() };
     assert_eq!(refused(none), "Invalid field: actions");
     let parallel = wire::ManyActions { actions: vec![run(), wire::Action::default()], ..Default::default() };
-    let parallel = wire::Action { parallel_action: Some(parallel), ..Default::default() };
+    let parallel = wire::Action { parallel_action: Some(Box::new(parallel)), ..Default::default() };
     assert_eq!(refused(parallel), "Invalid field: inner-action");
 }
 
@@ -140,7 +140,7 @@ fn actions_that_cannot_be() {
 fn nested(levels: usize) -> wire::Action {
     (1..levels).fold(run(), |inner, level| {
         let (one, none) = (Some(Box::new(inner.clone())), wire::Action::default());
-        let many = Some(wire::ManyActions { actions: vec![run(), inner], ..Default::default() });
+        let many = Some(Box::new(wire::ManyActions { actions: vec![run(), inner], ..Default::default() }));
         match level % 4 {
             0 => wire::Action { serial_action: many, ..none },
             1 => wire::Action { codependent_action: many, ..none },

@@ -82,7 +82,7 @@ impl Call {
     where
         Q: Message + Default,
     {
-        let request = Q::decode(self.body.clone()).map_err(|_| Error::bad_request())?;
+        let request = wire::decode(&self.body).map_err(|_| Error::bad_request())?;
         parse(request).map_err(|invalid| Error::invalid_request(invalid.to_string()))
     }
 }

@@ -1,8 +1,8 @@
 //! Values as today's and yesterday's clients read them. Pure.
 
 use bbs_models::{
-    ActualLrp, ActualLrpGroup, DesiredLrp, Event, MetricTagValue, Task, exclusive_layers_as_downloads,
-    shared_layers_as_dependencies, wire,
+    ActualLrp, ActualLrpGroup, DesiredLrp, Event, MetricTagValue, SOURCE_ID_TAG, Task,
+    exclusive_layers_as_downloads, shared_layers_as_dependencies, wire,
 };
 
 /// Which revision of a route was called.
@@ -12,8 +12,6 @@ pub enum Revision {
     Old,
     Current,
 }
-
-const SOURCE_ID: &str = "source_id";
 
 pub fn actual_lrp(lrp: &ActualLrp) -> wire::ActualLrp {
     lrp.clone().into()
@@ -60,13 +58,13 @@ fn older_task(mut task: Task, revision: Revision) -> Task {
 
 /// The metrics guid and the `source_id` tag say the same thing: who has one of them gets both.
 fn with_metrics_guid(mut lrp: DesiredLrp) -> DesiredLrp {
-    match lrp.metric_tags.get(SOURCE_ID) {
+    match lrp.metric_tags.get(SOURCE_ID_TAG) {
         Some(MetricTagValue::Static(source_id)) if lrp.metrics_guid.is_empty() => {
             lrp.metrics_guid.clone_from(source_id);
         }
         None if !lrp.metrics_guid.is_empty() => {
             let source_id = MetricTagValue::Static(lrp.metrics_guid.clone());
-            lrp.metric_tags.insert(SOURCE_ID.into(), source_id);
+            lrp.metric_tags.insert(SOURCE_ID_TAG.into(), source_id);
         }
         _ => {}
     }

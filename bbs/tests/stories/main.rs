@@ -2,8 +2,12 @@
 //! Here with a file; beside it the same ones with a server of PostgreSQL, and of MariaDB.
 
 mod api;
+mod bad_bytes;
+mod bad_values;
+mod calls;
 mod durability;
 mod files;
+mod gone;
 mod lrps;
 mod servers;
 mod tasks;

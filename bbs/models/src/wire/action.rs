@@ -1,4 +1,5 @@
-//! Actions on the wire: a message with nine fields of which one is set.
+//! Actions on the wire: a message with nine fields of which one is set. They are boxed: a list of empty actions, two bytes
+//! each on the wire, is nine words each in memory and not nine structs.
 
 use prost::Message;
 use serde::{Deserialize, Serialize};
@@ -10,15 +11,15 @@ use crate as models;
 #[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Action {
-    #[prost(message, optional, tag = "1")]
+    #[prost(message, optional, boxed, tag = "1")]
     #[serde(rename = "download", skip_serializing_if = "Option::is_none")]
-    pub download_action: Option<DownloadAction>,
-    #[prost(message, optional, tag = "2")]
+    pub download_action: Option<Box<DownloadAction>>,
+    #[prost(message, optional, boxed, tag = "2")]
     #[serde(rename = "upload", skip_serializing_if = "Option::is_none")]
-    pub upload_action: Option<UploadAction>,
-    #[prost(message, optional, tag = "3")]
+    pub upload_action: Option<Box<UploadAction>>,
+    #[prost(message, optional, boxed, tag = "3")]
     #[serde(rename = "run", skip_serializing_if = "Option::is_none")]
-    pub run_action: Option<RunAction>,
+    pub run_action: Option<Box<RunAction>>,
     #[prost(message, optional, boxed, tag = "4")]
     #[serde(rename = "timeout", skip_serializing_if = "Option::is_none")]
     pub timeout_action: Option<Box<TimeoutAction>>,
@@ -28,15 +29,15 @@ pub struct Action {
     #[prost(message, optional, boxed, tag = "6")]
     #[serde(rename = "try", skip_serializing_if = "Option::is_none")]
     pub try_action: Option<Box<TryAction>>,
-    #[prost(message, optional, tag = "7")]
+    #[prost(message, optional, boxed, tag = "7")]
     #[serde(rename = "parallel", skip_serializing_if = "Option::is_none")]
-    pub parallel_action: Option<ManyActions>,
-    #[prost(message, optional, tag = "8")]
+    pub parallel_action: Option<Box<ManyActions>>,
+    #[prost(message, optional, boxed, tag = "8")]
     #[serde(rename = "serial", skip_serializing_if = "Option::is_none")]
-    pub serial_action: Option<ManyActions>,
-    #[prost(message, optional, tag = "9")]
+    pub serial_action: Option<Box<ManyActions>>,
+    #[prost(message, optional, boxed, tag = "9")]
     #[serde(rename = "codependent", skip_serializing_if = "Option::is_none")]
-    pub codependent_action: Option<ManyActions>,
+    pub codependent_action: Option<Box<ManyActions>>,
 }
 
 #[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
@@ -216,13 +217,13 @@ impl TryFrom<Action> for models::Action {
             return Err(invalid);
         }
         if let Some(action) = wire.download_action {
-            return Ok(Self::Download(action.try_into()?));
+            return Ok(Self::Download((*action).try_into()?));
         }
         if let Some(action) = wire.upload_action {
-            return Ok(Self::Upload(action.try_into()?));
+            return Ok(Self::Upload((*action).try_into()?));
         }
         if let Some(action) = wire.run_action {
-            return Ok(Self::Run(action.try_into()?));
+            return Ok(Self::Run((*action).try_into()?));
         }
         if let Some(action) = wire.timeout_action {
             return Ok(Self::Timeout((*action).try_into()?));
@@ -234,13 +235,13 @@ impl TryFrom<Action> for models::Action {
             return Ok(Self::Try((*action).try_into()?));
         }
         if let Some(actions) = wire.parallel_action {
-            return Ok(Self::Parallel(actions.try_into()?));
+            return Ok(Self::Parallel((*actions).try_into()?));
         }
         if let Some(actions) = wire.serial_action {
-            return Ok(Self::Serial(actions.try_into()?));
+            return Ok(Self::Serial((*actions).try_into()?));
         }
         if let Some(actions) = wire.codependent_action {
-            return Ok(Self::Codependent(actions.try_into()?));
+            return Ok(Self::Codependent((*actions).try_into()?));
         }
         Err(Invalid::field("inner-action"))
     }
@@ -374,15 +375,15 @@ impl From<models::Action> for Action {
     fn from(action: models::Action) -> Self {
         let mut wire = Self::default();
         match action {
-            models::Action::Download(action) => wire.download_action = Some(action.into()),
-            models::Action::Upload(action) => wire.upload_action = Some(action.into()),
-            models::Action::Run(action) => wire.run_action = Some(action.into()),
+            models::Action::Download(action) => wire.download_action = Some(Box::new(action.into())),
+            models::Action::Upload(action) => wire.upload_action = Some(Box::new(action.into())),
+            models::Action::Run(action) => wire.run_action = Some(Box::new(action.into())),
             models::Action::Timeout(action) => wire.timeout_action = Some(Box::new(action.into())),
             models::Action::EmitProgress(action) => wire.emit_progress_action = Some(Box::new(action.into())),
             models::Action::Try(action) => wire.try_action = Some(Box::new(action.into())),
-            models::Action::Parallel(actions) => wire.parallel_action = Some(actions.into()),
-            models::Action::Serial(actions) => wire.serial_action = Some(actions.into()),
-            models::Action::Codependent(actions) => wire.codependent_action = Some(actions.into()),
+            models::Action::Parallel(actions) => wire.parallel_action = Some(Box::new(actions.into())),
+            models::Action::Serial(actions) => wire.serial_action = Some(Box::new(actions.into())),
+            models::Action::Codependent(actions) => wire.codependent_action = Some(Box::new(actions.into())),
         }
         wire
     }

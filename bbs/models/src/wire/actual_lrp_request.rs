@@ -24,12 +24,9 @@ pub struct ActualLrpsRequest {
 }
 
 impl ActualLrpsRequest {
-    /// A negative index matches nothing that exists; it is refused.
     pub fn parse(self) -> Result<models::ActualLrpFilter, Invalid> {
-        let mut invalid = Invalid::default();
-        let index = self.index.map(|index| invalid.unsigned("index", index));
         let (domain, cell_id, process_guid) = (self.domain, self.cell_id, self.process_guid);
-        invalid.or(models::ActualLrpFilter { domain, cell_id, process_guid, index })
+        Ok(models::ActualLrpFilter { domain, cell_id, process_guid, index: self.index.map(index_or_nobodys) })
     }
 }
 
@@ -42,6 +39,11 @@ impl From<models::ActualLrpFilter> for ActualLrpsRequest {
             index: filter.index.map(wire_unsigned),
         }
     }
+}
+
+/// A negative index is nobody's: so is one that no instance can have.
+fn index_or_nobodys(index: i32) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX)
 }
 
 /// ActualLRPsResponse and ActualLRPsByProcessGuidsResponse.
@@ -133,7 +135,7 @@ impl IndexedInstanceRequest {
     pub fn parse_claim(self) -> Result<(String, u32, models::ActualLrpInstanceKey), Invalid> {
         let mut invalid = Invalid::default();
         invalid.require(!self.process_guid.is_empty(), "process_guid");
-        let index = invalid.unsigned("index", self.index);
+        let index = index_or_nobodys(self.index);
         match take_instance(&mut invalid, self.actual_lrp_instance_key) {
             Some(instance) => invalid.or((self.process_guid, index, instance)),
             None => Err(invalid),

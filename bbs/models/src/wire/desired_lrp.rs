@@ -392,7 +392,11 @@ impl TryFrom<DesiredLrpUpdate> for models::DesiredLrpUpdate {
         let routes = wire.routes.and_then(|routes| invalid.take(parse_routes(routes)));
         let metric_tags = invalid.take_field("metric_tags", parse_metric_tags(wire.metric_tags, ""));
         let image_credentials = match (wire.image_username, wire.image_password) {
-            (Some(username), Some(password)) => Some(models::ImageCredentials { username, password }),
+            (Some(username), Some(password)) => {
+                invalid.require(username.is_empty() || !password.is_empty(), "image_password");
+                invalid.require(password.is_empty() || !username.is_empty(), "image_username");
+                Some(models::ImageCredentials { username, password })
+            }
             (Some(_), None) => {
                 invalid.add_field("image_password");
                 None

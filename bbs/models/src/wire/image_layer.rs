@@ -133,7 +133,8 @@ fn parse_digest(invalid: &mut Invalid, wire: &ImageLayer) -> Option<models::Laye
     };
     let value = &wire.digest_value;
     invalid.require(algorithm.is_some() || (value.is_empty() && !exclusive), "digest_algorithm");
-    invalid.require(!value.is_empty() || (algorithm.is_none() && !exclusive), "digest_value");
+    let unsaid = wire.digest_algorithm == 0 && !exclusive;
+    invalid.require(!value.is_empty() || unsaid, "digest_value");
     algorithm
         .filter(|_| !value.is_empty())
         .map(|algorithm| models::LayerDigest { algorithm, value: value.clone() })

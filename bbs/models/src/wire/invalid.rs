@@ -1,10 +1,26 @@
 //! What is wrong with a message: all of it at once, in the words that platform clients know.
 
+use std::fmt;
+
+/// Faults that are told of one message; it may have as many as it has parts.
+pub const FAULTS_TOLD_MAX: usize = 64;
+/// Of one fault that quotes what it is about.
+pub const FAULT_CHARS_MAX: usize = 256;
+
 /// Texts such as `Invalid field: process_guid`, joined by `, `.
-#[derive(Debug, Clone, PartialEq, Eq, Default, thiserror::Error)]
-#[error("{}", faults.join(", "))]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Invalid {
     faults: Vec<String>,
+    untold: usize,
+}
+
+impl std::error::Error for Invalid {}
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.faults.join(", "))?;
+        if self.untold > 0 { write!(f, ", and {} more", self.untold) } else { Ok(()) }
+    }
 }
 
 impl Invalid {
@@ -19,11 +35,20 @@ impl Invalid {
     }
 
     pub(super) fn add(&mut self, text: impl Into<String>) {
-        self.faults.push(text.into());
+        if self.faults.len() == FAULTS_TOLD_MAX {
+            self.untold += 1;
+            return;
+        }
+        let mut text = text.into();
+        if let Some((end, _)) = text.char_indices().nth(FAULT_CHARS_MAX) {
+            text.truncate(end);
+            text.push('…');
+        }
+        self.faults.push(text);
     }
 
     pub(super) fn add_field(&mut self, name: &str) {
-        self.faults.push(format!("Invalid field: {name}"));
+        self.add(format!("Invalid field: {name}"));
     }
 
     pub(super) fn require(&mut self, holds: bool, field: &str) {
@@ -33,7 +58,8 @@ impl Invalid {
     }
 
     pub(super) fn append(&mut self, other: Self) {
-        self.faults.extend(other.faults);
+        other.faults.into_iter().for_each(|fault| self.add(fault));
+        self.untold += other.untold;
     }
 
     /// The value, or its faults kept.

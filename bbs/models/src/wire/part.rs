@@ -198,7 +198,8 @@ pub(super) fn parse_metric_tags(
     }
     if !tags.is_empty() && !metrics_guid.is_empty() {
         let source = models::MetricTagValue::Static(metrics_guid.to_string());
-        invalid.require(tags.get("source_id") == Some(&source), "source_id should match metrics_guid");
+        invalid
+            .require(tags.get(models::SOURCE_ID_TAG) == Some(&source), "source_id should match metrics_guid");
     }
     invalid.or(tags)
 }
