@@ -285,7 +285,9 @@ impl World {
         let mut definition = TaskDefinition::new("docker:///busybox", run(path));
         definition.memory_mb = 64;
         change(&mut definition);
-        self.until("the BBS answers", || async { self.bbs.ping().await.ok() }).await;
+        // One that nobody could take at once would be offered again after half a minute only.
+        let known = || async { self.bbs.cells().await.ok().filter(|cells| !cells.is_empty()) };
+        self.until("a cell is known", known).await;
         self.bbs.desire_task(guid, "domain", &definition).await.unwrap();
     }
 
