@@ -18,7 +18,7 @@ strip := $(if $(filter release,$(PROFILE)),-s)
 programs := diego garden-init builder launcher healthcheck diego-sshd
 names := bbs locket auctioneer rep gdn route-emitter ssh-proxy file-server cfdot
 
-.PHONY: build gather demo test test-vm fuzz simulate lint bench-dev bench-garden bench-rootfs bench-net bench-cell bench-bbs tools clean
+.PHONY: build gather demo test test-vm fuzz simulate simulate-auction lint bench-dev bench-garden bench-rootfs bench-net bench-cell bench-bbs tools clean
 
 build: tools
 	cargo build --locked --profile $(PROFILE) $(addprefix --bin ,$(programs))
@@ -88,6 +88,12 @@ fuzz:
 simulate: tools
 	cargo build --locked --profile $(PROFILE) -p simulation --bin simulate
 	$(built)/simulate $(if $(SEED),seed $(SEED),seconds $(SECONDS))
+
+# Auctions at several scales, beside best fit and chance, in one process and on reps that are processes; reports, as text and
+# drawn, go to target/auction. See docs/AUCTION.md.
+simulate-auction: tools
+	cargo build --locked --profile $(PROFILE) -p simulation --bin simulate-auction
+	$(built)/simulate-auction target/auction
 
 lint:
 	cargo fmt --all --check

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::Router;
 use bbs_client::BbsClient;
 use bbs_models::PreferredAddress;
 use rep::auction_cell::AuctionCell;
@@ -51,7 +52,7 @@ pub struct Cell {
 
 impl Cell {
     pub fn new(index: i32, cluster: Cluster) -> Cell {
-        let (id, zone) = (format!("cell-{index}"), format!("z{}", index % 2));
+        let (id, zone) = (cell_id(index), format!("z{}", index % 2));
         Cell { id, zone, index, cluster, machine: None, rep: None }
     }
 
@@ -98,19 +99,8 @@ impl Cell {
         self.rep.iter().for_each(|(_, evacuation)| evacuation.begin());
     }
 
-    fn identity(&self) -> Identity {
-        Identity {
-            cell_id: self.id.clone(),
-            cell_index: self.index,
-            rep_url: format!("http://{}", self.id),
-            zone: self.zone.clone(),
-            stacks: Stacks(BTreeMap::from([("linux".into(), "/linux.tar".into())])),
-            ..Identity::default()
-        }
-    }
-
     fn run(&self, station: &Station, evacuation: &Evacuation, containers: SharedContainers) {
-        let (identity, traces) = (self.identity(), Traces::default());
+        let (identity, traces) = (identity(self.index, &self.zone), Traces::default());
         let bbs = BbsClient::by(station.way(), BBS_URL);
         let around = Surrounded {
             cell_id: self.id.clone(),
@@ -124,19 +114,7 @@ impl Cell {
             replaced: Mutex::default(),
             witness: Arc::new(()),
         };
-        let api = Api {
-            cell_id: self.id.clone(),
-            auction_cell: AuctionCell::new(
-                identity.clone(),
-                containers.clone(),
-                evacuation.clone(),
-                traces.clone(),
-            ),
-            traces,
-            usage: Arc::new(Usage::default()),
-            executor: containers.clone(),
-            logs: executor::logs::Logs::default(),
-        };
+        let api = api(&identity, &containers, evacuation, traces);
         let presence = presence::of(&identity, &identity.rep_url, TOTAL);
         let (locket, network) = (self.cluster.locket.clone(), self.cluster.network.clone());
         tokio::spawn(harmonizer::run(around, harmonizer::Intervals::default(), station.life.clone()));
@@ -147,6 +125,41 @@ impl Cell {
         });
         tokio::spawn(leave(self.cluster.clone(), station.clone(), evacuation.clone(), bbs, containers));
     }
+}
+
+fn cell_id(index: i32) -> String {
+    format!("cell-{index}")
+}
+
+fn identity(index: i32, zone: &str) -> Identity {
+    Identity {
+        cell_id: cell_id(index),
+        cell_index: index,
+        rep_url: format!("http://{}", cell_id(index)),
+        zone: zone.into(),
+        stacks: Stacks(BTreeMap::from([("linux".into(), "/linux.tar".into())])),
+        ..Identity::default()
+    }
+}
+
+fn api(identity: &Identity, containers: &SharedContainers, evacuation: &Evacuation, traces: Traces) -> Api {
+    let (identity, executor) = (identity.clone(), containers.clone());
+    Api {
+        cell_id: identity.cell_id.clone(),
+        auction_cell: AuctionCell::new(identity, executor, evacuation.clone(), traces.clone()),
+        traces,
+        usage: Arc::new(Usage::default()),
+        executor: containers.clone(),
+        logs: executor::logs::Logs::default(),
+    }
+}
+
+/// The API of a rep that only takes work, on a machine of its own: what it takes stays reserved.
+pub fn rep_router(index: i32, zone: &str) -> Router {
+    let machine = Machine::new(&cell_id(index), Chance::new(0), Ledger::new(), Sabotage::None);
+    let containers: SharedContainers = Arc::new(machine);
+    let api = api(&identity(index, zone), &containers, &Evacuation::default(), Traces::default());
+    network_router(Arc::new(api), Arc::new(()))
 }
 
 /// A cell that is empty has nothing left to do.

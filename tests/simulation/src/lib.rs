@@ -18,9 +18,11 @@ mod settled;
 
 use std::time::Duration;
 
+pub use cells::rep_router;
 use chance::Chance;
 use chaos::World;
 use ledger::Ledger;
+pub use machine::TOTAL as MACHINE_TOTAL;
 pub use sabotage::Sabotage;
 
 /// What became of one seed.
