@@ -85,9 +85,11 @@ pub(crate) type Result<T> = std::result::Result<T, Error>;
 impl BbsClient {
     /// `url` is `http://host:port` or `https://host:port`; `config.timeout` is of calls, streams have none.
     pub fn new(url: &str, config: &ClientConfig) -> Result<Self> {
+        // As all BBSes have it, and twice as fast for calls as small as these.
+        let config = ClientConfig { http1_only: true, ..config.clone() };
         let streams = ClientConfig { timeout: None, ..config.clone() };
         Ok(Self {
-            http: diego_base::http::client(config).map_err(Error::Build)?.into(),
+            http: diego_base::http::client(&config).map_err(Error::Build)?.into(),
             streams: diego_base::http::client(&streams).map_err(Error::Build)?.into(),
             url: url.trim_end_matches('/').to_string(),
             trace_id: None,

@@ -16,6 +16,8 @@ pub struct ClientConfig {
     pub timeout: Option<Duration>,
     pub connect_timeout: Duration,
     pub idle_per_host_max: usize,
+    /// A connection for each call under way instead of one for all, which is less work where calls are small and many.
+    pub http1_only: bool,
 }
 
 impl Default for ClientConfig {
@@ -26,6 +28,7 @@ impl Default for ClientConfig {
             timeout: Some(Duration::from_secs(10)),
             connect_timeout: Duration::from_secs(5),
             idle_per_host_max: 64,
+            http1_only: false,
         }
     }
 }
@@ -100,6 +103,9 @@ pub fn client(config: &ClientConfig) -> Result<reqwest::Client, Error> {
         .pool_max_idle_per_host(config.idle_per_host_max)
         .tcp_nodelay(true)
         .tls_danger_accept_invalid_certs(config.skip_cert_verify);
+    if config.http1_only {
+        builder = builder.http1_only();
+    }
     if let Some(timeout) = config.timeout {
         builder = builder.timeout(timeout);
     }
