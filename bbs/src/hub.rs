@@ -3,7 +3,7 @@
 //! All subscribers share one bounded ring. One that falls behind by more than the ring is cut off, as it can no
 //! longer follow; it subscribes anew and reads the state anew. Nobody ever waits for a subscriber.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bbs_models::Event;
 use tokio::sync::broadcast;
@@ -22,10 +22,25 @@ pub enum Topic {
     Tasks,
 }
 
+/// Ways to say an event: an older and a newer one.
+pub const WORDINGS: usize = 2;
+
 #[derive(Debug)]
 pub struct Published {
     pub topic: Topic,
     pub event: Event,
+    /// As it travels, by wording: put into words once, by whoever is the first to need it, for all subscribers.
+    said: [OnceLock<String>; WORDINGS],
+}
+
+impl Published {
+    fn new(topic: Topic, event: Event) -> Arc<Published> {
+        Arc::new(Published { topic, event, said: Default::default() })
+    }
+
+    pub fn said(&self, wording: usize, say: impl FnOnce(&Event) -> String) -> &str {
+        self.said[wording].get_or_init(|| say(&self.event))
+    }
 }
 
 /// Why a subscription ended.
@@ -63,7 +78,7 @@ impl Hub {
         for (topic, events) in topics {
             for event in events {
                 // An error says that nobody listens, which is nobody's error.
-                let _ = self.0.send(Arc::new(Published { topic, event }));
+                let _ = self.0.send(Published::new(topic, event));
             }
         }
     }
@@ -117,6 +132,17 @@ mod tests {
         }
         drop(hub);
         assert_eq!(lrps.next().await.unwrap_err(), Ended::Closed);
+    }
+
+    #[tokio::test]
+    async fn an_event_is_put_into_words_once_for_each_wording() {
+        let hub = Hub::default();
+        let (mut first, mut second) = (hub.subscribe(&[Topic::Tasks]), hub.subscribe(&[Topic::Tasks]));
+        hub.publish(task(7));
+        let (first, second) = (first.next().await.unwrap(), second.next().await.unwrap());
+        assert_eq!(first.said(0, |event| format!("old {}", event.key())), "old 7");
+        assert_eq!(second.said(0, |_| "again".into()), "old 7");
+        assert_eq!(second.said(1, |event| format!("new {}", event.key())), "new 7");
     }
 
     #[tokio::test]

@@ -9,9 +9,8 @@ use axum::routing::{MethodRouter, get};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bbs_models::{Event, wire};
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use prost::Message;
-use tokio_util::sync::CancellationToken;
 
 use super::views::{self, Revision};
 use super::{Call, Served};
@@ -43,7 +42,6 @@ struct Stream {
     /// Only what concerns this cell; empty: everything.
     cell_id: String,
     revision: Revision,
-    shutdown: CancellationToken,
     number: u64,
 }
 
@@ -55,7 +53,6 @@ fn subscribe(served: &Served, call: &Call, topics: &'static [Topic], revision: R
         subscription: served.controllers.board.hub().subscribe(topics),
         cell_id: request.cell_id,
         revision,
-        shutdown: served.shutdown.clone(),
         number: 0,
     };
     tracing::info!(route = %call.path, cell_id = %stream.cell_id, "subscribed");
@@ -63,6 +60,7 @@ fn subscribe(served: &Served, call: &Call, topics: &'static [Topic], revision: R
         let frame = stream.next().await?;
         Some((Ok::<_, std::convert::Infallible>(frame), stream))
     });
+    let body = body.take_until(served.shutdown.clone().cancelled_owned());
     let headers = [
         (header::CONTENT_TYPE, "text/event-stream; charset=utf-8"),
         (header::CACHE_CONTROL, "no-cache, no-store, must-revalidate"),
@@ -73,12 +71,8 @@ fn subscribe(served: &Served, call: &Call, topics: &'static [Topic], revision: R
 impl Stream {
     async fn next(&mut self) -> Option<String> {
         loop {
-            let published = tokio::select! {
-                () = self.shutdown.cancelled() => return None,
-                published = self.subscription.next() => published,
-            };
-            match published {
-                Ok(published) if self.wants(&published) => return Some(self.frame(&published.event)),
+            match self.subscription.next().await {
+                Ok(published) if self.wants(&published) => return Some(self.frame(&published)),
                 Ok(_) => {}
                 Err(ended) => {
                     tracing::warn!(%ended, "an event stream ends");
@@ -94,9 +88,12 @@ impl Stream {
             || published.event.concerns_cell(&self.cell_id)
     }
 
-    fn frame(&mut self, event: &Event) -> String {
-        let payload = STANDARD.encode(views::event(event, self.revision));
-        let frame = format!("id: {}\nevent: {}\ndata: {payload}\n\n", self.number, event.event_type());
+    fn frame(&mut self, published: &Published) -> String {
+        let revision = self.revision;
+        let say = |event: &Event| STANDARD.encode(views::event(event, revision));
+        let payload = published.said(revision as usize, say);
+        let event_type = published.event.event_type();
+        let frame = format!("id: {}\nevent: {event_type}\ndata: {payload}\n\n", self.number);
         self.number += 1;
         frame
     }
