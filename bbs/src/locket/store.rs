@@ -7,12 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bbs_models::{LockKind, Resource};
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteLockingMode, SqliteSynchronous,
-};
-use sqlx::{ConnectOptions, Connection, Executor, Row};
+use rusqlite::{Connection, Row, params};
 
 use super::table::Held;
+use crate::store::embedded::{Gone, Synchronous, Worker};
 
 /// A predecessor that is about to end may hold the file for so long.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
@@ -28,7 +26,9 @@ const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS locks (
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("cannot {act} the lock database {path}: {source}")]
-    Failed { act: &'static str, path: PathBuf, source: sqlx::Error },
+    Failed { act: &'static str, path: PathBuf, source: rusqlite::Error },
+    #[error("the lock database {path} was given up")]
+    Gone { path: PathBuf },
     #[error("cannot keep locks in {at}: {why}")]
     Server { at: String, why: String },
     #[error("cannot make the directory of the lock database {path}")]
@@ -38,7 +38,7 @@ pub enum StoreError {
 /// The file and the one connection to it, or neither: then a restart forgets who held what.
 pub enum LockStore {
     Memory,
-    File { path: PathBuf, connection: Box<SqliteConnection> },
+    File { path: PathBuf, worker: Worker },
 }
 
 impl LockStore {
@@ -47,73 +47,70 @@ impl LockStore {
             std::fs::create_dir_all(folder)
                 .map_err(|source| StoreError::Folder { path: path.into(), source })?;
         }
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .locking_mode(SqliteLockingMode::Exclusive)
-            .synchronous(SqliteSynchronous::Normal)
-            .busy_timeout(LOCK_PATIENCE)
-            .disable_statement_logging();
-        let failed = |act| move |source| StoreError::Failed { act, path: path.into(), source };
-        let mut connection = options.connect().await.map_err(failed("open"))?;
-        connection.execute(SCHEMA).await.map_err(failed("make the table of"))?;
-        Ok(Self::File { path: path.into(), connection: Box::new(connection) })
+        let worker = Worker::open(path, Synchronous::Normal, LOCK_PATIENCE).await;
+        let worker =
+            worker.map_err(|source| StoreError::Failed { act: "open", path: path.into(), source })?;
+        let store = Self::File { path: path.into(), worker };
+        store.run("make the table of", |connection| connection.execute_batch(SCHEMA)).await?;
+        Ok(store)
+    }
+
+    /// What `work` does with the connection, if there is one; `act` is for errors.
+    async fn run<T: Default + Send + 'static>(
+        &self,
+        act: &'static str,
+        work: impl FnOnce(&mut Connection) -> Result<T, rusqlite::Error> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let Self::File { path, worker } = self else { return Ok(T::default()) };
+        let done = worker.run(work).await.map_err(|Gone| StoreError::Gone { path: path.clone() })?;
+        done.map_err(|source| StoreError::Failed { act, path: path.clone(), source })
     }
 
     /// Rows of a kind that we do not know are left alone.
     pub async fn load(&mut self) -> Result<Vec<Held>, StoreError> {
-        let Self::File { path, connection } = self else { return Ok(Vec::new()) };
-        let failed = |source| StoreError::Failed { act: "read", path: path.clone(), source };
-        let rows =
-            connection.fetch_all("SELECT path, owner, value, type, ttl FROM locks").await.map_err(failed)?;
-        let held: Result<Vec<Option<Held>>, sqlx::Error> = rows.iter().map(read_row).collect();
-        Ok(held.map_err(failed)?.into_iter().flatten().collect())
+        let rows = |connection: &mut Connection| {
+            let mut rows = connection.prepare("SELECT path, owner, value, type, ttl FROM locks")?;
+            let held = rows.query_map([], read_row)?.collect::<Result<Vec<Option<Held>>, _>>()?;
+            Ok(held.into_iter().flatten().collect())
+        };
+        self.run("read", rows).await
     }
 
     pub async fn put(&mut self, resource: &Resource, ttl: Duration) -> Result<(), StoreError> {
-        let Self::File { path, connection } = self else { return Ok(()) };
-        sqlx::query(
-            "INSERT INTO locks (path, owner, value, type, ttl) VALUES (?, ?, ?, ?, ?)
-             ON CONFLICT (path) DO UPDATE SET
-                owner = excluded.owner, value = excluded.value, type = excluded.type, ttl = excluded.ttl",
-        )
-        .bind(&resource.key)
-        .bind(&resource.owner)
-        .bind(&resource.value)
-        .bind(resource.kind.name())
-        .bind(i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX))
-        .execute(&mut **connection)
-        .await
-        .map_err(|source| StoreError::Failed { act: "write", path: path.clone(), source })?;
-        Ok(())
+        let (Resource { key, owner, value, kind }, ttl) = (resource.clone(), ttl.as_secs());
+        let put = move |connection: &mut Connection| {
+            let mut statement = connection.prepare_cached(
+                "INSERT INTO locks (path, owner, value, type, ttl) VALUES (?, ?, ?, ?, ?)
+                 ON CONFLICT (path) DO UPDATE SET owner = excluded.owner, value = excluded.value,
+                    type = excluded.type, ttl = excluded.ttl",
+            )?;
+            let ttl = i64::try_from(ttl).unwrap_or(i64::MAX);
+            statement.execute(params![key, owner, value, kind.name(), ttl]).map(drop)
+        };
+        self.run("write", put).await
     }
 
     pub async fn drop_key(&mut self, key: &str) -> Result<(), StoreError> {
-        let Self::File { path, connection } = self else { return Ok(()) };
-        sqlx::query("DELETE FROM locks WHERE path = ?")
-            .bind(key)
-            .execute(&mut **connection)
-            .await
-            .map_err(|source| StoreError::Failed { act: "write", path: path.clone(), source })?;
-        Ok(())
+        let key = key.to_string();
+        let statement = "DELETE FROM locks WHERE path = ?";
+        self.run("write", move |connection| connection.execute(statement, [key]).map(drop)).await
     }
 
     pub async fn close(self) -> Result<(), StoreError> {
-        let Self::File { path, connection } = self else { return Ok(()) };
-        connection.close().await.map_err(|source| StoreError::Failed { act: "close", path, source })
+        let Self::File { path, worker } = self else { return Ok(()) };
+        worker.close().await.map_err(|source| StoreError::Failed { act: "close", path, source })
     }
 }
 
-fn read_row(row: &sqlx::sqlite::SqliteRow) -> Result<Option<Held>, sqlx::Error> {
-    let kind: String = row.try_get("type")?;
+fn read_row(row: &Row<'_>) -> Result<Option<Held>, rusqlite::Error> {
+    let kind: String = row.get("type")?;
     let Some(kind) = LockKind::from_name(&kind) else { return Ok(None) };
-    let ttl: i64 = row.try_get("ttl")?;
+    let ttl: i64 = row.get("ttl")?;
     Ok(Some(Held {
         resource: Resource {
-            key: row.try_get("path")?,
-            owner: row.try_get("owner")?,
-            value: row.try_get("value")?,
+            key: row.get("path")?,
+            owner: row.get("owner")?,
+            value: row.get("value")?,
             kind,
         },
         ttl: Duration::from_secs(u64::try_from(ttl).unwrap_or(0)),

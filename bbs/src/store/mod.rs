@@ -5,6 +5,7 @@
 //! a record (the protobuf of the value). Nothing is read from it while the BBS runs; it is read once at start.
 
 mod batch;
+pub(crate) mod embedded;
 mod fence;
 mod location;
 pub mod memory;
@@ -101,7 +102,7 @@ pub enum Error {
     #[error("{at} has schema version {found}, newer than version {known} of this program")]
     NewerSchema { at: String, found: i64, known: i64 },
     #[error("cannot {act} {at}")]
-    Failed { act: &'static str, at: String, source: Box<sqlx::Error> },
+    Failed { act: &'static str, at: String, source: Box<rusqlite::Error> },
     #[error("cannot {act} {at}: {why}")]
     Server { act: &'static str, at: String, why: String },
     #[error("{row} in {at} is sealed with the key {label:?}, {why}")]

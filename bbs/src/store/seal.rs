@@ -91,8 +91,11 @@ impl Keys {
         sealed.push(label.len() as u8);
         sealed.extend(label.as_bytes());
         sealed.extend(nonce);
-        key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(row.as_bytes()), record)?;
+        let opened = sealed.len();
         sealed.append(record);
+        let (nonce, row) = (Nonce::assume_unique_for_key(nonce), Aad::from(row.as_bytes()));
+        let tag = key.seal_in_place_separate_tag(nonce, row, &mut sealed[opened..])?;
+        sealed.extend(tag.as_ref());
         *record = sealed;
         Ok(())
     }

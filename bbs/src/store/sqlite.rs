@@ -3,14 +3,12 @@
 //! The exclusive lock is what keeps a second BBS off the file. Write-ahead logging makes a commit one append.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteLockingMode, SqliteSynchronous,
-};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, Row};
+use rusqlite::{CachedStatement, Connection, params};
 
+use super::embedded::{Gone, Synchronous, Worker};
 use super::schema::Dialect;
 use super::{Contents, Durability, Error, Location, Record, Rows, Write, schema};
 
@@ -24,11 +22,10 @@ const NOTADB: i32 = 26;
 
 /// A predecessor that is about to end may hold the lock for so long.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
-const LOCK_RETRY: Duration = Duration::from_millis(50);
 
 pub struct File {
     path: PathBuf,
-    connection: SqliteConnection,
+    worker: Worker,
 }
 
 impl File {
@@ -40,131 +37,74 @@ impl File {
                 reason: format!("cannot make its directory: {source}"),
             })?;
         }
-        let deadline = Instant::now() + LOCK_PATIENCE;
-        let mut store = loop {
-            match File::locked(path, durability).await {
-                Err(Error::Locked { .. }) if Instant::now() < deadline => {
-                    tokio::time::sleep(LOCK_RETRY).await;
-                }
-                opened => break opened?,
-            }
+        let synchronous = match durability {
+            Durability::PowerLoss => Synchronous::Full,
+            Durability::ProcessKill => Synchronous::Normal,
         };
-        store.check().await?;
-        store.migrate().await?;
-        Ok(store)
+        let worker = Worker::open(path, synchronous, LOCK_PATIENCE).await;
+        let file = File { path: path.into(), worker: worker.map_err(|error| explain("open", path, error))? };
+        file.prove_whole().await?;
+        file.migrate().await?;
+        Ok(file)
     }
 
-    async fn locked(path: &Path, durability: Durability) -> Result<File, Error> {
-        let connection =
-            options(path, durability).connect().await.map_err(|error| explain("open", path, error))?;
-        let mut store = File { path: path.into(), connection };
-        store.take_lock().await?;
-        Ok(store)
+    /// What `work` does with the connection; `act` is for errors.
+    async fn run<T: Send + 'static>(
+        &self,
+        act: &'static str,
+        work: impl FnOnce(&mut Connection) -> Result<T, rusqlite::Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let done = self.worker.run(work).await.map_err(|Gone| Error::Lost { at: at(&self.path) })?;
+        done.map_err(|error| explain(act, &self.path, error))
     }
 
-    /// In exclusive mode the first write transaction takes the file's lock, and nothing gives it back but the end.
-    async fn take_lock(&mut self) -> Result<(), Error> {
-        self.connection
-            .execute("BEGIN EXCLUSIVE; COMMIT")
-            .await
-            .map_err(|error| explain("lock", &self.path, error))?;
-        Ok(())
-    }
-
-    async fn check(&mut self) -> Result<(), Error> {
-        let verdict: String = sqlx::query_scalar("PRAGMA quick_check(1)")
-            .fetch_one(&mut self.connection)
-            .await
-            .map_err(|error| explain("check", &self.path, error))?;
+    async fn prove_whole(&self) -> Result<(), Error> {
+        let check = |connection: &mut Connection| {
+            connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0))
+        };
+        let verdict = self.run("check", check).await?;
         if verdict == "ok" { Ok(()) } else { Err(Error::Corrupt { at: at(&self.path), reason: verdict }) }
     }
 
-    async fn migrate(&mut self) -> Result<(), Error> {
-        let path = self.path.clone();
-        self.upgrade().await.map_err(|error| explain("bring the schema up to date of", &path, error))?;
-        let found = self.version().await.map_err(|error| explain("read", &path, error))?;
+    async fn migrate(&self) -> Result<(), Error> {
+        self.run("bring the schema up to date of", upgrade).await?;
+        let found = self.run("read", |connection| version(connection)).await?;
         if found > schema::VERSION {
-            return Err(Error::NewerSchema { at: at(&path), found, known: schema::VERSION });
-        }
-        Ok(())
-    }
-
-    async fn version(&mut self) -> Result<i64, sqlx::Error> {
-        sqlx::query_scalar("SELECT COALESCE(MAX(version), 0) FROM schema_version")
-            .fetch_one(&mut self.connection)
-            .await
-    }
-
-    /// Each step in a transaction with its number, so that a killed upgrade goes on where it was.
-    async fn upgrade(&mut self) -> Result<(), sqlx::Error> {
-        self.connection.execute(AssertSqlSafe(Dialect::Sqlite.version_table())).await?;
-        let done = self.version().await?;
-        for (number, step) in (1..).zip(Dialect::Sqlite.steps()).skip_while(|(number, _)| *number <= done) {
-            let mut transaction = self.connection.begin().await?;
-            for statement in step {
-                transaction.execute(AssertSqlSafe(statement)).await?;
-            }
-            sqlx::query("INSERT INTO schema_version (version) VALUES (?)")
-                .bind(number)
-                .execute(&mut *transaction)
-                .await?;
-            transaction.commit().await?;
+            return Err(Error::NewerSchema { at: at(&self.path), found, known: schema::VERSION });
         }
         Ok(())
     }
 
     pub async fn load(&mut self) -> Result<Contents, Error> {
-        let path = self.path.clone();
-        self.read().await.map_err(|error| explain("read", &path, error))
-    }
-
-    async fn read(&mut self) -> Result<Contents, sqlx::Error> {
-        Ok(Contents {
-            desired_lrps: self.records("SELECT process_guid, record FROM desired_lrps").await?,
-            actual_lrps: self
-                .records("SELECT process_guid || '/' || instance_index || '/' || presence, record FROM actual_lrps")
-                .await?,
-            tasks: self.records("SELECT guid, record FROM tasks").await?,
-            domains: sqlx::query_as("SELECT domain, expire_time FROM domains")
-                .fetch_all(&mut self.connection)
-                .await?,
-        })
-    }
-
-    async fn records(&mut self, statement: &'static str) -> Result<Vec<Record>, sqlx::Error> {
-        let rows = sqlx::query(statement).fetch_all(&mut self.connection).await?;
-        rows.into_iter().map(|row| Ok(Record::new(row.try_get(0)?, row.try_get(1)?))).collect()
+        self.run("read", |connection| read(connection)).await
     }
 
     /// All of `writes` or none of them. After [`Error::Lost`] nothing more can be written.
     pub async fn commit(&mut self, writes: Vec<Write>) -> Result<(), Error> {
-        let Err(error) = self.transaction(writes).await else { return Ok(()) };
-        // An I/O error may have ended the transaction already; then there is nothing to roll back.
-        let rolled_back = self.connection.execute("ROLLBACK").await;
-        if rolled_back.is_err() && self.connection.ping().await.is_err() {
-            return Err(Error::Lost { at: at(&self.path) });
+        let lost = || Error::Lost { at: at(&self.path) };
+        let done = self.worker.run(|connection| {
+            let Err(error) = transaction(connection, writes) else { return Ok(()) };
+            // An I/O error may have ended the transaction already; then there is nothing to roll back.
+            let ended = connection.is_autocommit() || connection.execute_batch("ROLLBACK").is_ok();
+            Err((error, ended))
+        });
+        match done.await.map_err(|Gone| lost())? {
+            Ok(()) => Ok(()),
+            Err((error, true)) => Err(explain("write", &self.path, error)),
+            Err((_, false)) => Err(lost()),
         }
-        Err(explain("write", &self.path, error))
-    }
-
-    async fn transaction(&mut self, writes: Vec<Write>) -> Result<(), sqlx::Error> {
-        self.connection.execute("BEGIN IMMEDIATE").await?;
-        for write in writes {
-            write_row(&mut self.connection, write).await?;
-        }
-        self.connection.execute("COMMIT").await?;
-        Ok(())
     }
 
     #[cfg(test)]
     pub async fn execute(&mut self, statement: &'static str) {
-        self.connection.execute(statement).await.expect("a statement");
+        let executed = self.run("change", |connection| connection.execute_batch(statement)).await;
+        executed.expect("a statement");
     }
 
     /// Folds the write-ahead log into the file and gives the lock back.
     pub async fn close(self) -> Result<(), Error> {
         let path = self.path;
-        self.connection.close().await.map_err(|error| explain("close", &path, error))
+        self.worker.close().await.map_err(|error| explain("close", &path, error))
     }
 }
 
@@ -187,98 +127,109 @@ impl Rows for File {
     }
 }
 
-fn options(path: &Path, durability: Durability) -> SqliteConnectOptions {
-    SqliteConnectOptions::new()
-        .filename(path)
-        .create_if_missing(true)
-        .locking_mode(SqliteLockingMode::Exclusive)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(match durability {
-            Durability::PowerLoss => SqliteSynchronous::Full,
-            Durability::ProcessKill => SqliteSynchronous::Normal,
-        })
-        .busy_timeout(Duration::ZERO)
-        .disable_statement_logging()
+fn version(connection: &Connection) -> Result<i64, rusqlite::Error> {
+    connection.query_row("SELECT COALESCE(MAX(version), 0) FROM schema_version", [], |row| row.get(0))
 }
 
-async fn write_row(connection: &mut SqliteConnection, write: Write) -> Result<(), sqlx::Error> {
-    let query = match write {
-        Write::PutDesiredLrp { process_guid, domain, record } => sqlx::query(
-            "INSERT INTO desired_lrps (process_guid, domain, record) VALUES (?, ?, ?)
-             ON CONFLICT (process_guid) DO UPDATE SET domain = excluded.domain, record = excluded.record",
-        )
-        .bind(process_guid)
-        .bind(domain)
-        .bind(record),
-        Write::DropDesiredLrp { process_guid } => {
-            sqlx::query("DELETE FROM desired_lrps WHERE process_guid = ?").bind(process_guid)
+/// Each step in a transaction with its number, so that a killed upgrade goes on where it was.
+fn upgrade(connection: &mut Connection) -> Result<(), rusqlite::Error> {
+    connection.execute_batch(&Dialect::Sqlite.version_table())?;
+    let done = version(connection)?;
+    for (number, step) in (1..).zip(Dialect::Sqlite.steps()).skip_while(|(number, _)| *number <= done) {
+        let transaction = connection.transaction()?;
+        for statement in step {
+            transaction.execute_batch(&statement)?;
         }
-        Write::PutActualLrp { key, domain, state, cell_id, record } => sqlx::query(
-            "INSERT INTO actual_lrps
-                (process_guid, instance_index, presence, domain, state, cell_id, record)
-             VALUES (?, ?, ?, ?, ?, ?, ?)
-             ON CONFLICT (process_guid, instance_index, presence) DO UPDATE SET
-                domain = excluded.domain, state = excluded.state, cell_id = excluded.cell_id,
-                record = excluded.record",
-        )
-        .bind(key.process_guid)
-        .bind(key.index)
-        .bind(key.presence)
-        .bind(domain)
-        .bind(state)
-        .bind(cell_id)
-        .bind(record),
-        Write::DropActualLrp { key } => sqlx::query(
-            "DELETE FROM actual_lrps WHERE process_guid = ? AND instance_index = ? AND presence = ?",
-        )
-        .bind(key.process_guid)
-        .bind(key.index)
-        .bind(key.presence),
-        Write::PutTask { guid, domain, state, cell_id, record } => sqlx::query(
-            "INSERT INTO tasks (guid, domain, state, cell_id, record) VALUES (?, ?, ?, ?, ?)
-             ON CONFLICT (guid) DO UPDATE SET
-                domain = excluded.domain, state = excluded.state, cell_id = excluded.cell_id,
-                record = excluded.record",
-        )
-        .bind(guid)
-        .bind(domain)
-        .bind(state)
-        .bind(cell_id)
-        .bind(record),
-        Write::DropTask { guid } => sqlx::query("DELETE FROM tasks WHERE guid = ?").bind(guid),
-        Write::PutDomain { domain, expires_at_ns } => sqlx::query(
-            "INSERT INTO domains (domain, expire_time) VALUES (?, ?)
-             ON CONFLICT (domain) DO UPDATE SET expire_time = excluded.expire_time",
-        )
-        .bind(domain)
-        .bind(expires_at_ns),
-        Write::DropDomain { domain } => sqlx::query("DELETE FROM domains WHERE domain = ?").bind(domain),
+        transaction.execute("INSERT INTO schema_version (version) VALUES (?)", [number])?;
+        transaction.commit()?;
+    }
+    Ok(())
+}
+
+fn read(connection: &Connection) -> Result<Contents, rusqlite::Error> {
+    let records = |statement| {
+        let mut statement = connection.prepare(statement)?;
+        let rows = statement.query_map([], |row| Ok(Record::new(row.get(0)?, row.get(1)?)))?;
+        rows.collect::<Result<Vec<Record>, rusqlite::Error>>()
     };
-    query.execute(connection).await.map(drop)
+    let mut domains = connection.prepare("SELECT domain, expire_time FROM domains")?;
+    Ok(Contents {
+        desired_lrps: records("SELECT process_guid, record FROM desired_lrps")?,
+        actual_lrps: records(
+            "SELECT process_guid || '/' || instance_index || '/' || presence, record FROM actual_lrps",
+        )?,
+        tasks: records("SELECT guid, record FROM tasks")?,
+        domains: domains.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?,
+    })
+}
+
+fn transaction(connection: &Connection, writes: Vec<Write>) -> Result<(), rusqlite::Error> {
+    connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+    for write in writes {
+        write_row(connection, write)?;
+    }
+    connection.prepare_cached("COMMIT")?.execute([])?;
+    Ok(())
+}
+
+const PUT_DESIRED_LRP: &str = "INSERT INTO desired_lrps (process_guid, domain, record) VALUES (?, ?, ?)
+     ON CONFLICT (process_guid) DO UPDATE SET domain = excluded.domain, record = excluded.record";
+const DROP_DESIRED_LRP: &str = "DELETE FROM desired_lrps WHERE process_guid = ?";
+const PUT_ACTUAL_LRP: &str = "INSERT INTO actual_lrps
+        (process_guid, instance_index, presence, domain, state, cell_id, record)
+     VALUES (?, ?, ?, ?, ?, ?, ?)
+     ON CONFLICT (process_guid, instance_index, presence) DO UPDATE SET
+        domain = excluded.domain, state = excluded.state, cell_id = excluded.cell_id,
+        record = excluded.record";
+const DROP_ACTUAL_LRP: &str =
+    "DELETE FROM actual_lrps WHERE process_guid = ? AND instance_index = ? AND presence = ?";
+const PUT_TASK: &str = "INSERT INTO tasks (guid, domain, state, cell_id, record) VALUES (?, ?, ?, ?, ?)
+     ON CONFLICT (guid) DO UPDATE SET
+        domain = excluded.domain, state = excluded.state, cell_id = excluded.cell_id,
+        record = excluded.record";
+const DROP_TASK: &str = "DELETE FROM tasks WHERE guid = ?";
+const PUT_DOMAIN: &str = "INSERT INTO domains (domain, expire_time) VALUES (?, ?)
+     ON CONFLICT (domain) DO UPDATE SET expire_time = excluded.expire_time";
+const DROP_DOMAIN: &str = "DELETE FROM domains WHERE domain = ?";
+
+fn write_row(connection: &Connection, write: Write) -> Result<(), rusqlite::Error> {
+    let statement = |text| -> Result<CachedStatement<'_>, _> { connection.prepare_cached(text) };
+    let written = match write {
+        Write::PutDesiredLrp { process_guid, domain, record } => {
+            statement(PUT_DESIRED_LRP)?.execute(params![process_guid, domain, record])
+        }
+        Write::DropDesiredLrp { process_guid } => statement(DROP_DESIRED_LRP)?.execute([process_guid]),
+        Write::PutActualLrp { key, domain, state, cell_id, record } => statement(PUT_ACTUAL_LRP)?
+            .execute(params![key.process_guid, key.index, key.presence, domain, state, cell_id, record]),
+        Write::DropActualLrp { key } => {
+            statement(DROP_ACTUAL_LRP)?.execute(params![key.process_guid, key.index, key.presence])
+        }
+        Write::PutTask { guid, domain, state, cell_id, record } => {
+            statement(PUT_TASK)?.execute(params![guid, domain, state, cell_id, record])
+        }
+        Write::DropTask { guid } => statement(DROP_TASK)?.execute([guid]),
+        Write::PutDomain { domain, expires_at_ns } => {
+            statement(PUT_DOMAIN)?.execute(params![domain, expires_at_ns])
+        }
+        Write::DropDomain { domain } => statement(DROP_DOMAIN)?.execute([domain]),
+    };
+    written.map(drop)
 }
 
 /// SQLite's code, said in words that name the file.
-fn explain(act: &'static str, path: &Path, error: sqlx::Error) -> Error {
-    let code = error
-        .as_database_error()
-        .and_then(|error| error.code())
-        .and_then(|code| code.parse::<i32>().ok())
-        .map(|code| code & 0xff);
+fn explain(act: &'static str, path: &Path, error: rusqlite::Error) -> Error {
+    let code = error.sqlite_error().map(|error| error.extended_code & 0xff);
     let at = at(path);
     match code {
         Some(BUSY) => Error::Locked { at },
-        Some(CORRUPT | NOTADB) => Error::Corrupt { at, reason: message(&error) },
-        Some(READONLY | CANTOPEN | FULL) => Error::Unwritable { at, reason: message(&error) },
+        Some(CORRUPT | NOTADB) => Error::Corrupt { at, reason: error.to_string() },
+        Some(READONLY | CANTOPEN | FULL) => Error::Unwritable { at, reason: error.to_string() },
         _ => Error::Failed { act, at, source: Box::new(error) },
     }
 }
 
 fn at(path: &Path) -> String {
     Location::from(path).to_string()
-}
-
-fn message(error: &sqlx::Error) -> String {
-    error.as_database_error().map(|error| error.message().to_string()).unwrap_or_else(|| error.to_string())
 }
 
 #[cfg(test)]
@@ -390,11 +341,7 @@ mod tests {
     async fn a_refused_commit_leaves_nothing_and_the_next_one_works() {
         let folder = Folder::new("rollback");
         let mut store = File::open(&folder.file(), Durability::PowerLoss).await.unwrap();
-        store
-            .connection
-            .execute("CREATE TRIGGER no BEFORE INSERT ON tasks BEGIN SELECT RAISE(ABORT, 'no'); END")
-            .await
-            .unwrap();
+        store.execute("CREATE TRIGGER no BEFORE INSERT ON tasks BEGIN SELECT RAISE(ABORT, 'no'); END").await;
         let task = Write::PutTask {
             guid: "t".into(),
             domain: "d".into(),
