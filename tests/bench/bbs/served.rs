@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
-use bbs::{Auctioneer, Config, Location, Reps};
+use bbs::{Auctioneer, Config, EncryptionKeys, Location, Reps};
 use bbs_client::{BbsClient, ClientConfig};
 use bbs_models::{ActualLrpInstanceKey, ActualLrpKey, CellPresence};
 use brain_client::{LrpStartRequest, TaskStartRequest};
@@ -77,6 +77,8 @@ pub async fn serve(address: &str, database: &str, cells: usize, files: &Path) ->
     config.reps = Arc::new(Nobody);
     config.tls = Some(ServerTls::load(&certificates(files, "server"))?);
     config.intervals.every = CONVERGENCE_INTERVAL;
+    // Upstream's never runs without.
+    config.keys = Some(EncryptionKeys::new("bench", [("bench".into(), "a passphrase".into())])?);
     Ok(bbs::run(config, CancellationToken::new()).await?)
 }
 
