@@ -283,6 +283,38 @@ mod tests {
         assert!(store.load().await.unwrap().tasks.is_empty());
     }
 
+    fn put_task(guid: &str, bytes: usize) -> Write {
+        let (guid, domain, cell_id) = (guid.into(), "d".into(), String::new());
+        Write::PutTask { guid, domain, state: "Pending", cell_id, record: vec![7; bytes] }
+    }
+
+    #[tokio::test]
+    async fn what_was_committed_is_in_the_log_if_nobody_closes_the_file() {
+        let (folder, copy) = (Folder::new("killed"), Folder::new("killed-copy"));
+        let mut store = File::open(&folder.file(), Durability::PowerLoss).await.unwrap();
+        store.commit(vec![put_task("t", 3)]).await.unwrap();
+        for name in ["diego.db", "diego.db-wal"] {
+            std::fs::copy(folder.0.join(name), copy.0.join(name)).unwrap();
+        }
+        let mut found = File::open(&copy.file(), Durability::PowerLoss).await.unwrap();
+        assert_eq!(found.load().await.unwrap().tasks, [Record::new("t".to_string(), vec![7; 3])]);
+    }
+
+    #[tokio::test]
+    async fn the_log_does_not_grow_for_ever() {
+        const MIB: usize = 1024 * 1024;
+        let folder = Folder::new("folded");
+        let mut store = File::open(&folder.file(), Durability::ProcessKill).await.unwrap();
+        for round in 0..64 {
+            store.commit(vec![put_task(&round.to_string(), MIB)]).await.unwrap();
+        }
+        let log = std::fs::metadata(folder.0.join("diego.db-wal")).unwrap().len();
+        assert!(log < 32 * MIB as u64, "{log} bytes");
+        drop(store);
+        let mut store = File::open(&folder.file(), Durability::ProcessKill).await.unwrap();
+        assert_eq!(store.load().await.unwrap().tasks.len(), 64);
+    }
+
     #[tokio::test]
     async fn a_file_in_use_is_refused_by_name() {
         let folder = Folder::new("locked");
