@@ -187,7 +187,8 @@ fn is_busy(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy)
 }
 
-/// SQLite's own locks are each transaction's only.
+/// SQLite's own locks are each transaction's only. To open the file once more drops what locks SQLite has in this process,
+/// as POSIX wants it: that is done before it has any.
 fn lock(path: &Path) -> Result<File, rusqlite::Error> {
     let file = File::options().read(true).write(true).create(true).truncate(false).open(path);
     let file = file.map_err(|error| failure(SQLITE_CANTOPEN, format!("cannot open it: {error}")))?;

@@ -1,6 +1,4 @@
-//! The embedded database: one SQLite file, one connection, held exclusively for the life of the process.
-//!
-//! The exclusive lock is what keeps a second BBS off the file. Write-ahead logging makes a commit one append.
+//! The embedded database: one SQLite file, held for the life of the process, so that no second BBS writes there.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
