@@ -5,8 +5,8 @@
 //!                └▶ folds: a second connection copies what is in the log to where it belongs, meanwhile
 //! ```
 //!
-//! Whoever has work hands over all of it at once: each way to the thread and back is a wait for a processor, which on a
-//! busy machine takes longer than the work.
+//! Whoever has work hands over all of it at once: each way to the thread and back is a wait for a processor, which on
+//! a busy machine takes longer than the work.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -23,7 +23,8 @@ use tokio::sync::oneshot;
 
 /// Pages, of 4 KiB, that come to the log before it is folded into the file again.
 const PAGES_PER_FOLD: i32 = 500;
-/// Where so many are in the log, who writes folds what is left, and the log begins anew: it never does while others fold.
+/// Where so many are in the log, who writes folds what is left, for the log begins anew only when all is folded; at twice
+/// as many it waits for that.
 const PAGES_LOGGED_MAX: i32 = 3_000;
 /// The log's bytes from the start on, with room for a large transaction: to flush what overwrites a file takes the disk
 /// half as long as what makes one longer.
@@ -157,7 +158,7 @@ impl Opened {
             make_room(path).map_err(|error| failure(SQLITE_FULL, format!("no room for a log: {error}")))?;
         }
         let folder = connect(path, synchronous)?;
-        let (fold, folds) = mpsc::sync_channel(1);
+        let (fold, folds) = mpsc::sync_channel(0);
         let folding = start("sqlite-fold", move || folds.iter().for_each(|()| self::fold(&folder)))?;
         Ok(Opened { connection, folding, fold, _lock: lock })
     }
@@ -168,18 +169,27 @@ impl Opened {
         for job in jobs {
             job(&mut self.connection);
             let logged = LOGGED.get();
-            if logged >= PAGES_LOGGED_MAX {
-                fold(&self.connection);
-            }
             // The log may have begun anew.
             folded = folded.min(logged);
-            if logged - folded >= PAGES_PER_FOLD && self.fold.try_send(()).is_ok() {
+            if logged >= 2 * PAGES_LOGGED_MAX {
+                self.fold_all();
+            } else if logged >= PAGES_LOGGED_MAX {
+                // Nothing happens if the other connection folds at this moment; it is not asked for more.
+                fold(&self.connection);
+            } else if logged - folded >= PAGES_PER_FOLD && self.fold.try_send(()).is_ok() {
                 folded = logged;
             }
         }
         drop(self.fold);
         drop(self.folding.join());
         self.connection.close().map_err(|(_, error)| error)
+    }
+
+    /// What is sent is taken when what was sent before is done.
+    fn fold_all(&self) {
+        for _ in 0..2 {
+            drop(self.fold.send(()));
+        }
     }
 }
 
