@@ -76,6 +76,7 @@ bench-cell: build
 
 # The BBS: operations, events, a large cluster, auctions; figures on the last lines. See tests/bench/bbs for what sets sizes.
 bench-bbs: tools
+	tests/packages postgresql
 	cargo build --locked --profile $(PROFILE) -p bench-bbs
 	$(built)/bench-bbs
 

@@ -2,10 +2,10 @@
 //! cells and its auctioneer played by nobody. Figures on the last lines.
 //!
 //!   make bench-bbs           ONLY=operations (or many, events, auctions) measures only that part; OPERATIONS, LRPS,
-//!                            INSTANCES, CELLS, SUBSCRIBERS set sizes; DATABASE=postgres://… measures operations there, too;
-//!                            PEER_BBS=https://HOST:PORT with PEER_CERT, PEER_KEY and PEER_CA another BBS in the same run
+//!                            INSTANCES, CELLS, SUBSCRIBERS, ROUNDS set sizes; DATABASE=mysql://… measures operations
+//!                            there, too; PEER_BBS=PROGRAM the existing BBS in the same run
 //!
-//! Upstream's BBS has no SQLite: ours on SQLite is compared with it on PostgreSQL.
+//! The existing BBS has no SQLite: on PostgreSQL both are measured in turns, and on SQLite only ours.
 
 mod auctions;
 mod events;
@@ -14,6 +14,8 @@ mod events;
 mod figures;
 mod many;
 mod operations;
+mod peer;
+mod postgres;
 mod served;
 
 use anyhow::{Result, bail};
@@ -27,8 +29,9 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["serve", address, database, cells, files] => {
-            runtime.block_on(served::serve(address, database, cells.parse()?, files.as_ref()))
+        ["serve", address, database, cells, files, ref auctioneer @ ..] => {
+            let (cells, files) = (cells.parse()?, files.as_ref());
+            runtime.block_on(served::serve(address, database, cells, files, auctioneer.first().copied()))
         }
         [] => runtime.block_on(measure()),
         _ => bail!("usage: bench-bbs"),

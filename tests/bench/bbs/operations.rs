@@ -1,17 +1,19 @@
 //! Desire, claim, start, crash, remove: by 16 clients, each with a connection of its own, and by 64 for the tail.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use bbs_client::{BbsClient, StartedLrp};
 use bbs_models::{
-    Action, ActualLrpInstanceKey, ActualLrpKey, ActualLrpNetInfo, DesiredLrp, EnvironmentVariable, RunAction,
+    Action, ActualLrpInstanceKey, ActualLrpKey, ActualLrpNetInfo, DesiredLrp, EnvironmentVariable,
+    MetricTagValue, RunAction,
 };
-use diego_base::tls::Files;
 
 use super::figures::{Report, Times};
 use super::number;
-use super::served::{self, Served};
+use super::peer::{self, Peer};
+use super::postgres::Postgres;
+use super::served::Served;
 
 pub const DOMAIN: &str = "bench";
 const CLIENTS: usize = 16;
@@ -21,27 +23,30 @@ const ENVIRONMENT_BYTES: usize = 6_900;
 
 pub async fn measure(report: &mut Report) -> Result<()> {
     let served = Served::start(None, 1).await?;
-    one(report, "sqlite", &|| served.client()).await?;
+    alone(report, "sqlite", &|| served.client()).await?;
     drop(served);
-    match std::env::var("DATABASE") {
-        Err(_) => println!("SKIPPED a server's database: DATABASE is not given"),
-        Ok(database) => {
-            let kind = database.split(':').next().unwrap_or_default().to_string();
-            let served = Served::start(Some(database), 1).await?;
-            one(report, &kind, &|| served.client()).await?;
-        }
+    if let Ok(database) = std::env::var("DATABASE") {
+        let kind = database.split(':').next().unwrap_or_default().to_string();
+        let served = Served::start(Some(database), 1).await?;
+        alone(report, &kind, &|| served.client()).await?;
     }
-    match std::env::var("PEER_BBS") {
-        Err(_) => println!("SKIPPED the existing BBS: PEER_BBS is not given"),
-        Ok(url) => one(report, "peer", &|| served::client(&url, peers_files()?)).await?,
+    if let Some(postgres) = Postgres::start()? {
+        return on_postgres(report, &postgres).await;
     }
+    println!("SKIPPED operations on PostgreSQL: it is not installed");
     Ok(())
 }
 
-fn peers_files() -> Result<Files> {
-    let path = |name| std::env::var_os(name).with_context(|| format!("{name} is not given"));
-    let (cert, key, ca) = (path("PEER_CERT")?.into(), path("PEER_KEY")?.into(), path("PEER_CA")?.into());
-    Ok(Files { cert, key, ca: Some(ca) })
+async fn on_postgres(report: &mut Report, postgres: &Postgres) -> Result<()> {
+    let auctioneer = peer::auctioneer().await?;
+    let served = Served::start_with(Some(postgres.database("ours")?), 1, Some(auctioneer.clone())).await?;
+    alone(report, "postgres", &|| served.client()).await?;
+    if let Ok(program) = std::env::var("PEER_BBS") {
+        let peer = Peer::start(&program, &postgres.database("peers")?, &auctioneer).await?;
+        return in_turns(report, &served, &peer).await;
+    }
+    println!("SKIPPED the existing BBS: PEER_BBS does not name its program");
+    Ok(())
 }
 
 pub fn desired(guid: &str, instances: u32, environment_bytes: usize) -> DesiredLrp {
@@ -51,6 +56,8 @@ pub fn desired(guid: &str, instances: u32, environment_bytes: usize) -> DesiredL
         instances,
         memory_mb: 128,
         environment_variables: vec![EnvironmentVariable { name: "VCAP_APPLICATION".into(), value }],
+        // The existing BBS takes none without tags.
+        metric_tags: [("source_id".to_string(), MetricTagValue::Static(guid.into()))].into(),
         ..DesiredLrp::new(guid, DOMAIN, "preloaded:cflinuxfs4", action)
     }
 }
@@ -86,18 +93,13 @@ const OPERATIONS: [(Operation, &str); 5] = [
     (Operation::Remove, "remove"),
 ];
 
-async fn one(report: &mut Report, kind: &str, client: &dyn Fn() -> Result<BbsClient>) -> Result<()> {
+async fn alone(report: &mut Report, kind: &str, client: &dyn Fn() -> Result<BbsClient>) -> Result<()> {
     let operations = number("OPERATIONS", 8_000);
     for (clients, named) in [(CLIENTS, true), (MANY_CLIENTS, false)] {
-        let all: Vec<BbsClient> = (0..clients).map(|_| client()).collect::<Result<_>>()?;
-        // Connections are made before anything is measured.
-        for client in &all {
-            client.domains().await?;
-        }
+        let all = connected(clients, client).await?;
         let mut slowest = 0.0_f64;
         for (operation, name) in OPERATIONS {
-            let (took, times) = run(&all, operation, operations).await?;
-            let rate = operations as f64 / took.as_secs_f64();
+            let (rate, times) = run(&all, operation, operations).await?;
             report.times(&format!("{name}, {clients} clients, {kind}: {rate:.0} a second"), &times);
             slowest = slowest.max(times.percentile_ms(99));
             if named {
@@ -109,8 +111,44 @@ async fn one(report: &mut Report, kind: &str, client: &dyn Fn() -> Result<BbsCli
     Ok(())
 }
 
-/// `count` of them, shared out among the clients.
-async fn run(clients: &[BbsClient], operation: Operation, count: usize) -> Result<(Duration, Times)> {
+/// On the same PostgreSQL, each in a database of its own, with the same auctioneer: one works while the other waits.
+async fn in_turns(report: &mut Report, ours: &Served, peer: &Peer) -> Result<()> {
+    let (operations, rounds) = (number("OPERATIONS", 8_000) / 4, number("ROUNDS", 3));
+    let both = [connected(CLIENTS, &|| ours.client()).await?, connected(CLIENTS, &|| peer.client()).await?];
+    // Whose they are, and of which operation.
+    let mut rates: [[Vec<f64>; OPERATIONS.len()]; 2] = Default::default();
+    for _ in 0..rounds {
+        for (clients, rates) in both.iter().zip(&mut rates) {
+            for ((operation, _), rates) in OPERATIONS.into_iter().zip(rates) {
+                rates.push(run(clients, operation, operations).await?.0);
+            }
+        }
+    }
+    let [ours, peers] = rates.map(|rates| rates.map(median));
+    for (((_, name), ours), peers) in OPERATIONS.into_iter().zip(ours).zip(peers) {
+        report.note(&format!("{name}, in turns with the existing BBS: {ours:.0} and {peers:.0} a second"));
+        report.figure(&format!("peer_bbs_{name}_s_postgres"), peers, "per second");
+        report.figure(&format!("bbs_{name}_vs_peer_postgres"), ours / peers, "ratio");
+    }
+    Ok(())
+}
+
+fn median(mut rates: Vec<f64>) -> f64 {
+    rates.sort_by(f64::total_cmp);
+    rates[rates.len() / 2]
+}
+
+/// Connections are made before anything is measured.
+async fn connected(count: usize, client: &dyn Fn() -> Result<BbsClient>) -> Result<Vec<BbsClient>> {
+    let clients: Vec<BbsClient> = (0..count).map(|_| client()).collect::<Result<_>>()?;
+    for client in &clients {
+        client.domains().await?;
+    }
+    Ok(clients)
+}
+
+/// `count` of them, shared out among the clients: how many a second, and how long each took.
+async fn run(clients: &[BbsClient], operation: Operation, count: usize) -> Result<(f64, Times)> {
     let began = Instant::now();
     let mut running = tokio::task::JoinSet::new();
     for (first, client) in clients.iter().enumerate() {
@@ -129,7 +167,7 @@ async fn run(clients: &[BbsClient], operation: Operation, count: usize) -> Resul
     while let Some(done) = running.join_next().await {
         done??.into_iter().for_each(|time| times.add(time));
     }
-    Ok((began.elapsed(), times))
+    Ok((count as f64 / began.elapsed().as_secs_f64(), times))
 }
 
 async fn perform(bbs: &BbsClient, operation: Operation, guid: &str) -> Result<()> {

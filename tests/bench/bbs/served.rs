@@ -11,7 +11,8 @@ use async_trait::async_trait;
 use bbs::{Auctioneer, Config, EncryptionKeys, Location, Reps};
 use bbs_client::{BbsClient, ClientConfig};
 use bbs_models::{ActualLrpInstanceKey, ActualLrpKey, CellPresence};
-use brain_client::{LrpStartRequest, TaskStartRequest};
+use brain_client::{AuctioneerClient, LrpStartRequest, TaskStartRequest};
+use diego_base::http;
 use diego_base::serve::Listen;
 use diego_base::tls::{Files, ServerTls};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
@@ -22,7 +23,9 @@ use tokio_util::sync::CancellationToken;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Short, so that the pass over everything is seen soon.
 const CONVERGENCE_INTERVAL: Duration = Duration::from_secs(5);
-const LOG: &str = "bbs.log";
+pub const LOG: &str = "bbs.log";
+/// What records are sealed with, after its label.
+pub const KEY: (&str, &str) = ("bench", "a phrase for benchmarks");
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -65,16 +68,28 @@ pub fn cell_id(index: usize) -> String {
     format!("cell-{index}")
 }
 
-/// Until killed.
-pub async fn serve(address: &str, database: &str, cells: usize, files: &Path) -> Result<()> {
+/// Until killed. Without the URL of an auctioneer it is nobody.
+pub async fn serve(
+    address: &str,
+    database: &str,
+    cells: usize,
+    files: &Path,
+    auctioneer: Option<&str>,
+) -> Result<()> {
     diego_base::telemetry::init("info", Box::new(std::io::stderr()));
     let location: Location = database.parse().context("cannot tell what database that is")?;
     let present =
         (0..cells).map(|index| CellPresence { cell_id: cell_id(index), ..CellPresence::default() }).collect();
     let (_keeps, cells) = tokio::sync::watch::channel(present);
     let address: SocketAddr = address.parse()?;
-    let mut config = Config::new(Listen::Tcp(address), location, Arc::new(Nobody), cells)?;
+    let auctioneer: Arc<dyn Auctioneer> = match auctioneer {
+        Some(url) => Arc::new(AuctioneerClient::new(http::client(&http::ClientConfig::default())?, url)),
+        None => Arc::new(Nobody),
+    };
+    let mut config = Config::new(Listen::Tcp(address), location, auctioneer, cells)?;
     config.reps = Arc::new(Nobody);
+    let (label, phrase) = KEY;
+    config.keys = Some(EncryptionKeys::new(label, [(label.to_string(), phrase.to_string())])?);
     config.tls = Some(ServerTls::load(&certificates(files, "server"))?);
     config.intervals.every = CONVERGENCE_INTERVAL;
     // Upstream's never runs without.
@@ -82,7 +97,7 @@ pub async fn serve(address: &str, database: &str, cells: usize, files: &Path) ->
     Ok(bbs::run(config, CancellationToken::new()).await?)
 }
 
-fn certificates(files: &Path, name: &str) -> Files {
+pub fn certificates(files: &Path, name: &str) -> Files {
     Files {
         cert: files.join(format!("{name}.crt")),
         key: files.join(format!("{name}.key")),
@@ -90,7 +105,7 @@ fn certificates(files: &Path, name: &str) -> Files {
     }
 }
 
-fn certify(files: &Path) -> Result<()> {
+pub fn certify(files: &Path) -> Result<()> {
     let authority = KeyPair::generate()?;
     let mut params = CertificateParams::new(Vec::new())?;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -105,30 +120,48 @@ fn certify(files: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Not where a filesystem in memory may be: what is measured writes to a disk.
+pub fn folder(prefix: &str) -> Result<TempDir> {
+    let folder = std::env::var_os("BENCH_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+    std::fs::create_dir_all(&folder)?;
+    Ok(TempDir::with_prefix_in(prefix, std::fs::canonicalize(folder)?)?)
+}
+
+pub fn free_port() -> Result<u16> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
 /// The process, what it keeps and who may speak with it.
 pub struct Served {
     process: Child,
     files: TempDir,
     database: String,
     cells: usize,
+    auctioneer: Option<String>,
     url: String,
 }
 
 impl Served {
     /// On a database that is given, or on a file of its own.
     pub async fn start(database: Option<String>, cells: usize) -> Result<Served> {
-        // Not where a filesystem in memory may be: what is measured writes to a disk.
-        let folder = std::env::var_os("BENCH_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
-        std::fs::create_dir_all(&folder)?;
-        let files = TempDir::with_prefix_in("bench-bbs-", folder)?;
+        Served::start_with(database, cells, None).await
+    }
+
+    /// With an auctioneer at that URL.
+    pub async fn start_with(
+        database: Option<String>,
+        cells: usize,
+        auctioneer: Option<String>,
+    ) -> Result<Served> {
+        let files = folder("bench-bbs-")?;
         certify(files.path())?;
         let file = || files.path().join("bbs.sqlite").to_string_lossy().into_owned();
         let database = database.unwrap_or_else(file);
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let port = free_port()?;
         let url = format!("https://127.0.0.1:{port}");
-        let process = spawn(files.path(), &database, cells, port)?;
-        let served = Served { process, files, database, cells, url };
-        served.answers().await?;
+        let process = spawn(files.path(), &database, cells, port, auctioneer.as_deref())?;
+        let served = Served { process, files, database, cells, auctioneer, url };
+        answers(&served.client()?, served.files.path()).await?;
         Ok(served)
     }
 
@@ -138,20 +171,10 @@ impl Served {
         self.process.wait()?;
         let began = Instant::now();
         let port = self.url.rsplit(':').next().unwrap_or_default().parse()?;
-        self.process = spawn(self.files.path(), &self.database, self.cells, port)?;
-        self.answers().await?;
+        let (files, auctioneer) = (self.files.path(), self.auctioneer.as_deref());
+        self.process = spawn(files, &self.database, self.cells, port, auctioneer)?;
+        answers(&self.client()?, self.files.path()).await?;
         Ok(began.elapsed())
-    }
-
-    async fn answers(&self) -> Result<()> {
-        let (client, began) = (self.client()?, Instant::now());
-        while client.domains().await.is_err() {
-            if began.elapsed() > PATIENCE {
-                bail!("the BBS does not come: {}", self.log()?);
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        Ok(())
     }
 
     /// With connections of its own.
@@ -172,16 +195,33 @@ impl Served {
 
 impl Drop for Served {
     fn drop(&mut self) {
-        let ended = self.process.kill().and_then(|()| self.process.wait());
-        ended.map(drop).unwrap_or_else(|error| eprintln!("cannot end the BBS: {error}"));
+        end(&mut self.process);
     }
 }
 
-fn spawn(files: &Path, database: &str, cells: usize, port: u16) -> Result<Child> {
+pub fn end(process: &mut Child) {
+    let ended = process.kill().and_then(|()| process.wait());
+    ended.map(drop).unwrap_or_else(|error| eprintln!("cannot end the BBS: {error}"));
+}
+
+/// As soon as it does; its log is in `files`.
+pub async fn answers(client: &BbsClient, files: &Path) -> Result<()> {
+    let began = Instant::now();
+    while client.domains().await.is_err() {
+        if began.elapsed() > PATIENCE {
+            bail!("the BBS does not come: {}", std::fs::read_to_string(files.join(LOG))?);
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Ok(())
+}
+
+fn spawn(files: &Path, database: &str, cells: usize, port: u16, auctioneer: Option<&str>) -> Result<Child> {
     let log = std::fs::File::options().create(true).append(true).open(files.join(LOG))?;
     Command::new(std::env::current_exe()?)
         .args(["serve", &format!("127.0.0.1:{port}"), database, &cells.to_string()])
         .arg(files)
+        .args(auctioneer)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)
