@@ -135,7 +135,7 @@ pub struct Locket {
     /// How long the lock outlives its last renewal.
     #[arg(long, default_value = "15s", value_parser = interval)]
     lock_ttl: Duration,
-    /// Between two renewals of the lock, and two attempts to get it.
+    /// Between two attempts to get the lock, and two renewals unless half of --lock-ttl is up before.
     #[arg(long, default_value = "5s", value_parser = interval)]
     lock_retry_interval: Duration,
     /// Shown to Locket; otherwise --cert-file is.

@@ -17,7 +17,7 @@ pub struct Lock {
     /// As whom it is held; otherwise as nobody before.
     pub owner: Option<String>,
     pub ttl: Duration,
-    /// Between two renewals, and two attempts to get it.
+    /// Between two attempts to get it, and two renewals unless half of the time to live is up before.
     pub renewal: Duration,
     /// Says at each moment whether the lock is ours.
     pub held: watch::Sender<bool>,
@@ -66,6 +66,23 @@ impl Lock {
     fn hold(&self, key: &str) -> Hold {
         let owner = self.owner.clone().unwrap_or_else(names::guid);
         let resource = Resource { key: key.into(), owner, value: String::new(), kind: LockKind::Lock };
-        Hold { resource, ttl: self.ttl, renewal: self.renewal }
+        Hold { resource, ttl: self.ttl, renewal: self.renewal.min(self.ttl / 2) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_lock_is_renewed_before_it_expires_however_rarely_that_is_asked_for() {
+        let locket = LocketClient::new("127.0.0.1:1", &Default::default()).unwrap();
+        for (ttl_ms, asked_ms, renewal_ms) in
+            [(15_000, 5_000, 5_000), (1_000, 5_000, 500), (5_000, 5_000, 2_500)]
+        {
+            let [ttl, asked, renewal] = [ttl_ms, asked_ms, renewal_ms].map(Duration::from_millis);
+            let lock = Lock { ttl, renewal: asked, ..Lock::new(locket.clone(), None) };
+            assert_eq!(lock.hold("bbs").renewal, renewal, "{ttl_ms} {asked_ms}");
+        }
     }
 }
