@@ -43,7 +43,8 @@ const OWN: Table = &[
     ("listen_address", Flag("listen")),
     // The lock is in Locket, always.
     ("locks_locket_enabled", Nothing),
-    ("max_task_retries", Flag("max-task-retries")),
+    // Left out it is 0, and not what it is without a file.
+    ("max_task_retries", Special),
     // What is spoken is never plain.
     ("require_ssl", Nothing),
     ("session_name", Special),
@@ -53,7 +54,8 @@ const OWN: Table = &[
 
 pub fn specials(settings: &Settings) -> Flags {
     let name = settings.text("session_name")?.unwrap_or_else(|| "bbs".into());
-    let mut flags = vec![format!("--log-source={name}")];
+    let retries = settings.number("max_task_retries")?;
+    let mut flags = vec![format!("--log-source={name}"), format!("--max-task-retries={retries}")];
     flags.extend(database::flags(settings)?);
     flags.extend(shared::loggregator(settings)?);
     Ok(flags)

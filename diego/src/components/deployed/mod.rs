@@ -403,6 +403,7 @@ mod tests {
             ("bbs", json!({}), "--lock-owner=u-1"),
             ("bbs", json!({"lock_ttl": "15s"}), "--lock-ttl=15s"),
             ("bbs", json!({"max_task_retries": 3}), "--max-task-retries=3"),
+            ("bbs", json!({}), "--max-task-retries=0"),
             ("bbs", json!({"rep_ca_cert": "/c"}), "--rep-ca-cert-file=/c"),
             ("locket", json!({}), "--log-source=locket"),
             ("locket", json!({"debug_address": "127.0.0.1:17018"}), "--debug-listen=127.0.0.1:17018"),
