@@ -3,16 +3,19 @@
 use std::collections::BTreeMap;
 
 use bbs_models::wire::{
-    ActualLrpsByProcessGuidsRequest, ActualLrpsRequest, ActualLrpsResponse, CrashActualLrpRequest,
-    EvacuateRunningActualLrpRequest, EvacuationResponse, FailActualLrpRequest, IndexedInstanceRequest,
-    InstanceRequest, RetireActualLrpRequest, StartActualLrpRequest,
+    ActualLrpGroupByProcessGuidAndIndexRequest, ActualLrpGroupResponse, ActualLrpGroupsRequest,
+    ActualLrpGroupsResponse, ActualLrpsByProcessGuidsRequest, ActualLrpsRequest, ActualLrpsResponse,
+    CrashActualLrpRequest, EvacuateRunningActualLrpRequest, EvacuationResponse, FailActualLrpRequest,
+    IndexedInstanceRequest, InstanceRequest, ProcessGuidRequest, RetireActualLrpRequest,
+    StartActualLrpRequest,
 };
 use bbs_models::{
-    ActualLrp, ActualLrpFilter, ActualLrpInstanceKey, ActualLrpKey, ActualLrpNetInfo, RunningInstance,
+    ActualLrp, ActualLrpFilter, ActualLrpGroup, ActualLrpInstanceKey, ActualLrpKey, ActualLrpNetInfo,
+    RunningInstance,
 };
 use prost::Message;
 
-use crate::client::{Result, parse_all};
+use crate::client::{Result, parse_all, parse_one};
 use crate::{BbsClient, paths};
 
 /// What a cell knows of an instance that runs.
@@ -66,6 +69,26 @@ impl BbsClient {
         let request = ActualLrpsByProcessGuidsRequest { process_guids: process_guids.to_vec() };
         let response: ActualLrpsResponse = self.call(path, &request).await?;
         parse_all(path, response.actual_lrps)
+    }
+
+    /// Of one domain and one cell, where these are not empty. Deprecated, as all groups are.
+    pub async fn actual_lrp_groups(&self, domain: &str, cell_id: &str) -> Result<Vec<ActualLrpGroup>> {
+        let request = ActualLrpGroupsRequest { domain: domain.into(), cell_id: cell_id.into() };
+        let response: ActualLrpGroupsResponse = self.call(paths::ACTUAL_LRP_GROUPS, &request).await?;
+        parse_all(paths::ACTUAL_LRP_GROUPS, response.actual_lrp_groups)
+    }
+
+    pub async fn actual_lrp_groups_of(&self, process_guid: &str) -> Result<Vec<ActualLrpGroup>> {
+        let path = paths::ACTUAL_LRP_GROUPS_BY_PROCESS_GUID;
+        let request = ProcessGuidRequest { process_guid: process_guid.into() };
+        let response: ActualLrpGroupsResponse = self.call(path, &request).await?;
+        parse_all(path, response.actual_lrp_groups)
+    }
+
+    pub async fn actual_lrp_group(&self, process_guid: &str, index: u32) -> Result<ActualLrpGroup> {
+        let request = ActualLrpGroupByProcessGuidAndIndexRequest::new(process_guid, index);
+        let response: ActualLrpGroupResponse = self.call(paths::ACTUAL_LRP_GROUP, &request).await?;
+        parse_one(paths::ACTUAL_LRP_GROUP, "actual_lrp_group", response.actual_lrp_group)
     }
 
     pub async fn claim_actual_lrp(&self, key: &ActualLrpKey, instance: &ActualLrpInstanceKey) -> Result<()> {

@@ -233,7 +233,8 @@ pub struct ActualLrpFilter {
 }
 
 /// The view of the deprecated group API: at most one instance and one evacuating twin of a key.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+#[serde(into = "wire::ActualLrpGroup")]
 pub struct ActualLrpGroup {
     pub instance: Option<ActualLrp>,
     pub evacuating: Option<ActualLrp>,

@@ -1,7 +1,7 @@
 //! What the API says to what is not a proper call.
 
-use crate::world::{World, lrp, task_definition};
-use bbs_models::{DesiredLrp, wire};
+use crate::world::{World, key, lrp, on, task_definition};
+use bbs_models::{ActualLrpGroup, DesiredLrp, ErrorKind, wire};
 use prost::Message;
 
 async fn post(world: &World, path: &str, body: Vec<u8>) -> reqwest::Response {
@@ -73,17 +73,19 @@ async fn a_body_that_is_too_large_is_refused_unread() {
 async fn old_routes_of_groups_answer() {
     let world = World::new().await;
     world.bbs().desire_lrp(&lrp("app", 2)).await.unwrap();
-    let request = wire::ActualLrpGroupByProcessGuidAndIndexRequest { process_guid: "app".into(), index: 1 };
-    let path = "/v1/actual_lrp_groups/get_by_process_guid_and_index";
-    let body = post(&world, path, request.encode_to_vec()).await.bytes().await.unwrap();
-    let group = wire::ActualLrpGroupResponse::decode(body).unwrap().actual_lrp_group.unwrap();
-    let instance = bbs_models::ActualLrpGroup::try_from(group).unwrap().instance.unwrap();
-    assert_eq!(instance.key.index, 1);
-    let body = post(&world, "/v1/actual_lrp_groups/list", vec![]).await.bytes().await.unwrap();
-    assert_eq!(wire::ActualLrpGroupsResponse::decode(body).unwrap().actual_lrp_groups.len(), 2);
-    let missing = wire::ActualLrpGroupByProcessGuidAndIndexRequest { process_guid: "app".into(), index: 9 };
-    let body = post(&world, path, missing.encode_to_vec()).await.bytes().await.unwrap();
-    assert_eq!(wire::ActualLrpGroupResponse::decode(body).unwrap().error.unwrap().kind, 13);
+    world.bbs().desire_lrp(&lrp("other", 1)).await.unwrap();
+    world.bbs().claim_actual_lrp(&key("app", 1), &on("cell-1", "i")).await.unwrap();
+    let keys = |groups: Vec<ActualLrpGroup>| -> Vec<String> {
+        let instance = |group: ActualLrpGroup| group.instance.unwrap().key;
+        groups.into_iter().map(instance).map(|key| format!("{}/{}", key.process_guid, key.index)).collect()
+    };
+    assert_eq!(keys(world.bbs().actual_lrp_groups("", "").await.unwrap()), ["app/0", "app/1", "other/0"]);
+    assert_eq!(keys(world.bbs().actual_lrp_groups("tests", "cell-1").await.unwrap()), ["app/1"]);
+    assert_eq!(keys(world.bbs().actual_lrp_groups("nobody's", "").await.unwrap()), [""; 0]);
+    assert_eq!(keys(world.bbs().actual_lrp_groups_of("app").await.unwrap()), ["app/0", "app/1"]);
+    assert_eq!(keys(vec![world.bbs().actual_lrp_group("app", 1).await.unwrap()]), ["app/1"]);
+    let missing = world.bbs().actual_lrp_group("app", 9).await.unwrap_err();
+    assert_eq!(missing.kind(), Some(ErrorKind::ResourceNotFound));
 }
 
 #[tokio::test]

@@ -88,6 +88,10 @@ pub struct ActualLrpGroupByProcessGuidAndIndexRequest {
 }
 
 impl ActualLrpGroupByProcessGuidAndIndexRequest {
+    pub fn new(process_guid: &str, index: u32) -> Self {
+        Self { process_guid: process_guid.to_string(), index: wire_unsigned(index) }
+    }
+
     pub fn parse(self) -> Result<(String, u32), Invalid> {
         let mut invalid = Invalid::default();
         invalid.require(!self.process_guid.is_empty(), "process_guid");
