@@ -138,6 +138,13 @@ fn groups(change: &SlotChange) -> Vec<Event> {
     events
 }
 
+/// It is told to stop, and no request is to come to it any more: routers forget it while it still answers. That it is
+/// gone is told again when it is.
+pub fn leaving(lrp: &ActualLrp, trace_id: &str) -> Events {
+    let groups = vec![Event::ActualLrpGroupRemoved(group_of(lrp))];
+    Events { instances: vec![removed(lrp, trace_id)], groups, ..Events::default() }
+}
+
 fn group_of(lrp: &ActualLrp) -> Box<ActualLrpGroup> {
     let lrp_box = Some(lrp.clone());
     Box::new(match lrp.presence {

@@ -4,6 +4,7 @@ use bbs_models::{ActualLrpInstanceKey, ActualLrpKey, ActualLrpState, Error};
 
 use super::Controllers;
 use crate::board::new_guid;
+use crate::events;
 use crate::transitions::actual_lrp::{self, Report};
 
 /// How often a stop is tried on a rep before a retirement is given up.
@@ -119,6 +120,7 @@ impl Controllers {
             let (guid, instance) = (key.process_guid.clone(), instance.clone());
             return self.remove(trace_id, guid, key.index, Some(instance)).await;
         };
+        self.board.hub().publish(events::leaving(&lrp, trace_id));
         for attempt in 1.. {
             match self.cells.stop(&cell, trace_id, &lrp.key, instance).await {
                 Err(error) if attempt < RETIRE_ATTEMPTS_MAX => {

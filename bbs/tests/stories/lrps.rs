@@ -240,6 +240,23 @@ async fn a_retired_instance_is_stopped_where_it_runs_and_removed_where_nobody_ha
 }
 
 #[tokio::test]
+async fn routers_forget_a_retired_instance_while_it_still_answers() {
+    let world = World::new().await;
+    world.set_cells(&["cell-1"]);
+    world.bbs().desire_lrp(&lrp("app", 1)).await.unwrap();
+    run_on(&world, "app", 0, "cell-1", "i-0").await;
+    let mut events = world.bbs().subscribe_to_instance_events().await.unwrap();
+    world.bbs().retire_actual_lrp(&key("app", 0)).await.unwrap();
+    let Some(Ok(Event::ActualLrpInstanceRemoved { lrp, .. })) = events.next().await else {
+        panic!("it is not told")
+    };
+    assert_eq!(lrp.instance(), Some(&on("cell-1", "i-0")));
+    assert_eq!(world.picture("app").await, "0:RUNNING@cell-1");
+    world.bbs().remove_actual_lrp(&key("app", 0), Some(&on("cell-1", "i-0"))).await.unwrap();
+    assert_eq!(next_names(&mut events, 1).await, ["actual_lrp_instance_removed"]);
+}
+
+#[tokio::test]
 async fn a_removed_instance_that_is_still_desired_is_replaced_at_once() {
     let world = World::with_convergence_every(std::time::Duration::from_secs(3600)).await;
     world.set_cells(&["cell-1"]);
