@@ -4,6 +4,7 @@
 //! each. Process streams leave HTTP after the response's head (see [`stream`]). A call that is dropped takes its
 //! connection with it, so that no answer is ever taken for that of another call.
 
+mod body;
 mod pool;
 mod stream;
 
@@ -18,14 +19,14 @@ use bytes::Bytes;
 use futures_util::TryStreamExt;
 use http::{Method, Request, Response, header};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, BodyStream, Empty, Full, StreamBody};
+use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use pool::Pool;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
-use tokio_util::io::{ReaderStream, StreamReader};
+use tokio_util::io::ReaderStream;
 
 use crate::wire::{self, Created, Handles, InfoEntry, MetricsEntry, NetInPorts, PropertyValue, StopRequest};
 use crate::{
@@ -304,10 +305,7 @@ impl Garden for HttpGarden {
 
     async fn stream_out(&self, handle: &str, user: &str, path: &str) -> Result<Reader> {
         let target = container(handle, "/files") + &query([("user", user), ("source", path)]);
-        let response = self.send(Method::GET, &target, "", empty()).await?;
-        let frames = TryStreamExt::map_err(BodyStream::new(response.into_body()), io::Error::other);
-        let data = frames.try_filter_map(async |frame| Ok(frame.into_data().ok()));
-        Ok(Box::new(Box::pin(StreamReader::new(data))))
+        Ok(Box::new(self.body(&target).await?))
     }
 
     async fn run(&self, handle: &str, spec: ProcessSpec, io: ProcessIo) -> Result<Box<dyn Process>> {

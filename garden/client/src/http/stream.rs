@@ -8,6 +8,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, ReadHal
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::body::{Body, Framing};
 use super::{Connection, HttpGarden, container, refusal};
 use crate::wire::{self, ProcessPayload, SIGNAL_KILL, SIGNAL_TERMINATE, STDIN};
 use crate::{Error, Process, ProcessIo, Reader, Result, Signal, TtySpec, WindowSize, Writer};
@@ -41,6 +42,17 @@ impl HttpGarden {
 
     /// A connection that has left HTTP behind.
     async fn open(&self, method: &Method, target: &str, body: &[u8]) -> Result<Hijacked> {
+        self.ask(method, target, body).await.map(|(_, stream)| stream)
+    }
+
+    /// The body of a good answer, which is read as it comes.
+    pub(super) async fn body(&self, target: &str) -> Result<Body> {
+        let (framing, stream) = self.ask(&Method::GET, target, &[]).await?;
+        Ok(Body::new(stream, framing))
+    }
+
+    /// By a connection of its own, up to the body of a good answer.
+    async fn ask(&self, method: &Method, target: &str, body: &[u8]) -> Result<(Framing, Hijacked)> {
         let broken = |error: io::Error| Error::Disconnected(format!("{method} {target} at garden: {error}"));
         let mut stream = BufReader::new(self.connect().await?);
         let length = body.len();
@@ -49,14 +61,13 @@ impl HttpGarden {
         );
         let request = [head.as_bytes(), body].concat();
         stream.write_all(&request).await.map_err(broken)?;
-        let (status, length) = read_head(&mut stream).await.map_err(broken)?;
+        let (status, framing) = read_head(&mut stream).await.map_err(broken)?;
         if (200..300).contains(&status) {
-            return Ok(stream);
+            return Ok((framing, stream));
         }
-        let mut body = Vec::new();
-        let mut rest = stream.take(length.unwrap_or(ERROR_BYTES_MAX).min(ERROR_BYTES_MAX));
-        rest.read_to_end(&mut body).await.map_err(broken)?;
-        Err(refusal(status, &body))
+        let mut why = Vec::new();
+        Body::new(stream, framing).take(ERROR_BYTES_MAX).read_to_end(&mut why).await.map_err(broken)?;
+        Err(refusal(status, &why))
     }
 
     pub(super) async fn follow(
@@ -89,25 +100,26 @@ impl HttpGarden {
     }
 }
 
-/// The status and the length of the body, if it is told.
-async fn read_head(stream: &mut Hijacked) -> io::Result<(u16, Option<u64>)> {
+/// The status, and how the body ends.
+async fn read_head(stream: &mut Hijacked) -> io::Result<(u16, Framing)> {
     let malformed = || io::Error::new(io::ErrorKind::InvalidData, "the answer is not HTTP");
     let mut stream = stream.take(HEAD_BYTES_MAX);
     let mut line = String::new();
     stream.read_line(&mut line).await?;
     let status = line.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(malformed)?;
-    let mut length = None;
+    let mut framing = Framing::UntilClosed;
     loop {
         line.clear();
         stream.read_line(&mut line).await?;
         let Some(header) = line.strip_suffix('\n') else { return Err(malformed()) };
         if header.trim().is_empty() {
-            return Ok((status, length));
+            return Ok((status, framing));
         }
-        if let Some((name, value)) = header.split_once(':')
-            && name.eq_ignore_ascii_case("content-length")
-        {
-            length = value.trim().parse().ok();
+        let Some((name, value)) = header.split_once(':') else { continue };
+        if name.eq_ignore_ascii_case("content-length") {
+            framing = Framing::Length(value.trim().parse().map_err(|_| malformed())?);
+        } else if name.eq_ignore_ascii_case("transfer-encoding") {
+            framing = Framing::Chunked;
         }
     }
 }
