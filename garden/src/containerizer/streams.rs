@@ -308,10 +308,11 @@ impl Pump {
         };
         match moved {
             Ok(length) => return Ok(length),
-            Err(error) => match Errno::from_io_error(&error) {
-                Some(Errno::AGAIN) => socket.stalled().await,
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock => socket.stalled().await,
+                io::ErrorKind::Interrupted => {}
                 // Not a pipe, after all.
-                Some(Errno::INVAL) => self.copies_only = true,
+                io::ErrorKind::InvalidInput => self.copies_only = true,
                 // The connection is broken, and with it the listener.
                 _ => self.listeners.clear(),
             },
