@@ -7,6 +7,7 @@ use std::ffi::{CStr, c_int, c_void};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
@@ -361,6 +362,10 @@ pub fn kill(pidfd: impl AsFd) -> io::Result<()> {
     }
 }
 
+/// The kernel itself may hold a page that was just written for longer than it waits for it: a seal is refused then.
+const SEAL_PATIENCE: Duration = Duration::from_secs(3);
+const SEAL_RETRY: Duration = Duration::from_millis(20);
+
 /// A sealed copy of a program in memory, to be run by its `/proc/self/fd` path: nobody can write to it any more.
 pub fn sealed_program(name: &str, content: &[u8]) -> io::Result<OwnedFd> {
     use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
@@ -372,8 +377,14 @@ pub fn sealed_program(name: &str, content: &[u8]) -> io::Result<OwnedFd> {
     };
     let mut file = std::fs::File::from(memfd);
     io::Write::write_all(&mut file, content)?;
-    fcntl_add_seals(&file, SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE)?;
-    Ok(file.into())
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    let begun = Instant::now();
+    loop {
+        match fcntl_add_seals(&file, seals) {
+            Err(rustix::io::Errno::BUSY) if begun.elapsed() < SEAL_PATIENCE => std::thread::sleep(SEAL_RETRY),
+            sealed => return sealed.map(|()| file.into()).map_err(Into::into),
+        }
+    }
 }
 
 /// The raw number, for a `/proc/self/fd/N` path.
