@@ -16,7 +16,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rusqlite::ffi::{self, SQLITE_BUSY, SQLITE_CANTOPEN, SQLITE_ERROR, SQLITE_FULL};
+use rusqlite::ffi::{self, SQLITE_BUSY, SQLITE_CANTOPEN, SQLITE_ERROR};
 use rusqlite::hooks::Wal;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
@@ -154,8 +154,11 @@ impl Opened {
         // Proves that nobody writes who does not know of our lock, and that we can.
         connection.execute_batch("BEGIN EXCLUSIVE; COMMIT")?;
         connection.wal_hook(Some(count));
-        if synchronous == Synchronous::Full {
-            make_room(path).map_err(|error| failure(SQLITE_FULL, format!("no room for a log: {error}")))?;
+        if synchronous == Synchronous::Full
+            && let Err(error) = make_room(path)
+        {
+            // What is there can be read, and removed, on a full disk, too.
+            tracing::warn!(%error, "no room ahead for the database's log: commits take longer");
         }
         let folder = connect(path, synchronous)?;
         let (fold, folds) = mpsc::sync_channel(0);
@@ -210,14 +213,18 @@ fn lock(path: &Path) -> Result<File, rusqlite::Error> {
     Ok(file)
 }
 
-/// With zeros, which SQLite takes for the end of the log. Nobody writes there meanwhile.
+/// With zeros, which SQLite takes for the end of the log. Nobody writes there meanwhile. All of it or nothing.
 fn make_room(path: &Path) -> std::io::Result<()> {
     let mut log = path.as_os_str().to_owned();
     log.push("-wal");
     let mut log = File::options().append(true).create(true).open(log)?;
-    let missing = ROOM.saturating_sub(log.metadata()?.len());
-    std::io::copy(&mut std::io::repeat(0).take(missing), &mut log)?;
-    log.sync_data()
+    let length = log.metadata()?.len();
+    let zeros = std::io::repeat(0).take(ROOM.saturating_sub(length));
+    let made = std::io::copy(&mut { zeros }, &mut log).and_then(|_| log.sync_data());
+    if made.is_err() {
+        log.set_len(length)?;
+    }
+    made
 }
 
 /// Write-ahead logging makes a commit one append.
