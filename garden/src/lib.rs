@@ -74,8 +74,12 @@ pub async fn serve(
 
 /// Destroys every container that an earlier garden with the same configuration has left, and what it holds of the host.
 pub async fn clean_up(config: gardener::Config, shutdown: CancellationToken) -> Result<(), Error> {
-    let config =
-        gardener::Config { destroy_containers_on_start: true, destroy_containers_on_stop: true, ..config };
+    let config = gardener::Config {
+        destroy_containers_on_start: true,
+        destroy_containers_on_stop: true,
+        warm_places: 0,
+        ..config
+    };
     let gardener = Gardener::start(config, Arc::new(SystemClock), shutdown).await?;
     gardener.shut_down().await;
     match gardener.counts() {

@@ -187,7 +187,12 @@ impl Gardener {
 
     /// The last thing: with no container left, nothing of garden is left on the host either.
     pub async fn shut_down(&self) {
-        self.0.warm.close(&self.0.networker);
+        if tokio::time::timeout(self.0.config.step_deadline, self.0.warm.close(&self.0.networker))
+            .await
+            .is_err()
+        {
+            tracing::error!("a place for a container is still being made: the next garden takes it away");
+        }
         if self.0.config.destroy_containers_on_stop {
             let handles: Vec<String> = self.entries().keys().cloned().collect();
             let destroying = handles.into_iter().map(|handle| async move {

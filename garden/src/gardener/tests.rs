@@ -393,7 +393,13 @@ fn a_container_moves_into_a_place_that_was_ready() {
         world.kill_and_start_again().await;
         ready(2).await;
         world.gardener.shut_down().await;
-        eventually("no links", async || (links().count() == 1).then_some(())).await;
+        assert_eq!(links().count(), 1);
+        for moment in 0..20 {
+            world.kill_and_start_again().await;
+            tokio::time::sleep(Duration::from_millis(moment)).await;
+            world.gardener.shut_down().await;
+            assert_eq!(links().collect::<Vec<_>>(), ["lo"], "told to stop {moment} ms after its start");
+        }
         world
     });
 }

@@ -36,11 +36,13 @@ pub struct Warm {
     size: usize,
     ready: Mutex<Ready>,
     taken: Notify,
+    /// Held while a place is made ahead.
+    making: tokio::sync::Mutex<()>,
 }
 
 impl Warm {
     pub fn new(size: usize) -> Self {
-        Self { size, ready: Mutex::default(), taken: Notify::new() }
+        Self { size, ready: Mutex::default(), taken: Notify::new(), making: tokio::sync::Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Ready> {
@@ -68,14 +70,15 @@ impl Warm {
         !ready.closed && ready.places.len() < self.size
     }
 
-    /// Nothing is kept any more.
-    pub fn close(&self, networker: &Networker) {
+    /// Nothing is kept any more, nor made: what is under way is waited for and given back.
+    pub async fn close(&self, networker: &Networker) {
         let places = {
             let mut ready = self.lock();
             ready.closed = true;
             std::mem::take(&mut ready.places)
         };
         places.into_iter().for_each(|place| place.give_back(networker));
+        drop(self.making.lock().await);
     }
 }
 
@@ -141,25 +144,30 @@ impl Gardener {
     }
 }
 
+impl Gardener {
+    /// To its end, also when garden is to stop: half a place would be nobody's.
+    async fn make_ahead(&self) -> Result<()> {
+        let _making = self.0.warm.making.lock().await;
+        if !self.0.warm.lacks() {
+            return Ok(());
+        }
+        let place = self.make_place(false, None).await?;
+        if let Some(unwanted) = self.0.warm.add(place) {
+            unwanted.give_back(&self.0.networker);
+        }
+        Ok(())
+    }
+}
+
 /// Keeps as many places ready as are wished for, but never the last addresses.
 pub async fn keep_warm(gardener: Gardener, shutdown: CancellationToken) {
     let warm = &gardener.0.warm;
     loop {
         while warm.lacks() && gardener.0.networker.free_addresses() > warm.size as u64 {
-            let Some(made) = shutdown.run_until_cancelled(gardener.make_place(false, None)).await else {
-                return;
-            };
-            match made {
-                Ok(place) => {
-                    if let Some(unwanted) = warm.add(place) {
-                        unwanted.give_back(&gardener.0.networker);
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot make a place for a container ahead");
-                    if shutdown.run_until_cancelled(tokio::time::sleep(TRY_AGAIN)).await.is_none() {
-                        return;
-                    }
+            if let Err(error) = gardener.make_ahead().await {
+                tracing::warn!(%error, "cannot make a place for a container ahead");
+                if shutdown.run_until_cancelled(tokio::time::sleep(TRY_AGAIN)).await.is_none() {
+                    return;
                 }
             }
         }
