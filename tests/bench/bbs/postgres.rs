@@ -41,6 +41,8 @@ impl Postgres {
         let port = served::free_port()?;
         let process = command(&programs.join("postgres"), folder.path())
             .args(["-D", "data", "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="])
+            // A young server fills each new segment of its log with zeros first; one that has run for a day recycles them.
+            .args(["-c", "wal_init_zero=off"])
             .args(["-p", &port.to_string(), "-c", &format!("max_connections={CONNECTIONS_MAX}")])
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(folder.path().join("log"))?)
