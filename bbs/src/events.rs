@@ -11,7 +11,7 @@ use bbs_models::{
     Presence, Task,
 };
 
-use crate::state::{Change, Move, SlotChange};
+use crate::state::{Change, Move, Slot, SlotChange};
 
 /// The events of one change, by stream.
 #[derive(Debug, Default)]
@@ -26,7 +26,8 @@ pub struct Events {
 pub fn of(change: &Change, trace_id: &str) -> Events {
     match change {
         Change::ActualLrp(change) => {
-            Events { instances: instances(change, trace_id), groups: groups(change), ..Events::default() }
+            let groups = groups(&change.before, &change.after, change.crashed);
+            Events { instances: instances(change, trace_id), groups, ..Events::default() }
         }
         Change::DesiredLrp { before, after } => {
             Events { desired_lrps: desired(before, after, trace_id), ..Events::default() }
@@ -130,19 +131,20 @@ fn speaker_runs(group: &ActualLrpGroup) -> bool {
     group.resolve().is_some_and(|(lrp, _)| lrp.is_running())
 }
 
-fn groups(change: &SlotChange) -> Vec<Event> {
-    let (before, after) = (change.before.group(), change.after.group());
-    let mut events = group_member(&before.instance, &after.instance, change.crashed);
+fn groups(before: &Slot, after: &Slot, crashed: bool) -> Vec<Event> {
+    let (before, after) = (before.group(), after.group());
+    let mut events = group_member(&before.instance, &after.instance, crashed);
     events.extend(group_member(&before.evacuating, &after.evacuating, false));
     events.sort_by_key(rank);
     events
 }
 
-/// It is told to stop, and no request is to come to it any more: routers forget it while it still answers. That it is
-/// gone is told again when it is.
-pub fn leaving(lrp: &ActualLrp, trace_id: &str) -> Events {
-    let groups = vec![Event::ActualLrpGroupRemoved(group_of(lrp))];
-    Events { instances: vec![removed(lrp, trace_id)], groups, ..Events::default() }
+/// Its ordinary instance is told to stop, and no request is to come to it any more: routers forget it while it still
+/// answers. That it is gone is told again when it is.
+pub fn leaving(slot: &Slot, trace_id: &str) -> Events {
+    let groups = groups(slot, &Slot { ordinary: None, ..slot.clone() }, false);
+    let instances = slot.ordinary.iter().map(|lrp| removed(lrp, trace_id)).collect();
+    Events { instances, groups, ..Events::default() }
 }
 
 fn group_of(lrp: &ActualLrp) -> Box<ActualLrpGroup> {
@@ -153,11 +155,16 @@ fn group_of(lrp: &ActualLrp) -> Box<ActualLrpGroup> {
     })
 }
 
+/// Groups do not tell a suspect from an ordinary instance.
+fn is_same(before: &ActualLrp, after: &ActualLrp) -> bool {
+    before == after || *before == ActualLrp { presence: before.presence, ..after.clone() }
+}
+
 /// One of a group's two members. Unlike in the stream of instances, whoever waits again is still the same.
 fn group_member(before: &Option<ActualLrp>, after: &Option<ActualLrp>, crashed: bool) -> Vec<Event> {
     let (before, after) = match (before, after) {
         (None, None) => return vec![],
-        (Some(before), Some(after)) if before == after => return vec![],
+        (Some(before), Some(after)) if is_same(before, after) => return vec![],
         (None, Some(after)) => return vec![Event::ActualLrpGroupCreated(group_of(after))],
         (Some(before), None) => return vec![Event::ActualLrpGroupRemoved(group_of(before))],
         (Some(before), Some(after)) => (before, after),
@@ -219,6 +226,26 @@ mod tests {
     #[test]
     fn a_suspect_is_the_same_instance() {
         let lost = suspect::cell_lost(slot("R@a"), GUID, 0, &on("a"), "e".into(), 1).unwrap();
-        check(lost, &["instance_changed", "instance_created"], &["changed"]);
+        check(lost, &["instance_changed", "instance_created"], &[]);
+        let back = suspect::promote(slot("U S:R@a"), GUID, 0).unwrap();
+        check(back, &["instance_changed", "instance_removed"], &[]);
+        let relieved = suspect::remove(slot("C@b S:R@a"), GUID, 0).unwrap();
+        check(relieved, &["instance_removed"], &["created", "removed"]);
+    }
+
+    #[test]
+    fn who_is_told_to_stop_is_told_of_where_it_spoke_for_its_group() {
+        for (text, groups) in [
+            ("R@a", &["removed"][..]),
+            ("R@a E:R@b", &["removed"]),
+            ("C@a S:R@b", &[]),
+            ("R@a S:R@b", &["created", "removed"]),
+        ] {
+            let told = leaving(&slot(text), "trace");
+            assert_eq!(
+                (names(&told.instances), names(&told.groups)),
+                (vec!["instance_removed"], groups.into())
+            );
+        }
     }
 }

@@ -107,8 +107,9 @@ impl Event {
             Self::ActualLrpInstanceCreated { lrp, .. } | Self::ActualLrpInstanceRemoved { lrp, .. } => {
                 lrp.cell_id() == Some(cell_id)
             }
+            // Whose claim another cell has outrun has nothing to do with what runs there.
             Self::ActualLrpInstanceChanged { before, after, .. } => {
-                before.cell_id() == Some(cell_id) || after.cell_id() == Some(cell_id)
+                after.cell_id().or(before.cell_id()) == Some(cell_id)
             }
             Self::ActualLrpCrashed(crash) => crash.instance.cell_id == cell_id,
             Self::ActualLrpGroupCreated(group) | Self::ActualLrpGroupRemoved(group) => group.is_on(cell_id),
@@ -141,5 +142,32 @@ impl ActualLrpGroup {
 
     fn is_on(&self, cell_id: &str) -> bool {
         self.resolve().is_some_and(|(lrp, _)| lrp.cell_id() == Some(cell_id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn on(cell_id: &str, running: bool) -> Box<ActualLrp> {
+        let (key, instance) = (ActualLrpKey::new("p", 0, "d"), ActualLrpInstanceKey::new("i", cell_id));
+        Box::new(match (cell_id, running) {
+            ("", _) => ActualLrp::unclaimed(key, 1),
+            (_, true) => ActualLrp::running(key, instance, Default::default(), 1),
+            (_, false) => ActualLrp::claimed(key, instance, 1),
+        })
+    }
+
+    #[test]
+    fn a_cell_hears_of_changes_of_what_it_has_and_of_what_it_has_lost_to_nobody() {
+        for (before, after, a, b) in [
+            (on("", false), on("a", false), true, false),
+            (on("a", false), on("a", true), true, false),
+            (on("b", false), on("a", true), true, false),
+            (on("a", true), on("", false), true, false),
+        ] {
+            let event = Event::ActualLrpInstanceChanged { before, after, trace_id: String::new() };
+            assert_eq!((event.concerns_cell("a"), event.concerns_cell("b")), (a, b), "{event:?}");
+        }
     }
 }

@@ -1,10 +1,11 @@
 //! What cells, auctioneers and operators say about instances.
 
-use bbs_models::{ActualLrpInstanceKey, ActualLrpKey, ActualLrpState, Error};
+use bbs_models::{ActualLrpInstanceKey, ActualLrpKey, Error};
 
 use super::Controllers;
-use crate::board::new_guid;
+use crate::board::{Draft, new_guid};
 use crate::events;
+use crate::state::Slot;
 use crate::transitions::actual_lrp::{self, Report};
 
 /// How often a stop is tried on a rep before a retirement is given up.
@@ -99,28 +100,49 @@ impl Controllers {
                 let slot = draft.state().slot(&process_guid, index);
                 let change = actual_lrp::remove(slot, &process_guid, index, instance.as_ref())?;
                 draft.record_slot(change);
-                let desired = draft.state().desired_lrp(&process_guid).filter(|lrp| index < lrp.instances);
-                Ok(desired.map(|lrp| ActualLrpKey::new(process_guid.clone(), index, &lrp.domain)))
+                Ok(vacancy(draft, &process_guid, index))
             })
             .await?;
+        self.fill_soon(vacancy);
+        Ok(())
+    }
+
+    fn fill_soon(&self, vacancy: Option<ActualLrpKey>) {
         // With a full queue it is found by the next look at everything.
         vacancy.into_iter().for_each(|key| drop(self.vacancies.try_send(key)));
-        Ok(())
+    }
+
+    /// What was there: a cell may have it by now, which leaves it as it is.
+    async fn remove_idle(&self, trace_id: &str, key: &ActualLrpKey) -> Result<Slot, Error> {
+        let (process_guid, index) = (key.process_guid.clone(), key.index);
+        let (slot, vacancy) = self
+            .board
+            .write(trace_id, move |draft| {
+                let slot = draft.state().slot(&process_guid, index);
+                let change = actual_lrp::retire(slot.clone(), &process_guid, index)?;
+                let is_gone = draft.record_slot(change);
+                Ok((slot, is_gone.then(|| vacancy(draft, &process_guid, index)).flatten()))
+            })
+            .await?;
+        self.fill_soon(vacancy);
+        Ok(slot)
     }
 
     /// Has it stopped at its cell, or removes it if no cell has it (any more).
     pub async fn retire(&self, trace_id: &str, key: &ActualLrpKey) -> Result<(), Error> {
-        let slot = self.board.read(|state| state.slot(&key.process_guid, key.index));
-        let lrp = slot.ordinary.ok_or_else(Error::not_found)?;
-        let (ActualLrpState::Claimed { instance } | ActualLrpState::Running { instance, .. }) = &lrp.state
+        let mut slot = self.board.read(|state| state.slot(&key.process_guid, key.index));
+        if slot.ordinary.as_ref().ok_or_else(Error::not_found)?.instance().is_none() {
+            slot = self.remove_idle(trace_id, key).await?;
+        }
+        let Some((lrp, instance)) = slot.ordinary.as_ref().and_then(|lrp| Some((lrp, lrp.instance()?)))
         else {
-            return self.remove(trace_id, key.process_guid.clone(), key.index, None).await;
+            return Ok(());
         };
         let Some(cell) = self.cells.find(&instance.cell_id) else {
             let (guid, instance) = (key.process_guid.clone(), instance.clone());
             return self.remove(trace_id, guid, key.index, Some(instance)).await;
         };
-        self.board.hub().publish(events::leaving(&lrp, trace_id));
+        self.board.hub().publish(events::leaving(&slot, trace_id));
         for attempt in 1.. {
             match self.cells.stop(&cell, trace_id, &lrp.key, instance).await {
                 Err(error) if attempt < RETIRE_ATTEMPTS_MAX => {
@@ -131,4 +153,10 @@ impl Controllers {
         }
         Ok(())
     }
+}
+
+/// An index that is still desired and has just lost its instance.
+fn vacancy(draft: &Draft<'_>, process_guid: &str, index: u32) -> Option<ActualLrpKey> {
+    let desired = draft.state().desired_lrp(process_guid).filter(|lrp| index < lrp.instances)?;
+    Some(ActualLrpKey::new(process_guid, index, &desired.domain))
 }

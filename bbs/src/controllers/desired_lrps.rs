@@ -11,6 +11,7 @@ use bbs_models::{
 use super::Controllers;
 use crate::board::{Draft, new_guid};
 use crate::internal_routes;
+use crate::state::Slot;
 use crate::transitions::{actual_lrp, desired_lrp};
 
 /// Instances of one LRP.
@@ -110,14 +111,19 @@ fn create_instances(draft: &mut Draft<'_>, lrp: &DesiredLrp, lower: u32, upper: 
     created
 }
 
-/// Removes the waiting and crashed instances from `lower` on, and returns those that a cell has.
+fn staying(slot: &Slot) -> impl Iterator<Item = Arc<ActualLrp>> + use<> {
+    [&slot.ordinary, &slot.suspect].into_iter().flatten().cloned().collect::<Vec<_>>().into_iter()
+}
+
+/// Removes the waiting and crashed instances from `lower` on, and returns those that a cell has: suspects too, whose
+/// cell may be back. Evacuating ones leave anyway.
 fn remove_instances(
     draft: &mut Draft<'_>,
     process_guid: &str,
     lower: u32,
 ) -> Result<Vec<Arc<ActualLrp>>, Error> {
     let slots = draft.state().slots_of(process_guid).filter(|(index, _)| *index >= lower);
-    let lrps: Vec<Arc<ActualLrp>> = slots.filter_map(|(_, slot)| slot.ordinary.clone()).collect();
+    let lrps: Vec<Arc<ActualLrp>> = slots.flat_map(|(_, slot)| staying(slot)).collect();
     let mut running = Vec::new();
     for lrp in lrps {
         match &lrp.state {
@@ -149,9 +155,29 @@ fn update_in(draft: &mut Draft<'_>, process_guid: &str, update: DesiredLrpUpdate
             .state()
             .slots_of(process_guid)
             .filter(|(index, _)| *index < lrp.instances)
-            .filter_map(|(_, slot)| slot.ordinary.clone())
+            .flat_map(|(_, slot)| staying(slot))
             .collect(),
         false => Vec::new(),
     };
     Ok(Updated { lrp, created, extra, kept, internal_routes, metric_tags })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::staying;
+    use crate::picture::{of_lrp, slot};
+
+    #[test]
+    fn suspects_are_told_to_stop_as_others_are_and_evacuating_ones_are_not() {
+        for (text, expected) in [
+            ("-", vec![]),
+            ("R@a", vec!["R@a"]),
+            ("U S:R@a", vec!["U", "S:R@a"]),
+            ("C@b S:R@a E:R@c", vec!["C@b", "S:R@a"]),
+            ("E:R@c", vec![]),
+        ] {
+            let found: Vec<String> = staying(&slot(text)).map(|lrp| of_lrp(&lrp)).collect();
+            assert_eq!(found, expected, "of {text}");
+        }
+    }
 }

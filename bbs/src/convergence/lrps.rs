@@ -101,10 +101,12 @@ impl Look<'_> {
     /// An index that should not be there. Only who says that the domain is fresh knows that for sure.
     fn extra(&mut self, slot: &Slot, lrp_desired: bool) {
         let Some(any) = slot.ordinary.as_ref().or(slot.suspect.as_ref()) else { return };
-        if !self.state.is_fresh(&any.key.domain, self.now_ns) {
+        let key = any.key.clone();
+        if !self.state.is_fresh(&key.domain, self.now_ns) {
+            // Which of two works is no question of the domain.
+            slot.suspect.iter().for_each(|suspect| self.suspect(suspect, slot));
             return;
         }
-        let key = any.key.clone();
         if slot.suspect.is_some() && (!lrp_desired || slot.ordinary.is_none()) {
             self.repairs.push(Repair::RemoveSuspect { key: key.clone() });
         }

@@ -43,7 +43,7 @@ impl LiveCells {
 pub struct Patience {
     /// An unclaimed instance before it is auctioned again.
     pub unclaimed: Duration,
-    /// A Task that waits or is to be told about, before somebody is reminded.
+    /// A Task that is to be told about, before somebody is reminded; half of it, for one that waits for a cell.
     pub kick_task: Duration,
     /// A Task that waits for a cell, before it fails.
     pub expire_pending_task: Duration,

@@ -91,6 +91,8 @@ fn lrps_of_a_fresh_domain() {
 fn what_is_extra_in_a_stale_domain_is_left_alone() {
     assert_eq!(found(&board(Some(1), &["R@a", "R@a"]), "a", 0), "");
     assert_eq!(found(&board(None, &["R@a"]), "a", 0), "");
+    assert_eq!(found(&board(None, &["S:R@a"]), "b", 0), "");
+    assert_eq!(found(&board(None, &["S:R@a"]), "a", 0), "promote 0", "its cell is back");
     let stale = with_domain(board(None, &["R@a"]), 10 * SECOND);
     assert_eq!(found(&stale, "a", 10), "prune d");
     assert_eq!(found(&stale, "a", 9), "retire 0");
@@ -147,9 +149,10 @@ fn tasks() {
     let done = || TaskState::Completed(completion(0));
     let resolving = || TaskState::Resolving(completion(0));
     for (state, callback, cells, now_s, expected) in [
-        (TaskState::Pending, false, "", 30, ""),
-        (TaskState::Pending, false, "", 31, "auction"),
-        (TaskState::Pending, false, "", -31, "auction"),
+        (TaskState::Pending, false, "", 15, ""),
+        (TaskState::Pending, false, "", 16, "auction"),
+        (TaskState::Pending, false, "", -15, ""),
+        (TaskState::Pending, false, "", -16, "auction"),
         (TaskState::Pending, false, "", -9999, "auction"),
         (TaskState::Pending, false, "", 1801, "fail: not started within time limit"),
         (running(), false, "a", 9999, ""),

@@ -17,12 +17,14 @@ pub fn repairs(state: &State, live: &LiveCells, patience: &Patience, now_ns: i64
 fn one(task: &Task, live: &LiveCells, patience: &Patience, now_ns: i64, repairs: &mut Vec<Repair>) {
     let guid = || task.task_guid.clone();
     let is_kicked = is_far(task.updated_at_ns, patience.kick_task, now_ns);
+    // Looks are as far apart as kicks: with the whole of it, each second one would find a Task that was just rejected.
+    let waits = is_far(task.updated_at_ns, patience.kick_task / 2, now_ns);
     let has_callback = !task.definition.completion_callback_url.is_empty();
     match &task.state {
         TaskState::Pending => {
             if is_over(task.created_at_ns, patience.expire_pending_task, now_ns) {
                 repairs.push(Repair::FailTask { guid: guid(), reason: EXPIRED });
-            } else if is_kicked {
+            } else if waits {
                 repairs.push(Repair::AuctionTask { guid: guid() });
             }
         }

@@ -263,6 +263,15 @@ pub fn remove(
     Ok(work.done())
 }
 
+/// It is no longer wanted. Where a cell has it, the cell is to be told first: nothing happens here.
+pub fn retire(slot: Slot, process_guid: &str, index: u32) -> Outcome {
+    let old = slot.ordinary.as_ref().ok_or_else(Error::not_found)?;
+    if old.instance().is_some() {
+        return Ok(None);
+    }
+    remove(slot, process_guid, index, None)
+}
+
 /// Taken from its cell, or out of its crash: it waits to be placed again.
 pub fn unclaim(slot: Slot, process_guid: &str, index: u32, now_ns: i64) -> Outcome {
     let old = slot.ordinary.clone().ok_or_else(Error::not_found)?;

@@ -153,6 +153,7 @@ fn is_replaced(slot: &Slot, instance: &ActualLrpInstanceKey) -> bool {
     }
 }
 
+/// Its container goes: so does its record, whatever it is.
 fn relieved(
     slot: Slot,
     process_guid: &str,
@@ -161,9 +162,7 @@ fn relieved(
 ) -> Option<SlotChange> {
     let presence = slot.find(instance)?.presence;
     let mut work = Work::on(slot, process_guid, index);
-    if presence != Presence::Ordinary {
-        work.remove(presence);
-    }
+    work.remove(presence);
     work.done()
 }
 

@@ -163,6 +163,23 @@ fn remove() {
 }
 
 #[test]
+fn retire() {
+    check(
+        &[
+            ("-", "ResourceNotFound"),
+            ("U", "- | -U"),
+            ("X", "- | -X"),
+            ("C@a", "C@a"),
+            ("R@a E:R@b", "R@a E:R@b"),
+            ("U S:R@a", "S:R@a | -U"),
+            ("S:R@a", "ResourceNotFound"),
+            ("E:R@a", "ResourceNotFound"),
+        ],
+        |slot| actual_lrp::retire(slot, GUID, 0),
+    );
+}
+
+#[test]
 fn unclaim() {
     check(
         &[
@@ -275,9 +292,17 @@ fn evacuate_running_of_what_is_recreated_or_no_longer_desired() {
     check_evacuation(&[("R@a", "U | R@a>U auction"), ("U S:R@a", "U | -S:R@a")], |slot| {
         Ok(evacuation::evacuate_running(slot, report("a"), recreate(true), "e".into(), NOW))
     });
-    check_evacuation(&[("R@a", "R@a"), ("U E:R@a", "U | -E:R@a")], |slot| {
-        Ok(evacuation::evacuate_running(slot, report("a"), None, "e".into(), NOW))
-    });
+    check_evacuation(
+        &[
+            ("R@a", "- | -R@a"),
+            ("R@b", "R@b"),
+            ("R@a E:R@b", "E:R@b | -R@a"),
+            ("U E:R@a", "U | -E:R@a"),
+            ("U S:R@a", "U | -S:R@a"),
+            ("U", "U"),
+        ],
+        |slot| Ok(evacuation::evacuate_running(slot, report("a"), None, "e".into(), NOW)),
+    );
 }
 
 #[test]
@@ -378,9 +403,16 @@ fn the_life_of_a_task() {
         [NOT_FOUND, "Pending", "Cannot transition from Running to Pending", invalid, invalid],
         |old| task::reject(old, "insufficient resources: memory".into(), 3, NOW).map(Some),
     );
-    check_task([NOT_FOUND, "Completed", "Completed", invalid, invalid], |old| {
-        task::reject(old, "no room".into(), 0, NOW).map(Some)
-    });
+    check_task(
+        [
+            NOT_FOUND,
+            "Completed",
+            "Completed",
+            "Cannot transition from Completed to Completed",
+            "Cannot transition from Resolving to Completed",
+        ],
+        |old| task::reject(old, "no room".into(), 0, NOW).map(Some),
+    );
     check_task(
         [
             NOT_FOUND,

@@ -100,8 +100,12 @@ const PLACEMENT_ERRORS: [&str; 4] = [
 /// it must not make it run again.
 pub fn reject(old: Old, reason: String, retries_max: u32, now_ns: i64) -> Result<Change, Error> {
     let old = known(old)?;
+    let is_last = old.rejection_count >= retries_max;
     if !matches!(old.state, TaskState::Pending | TaskState::Running { .. }) {
-        return Err(Error::bad_request());
+        return Err(match is_last {
+            true => Error::task_transition(old.state.name(), COMPLETED),
+            false => Error::bad_request(),
+        });
     }
     let is_unplaced = PLACEMENT_ERRORS.iter().any(|error| reason.starts_with(error));
     if is_unplaced && matches!(old.state, TaskState::Running { .. }) {
@@ -115,7 +119,7 @@ pub fn reject(old: Old, reason: String, retries_max: u32, now_ns: i64) -> Result
         updated_at_ns: now_ns,
         ..Task::clone(&old)
     };
-    if old.rejection_count < retries_max {
+    if !is_last {
         return Ok(Change::Task { before: Some(old), after: Some(Arc::new(rejected)) });
     }
     let Change::Task { after, .. } = completed(Arc::new(rejected), TaskOutcome::Failed { reason }, now_ns)
