@@ -10,6 +10,8 @@ mod fencing;
 mod lockets;
 #[path = "stories/lrps.rs"]
 mod lrps;
+#[path = "stories/secured.rs"]
+mod secured;
 #[path = "stories/servers.rs"]
 mod servers;
 #[path = "stories/tasks.rs"]

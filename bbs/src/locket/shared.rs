@@ -104,9 +104,9 @@ macro_rules! bound {
 impl Link {
     async fn connect(location: &Location) -> Result<Link, sqlx::Error> {
         match location {
-            Location::Postgres(server) => Ok(Link::Postgres(postgres::options(server).connect().await?)),
+            Location::Postgres(server) => Ok(Link::Postgres(postgres::options(server)?.connect().await?)),
             Location::Mysql(server) => {
-                let mut connection = mysql::options(server).connect().await?;
+                let mut connection = mysql::options(server)?.connect().await?;
                 connection.execute("SET SESSION sql_mode = 'STRICT_ALL_TABLES'").await?;
                 Ok(Link::Mysql(connection))
             }

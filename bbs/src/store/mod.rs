@@ -16,6 +16,7 @@ mod seal;
 mod sqlite;
 
 use std::fmt;
+use std::path::PathBuf;
 
 use async_trait::async_trait;
 pub use location::{BadLocation, Host, Location, Server, Tls, Trust};
@@ -149,6 +150,16 @@ pub trait Rows: Send {
         Ok(())
     }
     async fn close(self: Box<Self>) -> Result<(), Error>;
+}
+
+/// What cannot be read the library would not name.
+pub(crate) fn check_files(tls: &Tls) -> Result<(), sqlx::Error> {
+    let readable = |path: &PathBuf| {
+        let failed =
+            |error| sqlx::Error::Configuration(format!("cannot read {}: {error}", path.display()).into());
+        std::fs::File::open(path).map(drop).map_err(failed)
+    };
+    tls.files().try_for_each(readable)
 }
 
 /// Opens the database, brings its schema up to date, and takes it from whoever wrote there before. With `keys`, what is

@@ -40,7 +40,7 @@ impl Session for Client {
     type Server = Server;
 
     async fn connect(server: &Server) -> Result<Client, sqlx::Error> {
-        let mut connection = options(server).connect().await?;
+        let mut connection = options(server)?.connect().await?;
         connection.execute(SESSION).await?;
         let packet: u64 =
             sqlx::query_scalar("SELECT @@max_allowed_packet").fetch_one(&mut connection).await?;
@@ -177,7 +177,8 @@ fn number_of(error: &sqlx::Error) -> Option<u16> {
     error.as_database_error()?.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number)
 }
 
-pub fn options(server: &Server) -> MySqlConnectOptions {
+pub fn options(server: &Server) -> Result<MySqlConnectOptions, sqlx::Error> {
+    super::check_files(&server.tls)?;
     let options = MySqlConnectOptions::new()
         .username(&server.user)
         .database(&server.database)
@@ -201,7 +202,7 @@ pub fn options(server: &Server) -> MySqlConnectOptions {
         .identity
         .iter()
         .fold(options, |options, (cert, key)| options.ssl_client_cert(cert).ssl_client_key(key));
-    server.password.iter().fold(options, |options, password| options.password(password))
+    Ok(server.password.iter().fold(options, |options, password| options.password(password)))
 }
 
 /// Mostly one; several for a batch that is too large for one packet.

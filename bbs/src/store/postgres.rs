@@ -32,7 +32,7 @@ impl Session for Client {
     type Server = Server;
 
     async fn connect(server: &Server) -> Result<Client, sqlx::Error> {
-        let mut connection = options(server).connect().await?;
+        let mut connection = options(server)?.connect().await?;
         connection.execute(SESSION).await?;
         // An error outside of a transaction leaves no trace.
         let _ = connection.execute(NOTICE_GONE_CLIENTS).await;
@@ -146,7 +146,8 @@ async fn version(connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
     query.fetch_one(connection).await
 }
 
-pub fn options(server: &Server) -> PgConnectOptions {
+pub fn options(server: &Server) -> Result<PgConnectOptions, sqlx::Error> {
+    super::check_files(&server.tls)?;
     let options = PgConnectOptions::new_without_pgpass()
         .username(&server.user)
         .database(&server.database)
@@ -171,7 +172,7 @@ pub fn options(server: &Server) -> PgConnectOptions {
         .identity
         .iter()
         .fold(options, |options, (cert, key)| options.ssl_client_cert(cert).ssl_client_key(key));
-    server.password.iter().fold(options, |options, password| options.password(password))
+    Ok(server.password.iter().fold(options, |options, password| options.password(password)))
 }
 
 /// The statement, and what its arrays are made of, in their order.

@@ -11,7 +11,7 @@ use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use bbs::{DatabaseHost, DatabaseServer, DatabaseTls, DatabaseTrust, Location};
-use sqlx::mysql::MySqlConnectOptions;
+use sqlx::mysql::{MySqlConnectOptions, MySqlSslMode};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
 
@@ -37,9 +37,22 @@ kill -$end $server 2>/dev/null; wait $server
 pub struct Server {
     kind: Kind,
     directory: PathBuf,
+    /// Where it is reached by TLS, too.
+    port: Option<u16>,
     keeper: Mutex<Option<Child>>,
     pid: Mutex<u32>,
     databases: AtomicU32,
+}
+
+/// PostgreSQL refuses keys that others may read.
+#[allow(dead_code)]
+pub fn write_for_server(path: &Path, text: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    if is_root() {
+        chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+    }
 }
 
 /// The one that the stories of this program share; `None` says why there is none.
@@ -51,6 +64,11 @@ pub fn shared() -> Option<&'static Server> {
 impl Server {
     /// `None` for SQLite, and for what is not installed.
     pub fn start(kind: Kind) -> Option<Server> {
+        Server::start_with(kind, None, |_| {})
+    }
+
+    /// `prepare` writes into the server's directory what [`Server::begin`] names.
+    pub fn start_with(kind: Kind, port: Option<u16>, prepare: impl FnOnce(&Path)) -> Option<Server> {
         let wanted = match kind {
             Kind::Sqlite => return None,
             Kind::Postgres => postgres_program("initdb").filter(|path| path.exists()),
@@ -67,11 +85,13 @@ impl Server {
         let server = Server {
             kind,
             directory,
+            port,
             keeper: Mutex::default(),
             pid: Mutex::default(),
             databases: AtomicU32::new(0),
         };
         server.install();
+        prepare(&server.directory);
         server.begin();
         Some(server)
     }
@@ -105,13 +125,12 @@ impl Server {
     pub fn begin(&self) {
         let data = self.directory.join("data");
         let socket = self.directory.display();
-        let (end, program, arguments) = match self.kind {
+        let (end, program, mut arguments) = match self.kind {
             Kind::Postgres => (
                 "QUIT",
                 postgres_program("postgres").unwrap(),
                 vec![
                     format!("-D{}", data.display()),
-                    "-clisten_addresses=".into(),
                     format!("-cunix_socket_directories={socket}"),
                     "-cfsync=off".into(),
                     "-cshared_buffers=32MB".into(),
@@ -125,13 +144,13 @@ impl Server {
                     format!("--datadir={}", data.display()),
                     format!("--socket={socket}/socket"),
                     format!("--pid-file={socket}/pid"),
-                    "--skip-networking".into(),
                     // Whatever is written survives the process, which is all that these tests end.
                     "--innodb-flush-log-at-trx-commit=2".into(),
                     "--innodb-buffer-pool-size=32M".into(),
                 ],
             ),
         };
+        arguments.extend(self.network());
         let mut keeper = unprivileged(Path::new("sh"))
             .args(["-c", KEEPER, "sh", end])
             .stderr(Stdio::null())
@@ -147,6 +166,33 @@ impl Server {
         BufReader::new(keeper.stdout.take().unwrap()).read_line(&mut line).unwrap();
         *self.pid.lock().unwrap() = line.trim().parse().unwrap();
         *self.keeper.lock().unwrap() = Some(keeper);
+    }
+
+    /// Nothing but its socket, or TLS with the certificates in its directory.
+    fn network(&self) -> Vec<String> {
+        let file = |name: &str| self.directory.join(name).display().to_string();
+        let (ca, cert, key) = (file("ca.pem"), file("server.pem"), file("server.key"));
+        match (self.kind, self.port) {
+            (Kind::Postgres, None) => vec!["-clisten_addresses=".into()],
+            (Kind::Postgres, Some(port)) => vec![
+                "-clisten_addresses=127.0.0.1".into(),
+                format!("-cport={port}"),
+                "-cssl=on".into(),
+                format!("-cssl_ca_file={ca}"),
+                format!("-cssl_cert_file={cert}"),
+                format!("-cssl_key_file={key}"),
+                format!("-chba_file={}", file("hba.conf")),
+            ],
+            (_, None) => vec!["--skip-networking".into()],
+            (_, Some(port)) => vec![
+                "--bind-address=127.0.0.1".into(),
+                format!("--port={port}"),
+                "--require-secure-transport=ON".into(),
+                format!("--ssl-ca={ca}"),
+                format!("--ssl-cert={cert}"),
+                format!("--ssl-key={key}"),
+            ],
+        }
     }
 
     #[allow(dead_code)]
@@ -177,6 +223,11 @@ impl Server {
         let Some(mut keeper) = self.keeper.lock().unwrap().take() else { return };
         drop(keeper.stdin.take());
         keeper.wait().unwrap();
+    }
+
+    #[allow(dead_code)]
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     fn server(&self, database: &str) -> DatabaseServer {
@@ -253,11 +304,13 @@ impl Server {
         let statement = sqlx::raw_sql(AssertSqlSafe(statement.to_string()));
         if self.kind == Kind::Postgres {
             let options = PgConnectOptions::new_without_pgpass().socket(&self.directory).username("diego");
+            let options = options.port(self.port.unwrap_or(5432));
             let mut connection = options.database(name.unwrap_or("postgres")).connect().await?;
             connection.execute(statement).await?;
             return connection.close().await;
         }
         let options = MySqlConnectOptions::new().socket(self.directory.join("socket")).username("root");
+        let options = options.ssl_mode(MySqlSslMode::Disabled);
         let mut connection = options.database(name.unwrap_or("mysql")).connect().await?;
         connection.execute(statement).await?;
         connection.close().await

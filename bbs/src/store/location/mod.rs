@@ -64,6 +64,17 @@ pub enum Trust {
     },
 }
 
+impl Tls {
+    /// What has to be read for it.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        let ca = match &self.trust {
+            Trust::Verified { ca, .. } => ca.as_ref(),
+            _ => None,
+        };
+        ca.into_iter().chain(self.identity.iter().flat_map(|(cert, key)| [cert, key]))
+    }
+}
+
 /// Why a text is no place of a database. The password is not in it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadLocation {
