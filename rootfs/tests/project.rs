@@ -18,7 +18,7 @@ use common::{Mounted, Namespace, Tar, image};
 use garden_sys::mount::{self, Filesystem, MountAttrFlags};
 use rootfs::{BaseIds, Config, DiskLimit, DiskScope, Image, Store};
 use serde_json::json;
-use writes::{exclusive, fill};
+use writes::{exclusive, fill, is_free_again};
 
 const MIB: u64 = 1 << 20;
 /// Of directories that we make ourselves, and what a filesystem reserves ahead of a write.
@@ -153,7 +153,7 @@ async fn a_write_beyond_the_limit_is_refused_and_nobody_else_notices() {
         assert_eq!(used.total_bytes, used.exclusive_bytes + 3 * MIB);
         assert_eq!(fill(&other.join("big"), 30 * MIB), (30 * MIB, None));
         fs::remove_file(root.join("big")).unwrap();
-        assert_eq!(fill(&root.join("again"), 8 * MIB), (8 * MIB, None));
+        is_free_again(|| fill(&root.join("again"), 8 * MIB) == (8 * MIB, None));
         // A file of the image counts once it is changed.
         let copied = File::options()
             .append(true)

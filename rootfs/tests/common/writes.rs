@@ -74,3 +74,10 @@ pub fn until(what: &str, condition: impl Fn() -> bool) {
         std::thread::sleep(Duration::from_millis(10));
     }
 }
+
+/// What was removed takes its room for as long as anybody has it open, and a program that a test beside this one begins has
+/// all open files of this process until it is itself.
+#[allow(dead_code)]
+pub fn is_free_again(condition: impl Fn() -> bool) {
+    until("what was removed takes no room", condition);
+}
