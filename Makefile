@@ -18,7 +18,7 @@ strip := $(if $(filter release,$(PROFILE)),-s)
 programs := diego garden-init builder launcher healthcheck diego-sshd
 names := bbs locket auctioneer rep gdn route-emitter ssh-proxy file-server cfdot
 
-.PHONY: build gather demo test test-vm fuzz simulate simulate-auction lint bench-dev bench-garden bench-rootfs bench-net bench-cell bench-bbs tools clean
+.PHONY: build gather demo test test-vm fuzz simulate simulate-auction lint bench-dev bench-garden bench-rootfs bench-net bench-cell bench-bbs bench-ssh tools clean
 
 build: tools
 	cargo build --locked --profile $(PROFILE) $(addprefix --bin ,$(programs))
@@ -79,6 +79,13 @@ bench-bbs: tools
 	tests/packages postgresql
 	cargo build --locked --profile $(PROFILE) -p bench-bbs
 	$(built)/bench-bbs
+
+# ssh through proxy and daemon beside OpenSSH's own server; figures on the last lines. ONLY names parts, ROUNDS and MEBIBYTES set
+# their length.
+bench-ssh: build
+	tests/bench/ssh/packages
+	cargo build --locked --profile $(PROFILE) -p tests --bin bench-ssh
+	$(built)/bench-ssh dist/bin
 
 # Hostile input of all kinds for so many seconds each; what it finds is left in target/fuzz/found.
 SECONDS ?= 60
