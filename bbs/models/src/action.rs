@@ -32,12 +32,20 @@ pub struct RunAction {
     pub args: Vec<String>,
     pub dir: String,
     pub env: Vec<EnvironmentVariable>,
-    /// `RLIMIT_NOFILE`; the deprecated `nproc` is read and dropped.
-    pub nofile: Option<u64>,
+    pub resource_limits: Option<ResourceLimits>,
     pub user: String,
     pub log_source: String,
     pub suppress_log_output: bool,
     pub volume_mounted_files: Vec<File>,
+}
+
+/// What a process may have. Its owner reads again what was said, even if that is nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ResourceLimits {
+    /// `RLIMIT_NOFILE`.
+    pub nofile: Option<u64>,
+    /// Deprecated, and without effect.
+    pub nproc: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Default)]

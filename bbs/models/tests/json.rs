@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use bbs_models::wire;
 use bbs_models::{
     Action, ActualLrp, ActualLrpInstanceKey, ActualLrpKey, ActualLrpNetInfo, CellCapacity, CellPresence,
-    DesiredLrp, Event, LogRateLimit, MetricTagValue, PortMapping, Presence, RootfsProvider, RunAction, Task,
-    TaskCompletion, TaskDefinition, TaskOutcome, TaskState,
+    DesiredLrp, Event, LogRateLimit, MetricTagValue, PortMapping, Presence, ResourceLimits, RootfsProvider,
+    RunAction, Task, TaskCompletion, TaskDefinition, TaskOutcome, TaskState,
 };
 use serde_json::{Value, json};
 
 fn run() -> Action {
-    Action::Run(RunAction { path: "x".into(), user: "u".into(), nofile: Some(7), ..RunAction::default() })
+    let resource_limits = Some(ResourceLimits { nofile: Some(7), nproc: None });
+    Action::Run(RunAction { path: "x".into(), user: "u".into(), resource_limits, ..RunAction::default() })
 }
 
 fn run_json() -> Value {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use bbs_models::wire::{self, decode_event, encode_event};
 use bbs_models::{
     Action, ActualLrp, ActualLrpCrash, ActualLrpFilter, ActualLrpInstanceKey, ActualLrpKey, ActualLrpNetInfo,
-    DesiredLrp, DesiredLrpUpdate, Error, ErrorKind, Event, ModificationTag, PortMapping, Presence, RunAction,
-    Task, TaskCompletion, TaskDefinition, TaskOutcome, TaskState,
+    DesiredLrp, DesiredLrpUpdate, Error, ErrorKind, Event, ModificationTag, PortMapping, Presence,
+    ResourceLimits, RunAction, Task, TaskCompletion, TaskDefinition, TaskOutcome, TaskState,
 };
 use prost::Message;
 
@@ -110,7 +110,8 @@ fn unhex(text: &str) -> Vec<u8> {
 }
 
 fn run() -> Action {
-    Action::Run(RunAction { path: "x".into(), user: "u".into(), nofile: Some(0), ..RunAction::default() })
+    let resource_limits = Some(ResourceLimits { nofile: Some(0), nproc: None });
+    Action::Run(RunAction { path: "x".into(), user: "u".into(), resource_limits, ..RunAction::default() })
 }
 
 #[test]
@@ -128,6 +129,16 @@ fn an_action_is_the_field_of_its_kind() {
         let many = bbs_models::ManyActions { actions: vec![run(), run()], log_source: String::new() };
         let expected = field(number, &[field(1, &run_hex), field(1, &run_hex)].concat());
         assert_eq!(hex(&wire::Action::from(action(many))), expected);
+    }
+}
+
+#[test]
+fn a_limit_that_was_said_is_read_again_even_if_it_limits_nothing() {
+    for limits in [None, Some((None, None)), Some((Some(1), None)), Some((None, Some(2)))] {
+        let resource_limits = limits.map(|(nofile, nproc)| wire::ResourceLimits { nofile, nproc });
+        let said =
+            wire::RunAction { path: "x".into(), user: "u".into(), resource_limits, ..Default::default() };
+        assert_eq!(wire::RunAction::from(RunAction::try_from(said.clone()).unwrap()), said);
     }
 }
 

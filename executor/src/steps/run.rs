@@ -188,7 +188,10 @@ fn spec(run: &Run, stage: &Stage, id: &str) -> ProcessSpec {
         dir: action.dir.clone(),
         env,
         user: action.user.clone(),
-        rlimits: ResourceLimits { nofile: action.nofile, ..ResourceLimits::default() },
+        rlimits: ResourceLimits {
+            nofile: action.resource_limits.and_then(|limits| limits.nofile),
+            ..ResourceLimits::default()
+        },
         ..ProcessSpec::default()
     }
 }

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bbs_models::{EnvironmentVariable, RunAction, UploadAction};
+use bbs_models::{EnvironmentVariable, ResourceLimits, RunAction, UploadAction};
 use garden_client::memory::{Call, MemoryGarden, Script};
 use garden_client::{ContainerSpec, Error, Garden};
 
@@ -255,7 +255,7 @@ async fn a_process_gets_its_environment_limits_and_user() {
         args: vec!["-v".into()],
         dir: "/home".into(),
         env: vec![EnvironmentVariable { name: "A".into(), value: "1".into() }],
-        nofile: Some(99),
+        resource_limits: Some(ResourceLimits { nofile: Some(99), nproc: Some(7) }),
         user: "vcap".into(),
         suppress_log_output: true,
         ..RunAction::default()

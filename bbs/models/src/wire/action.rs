@@ -299,7 +299,9 @@ impl TryFrom<RunAction> for models::RunAction {
             args: wire.args,
             dir: wire.dir,
             env: wire.env.into_iter().map(Into::into).collect(),
-            nofile: wire.resource_limits.and_then(|limits| limits.nofile),
+            resource_limits: wire
+                .resource_limits
+                .map(|ResourceLimits { nofile, nproc }| models::ResourceLimits { nofile, nproc }),
             user: wire.user,
             log_source: wire.log_source,
             suppress_log_output: wire.suppress_log_output,
@@ -423,7 +425,9 @@ impl From<models::RunAction> for RunAction {
             args: action.args,
             dir: action.dir,
             env: action.env.into_iter().map(Into::into).collect(),
-            resource_limits: action.nofile.map(|nofile| ResourceLimits { nofile: Some(nofile), nproc: None }),
+            resource_limits: action
+                .resource_limits
+                .map(|models::ResourceLimits { nofile, nproc }| ResourceLimits { nofile, nproc }),
             user: action.user,
             log_source: action.log_source,
             suppress_log_output: action.suppress_log_output,
