@@ -70,7 +70,7 @@ pub struct Flags {
 #[derive(Args)]
 #[command(next_help_heading = "Convergence")]
 struct Pace {
-    /// Between two looks at everything.
+    /// Between two looks at everything. A BBS that has just begun calls no cell missing for so long, or for 15 s.
     #[arg(long, default_value = "30s", value_parser = interval)]
     converge_repeat_interval: Duration,
     /// A Task that waits for a cell or for its client is told of again.
@@ -98,7 +98,10 @@ impl Pace {
             expire_completed_task: self.expire_completed_task_duration,
             ..Patience::default()
         };
-        Intervals { every: self.converge_repeat_interval, patience, ..Intervals::default() }
+        let every = self.converge_repeat_interval;
+        // Whoever looks more often than that is told at the first look.
+        let cells_settle = Intervals::default().cells_settle.min(every);
+        Intervals { every, cells_settle, patience }
     }
 }
 
@@ -249,5 +252,26 @@ impl Witness for Measured {
         }
         let domains = counts.fresh_domains.iter().map(|name| (format!("Domain.{name}"), 1.0));
         self.0.stand_together("Domain.", domains);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Only {
+        #[command(flatten)]
+        pace: Pace,
+    }
+
+    #[test]
+    fn cells_have_until_the_first_look_to_show_themselves_and_no_more_than_usual() {
+        for (every, settle) in [("1s", 1), ("30s", 15), ("1h", 15)] {
+            let told = Only::try_parse_from(["bbs", "--converge-repeat-interval", every]).unwrap();
+            assert_eq!(told.pace.intervals().cells_settle, Duration::from_secs(settle), "{every}");
+        }
     }
 }
