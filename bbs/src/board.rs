@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::hub::Hub;
 use crate::records::Outdated;
 use crate::state::{Change, State};
-use crate::store::{self, Durability, Keys, Location, Rows, Write};
+use crate::store::{self, Rows, Write};
 use crate::{events, records};
 
 /// Commands that may wait for the writer; further ones wait to be queued.
@@ -116,16 +116,6 @@ pub struct Writer {
 }
 
 impl Board {
-    /// Opens the database and remembers all that it holds.
-    pub async fn open(
-        database: &Location,
-        durability: Durability,
-        keys: Option<Keys>,
-        clock: Arc<dyn Clock>,
-    ) -> Result<(Board, Writer), store::Error> {
-        Board::on(store::open(database, durability, keys).await?, clock).await
-    }
-
     /// Remembers all that the rows say.
     pub async fn on(
         mut store: Box<dyn Rows>,
@@ -345,7 +335,7 @@ mod tests {
     async fn board(statement: &'static str) -> (tempfile::TempDir, Board, Writer) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("bbs.db");
-        let mut store = store::File::open(&path, Durability::ProcessKill).await.unwrap();
+        let mut store = store::File::open(&path, store::Durability::ProcessKill).await.unwrap();
         store.execute(statement).await;
         let (board, writer) = Board::on(Box::new(store), Arc::new(SystemClock)).await.unwrap();
         (folder, board, writer)

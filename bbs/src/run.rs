@@ -94,7 +94,9 @@ pub struct Peers {
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
     // Our own end ends nobody else.
     let shutdown = shutdown.child_token();
-    let (board, writer) = Board::open(&config.database, config.durability, config.keys, config.clock).await?;
+    let rows = store::open(&config.database, config.durability, config.keys).await?;
+    let rows = Box::new(store::Watched::new(rows, config.witness.clone()));
+    let (board, writer) = Board::on(rows, config.clock).await?;
     tracing::info!("migration-manager.finished-migrations");
     let listener = Listener::bind(config.listen).await?;
     let (auctioneer, reps, cells, callbacks) =

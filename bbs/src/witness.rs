@@ -12,6 +12,8 @@ use crate::state::State;
 pub trait Witness: Send + Sync {
     /// A request, the beginning of an event stream too.
     fn answered(&self, _took: Duration) {}
+    /// One statement, or all of a commit.
+    fn asked_database(&self, _took: Duration, _answered: bool) {}
     /// One look at everything and what it led to.
     fn converged(&self, _took: Duration, _counts: &Counts) {}
 }

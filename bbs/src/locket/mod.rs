@@ -7,8 +7,10 @@ mod service;
 mod shared;
 mod store;
 mod table;
+mod witness;
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bbs_models::{CellPresence, LockKind, Resource};
@@ -20,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::store::Location;
 pub use store::StoreError;
 pub use table::{KEY_BYTES_MAX, LOCKS_MAX, OWNER_BYTES_MAX, Refusal, TTL_MAX, VALUE_BYTES_MAX};
+pub use witness::{Call, Ended, Nobody, Witness};
 
 use shared::Shared;
 use store::LockStore;
@@ -36,6 +39,8 @@ const EXPIRY_RETRY: Duration = Duration::from_secs(1);
 pub enum Error {
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("nobody keeps the locks any more")]
+    Lost,
     #[error(transparent)]
     Listen(#[from] diego_base::serve::Error),
 }
@@ -65,10 +70,25 @@ pub async fn run(config: Config, locket: Locket, shutdown: CancellationToken) ->
 }
 
 enum Command {
-    Lock { resource: Resource, ttl: Duration, granted: oneshot::Sender<Result<(), Refusal>> },
-    Release { key: String, owner: String, released: oneshot::Sender<Result<(), Refusal>> },
-    Fetch { key: String, found: oneshot::Sender<Result<Resource, Refusal>> },
-    FetchAll { kind: LockKind, found: oneshot::Sender<Result<Vec<Resource>, Refusal>> },
+    Lock {
+        resource: Resource,
+        ttl: Duration,
+        uuid: Option<String>,
+        granted: oneshot::Sender<Result<(), Refusal>>,
+    },
+    Release {
+        key: String,
+        owner: String,
+        released: oneshot::Sender<Result<(), Refusal>>,
+    },
+    Fetch {
+        key: String,
+        found: oneshot::Sender<Result<Resource, Refusal>>,
+    },
+    FetchAll {
+        kind: LockKind,
+        found: oneshot::Sender<Result<Vec<Resource>, Refusal>>,
+    },
 }
 
 /// A handle to the table; clones are handles to the same.
@@ -77,6 +97,7 @@ pub struct Locket {
     commands: mpsc::Sender<Command>,
     changes: broadcast::Sender<Change>,
     cells: watch::Receiver<Vec<CellPresence>>,
+    witness: Arc<dyn Witness>,
 }
 
 impl Locket {
@@ -86,28 +107,50 @@ impl Locket {
         database: Option<impl Into<Location>>,
         shutdown: CancellationToken,
     ) -> Result<(Locket, Pin<Box<dyn Future<Output = ()> + Send>>), Error> {
+        Locket::open_watched(database, Arc::new(Nobody), shutdown).await
+    }
+
+    /// The same, measured.
+    pub async fn open_watched(
+        database: Option<impl Into<Location>>,
+        witness: Arc<dyn Witness>,
+        shutdown: CancellationToken,
+    ) -> Result<(Locket, Pin<Box<dyn Future<Output = ()> + Send>>), Error> {
         let (commands, queue) = mpsc::channel(COMMANDS_QUEUED_MAX);
         let (changes, _) = broadcast::channel(CHANGES_BEHIND_MAX);
         let (cells, known_cells) = watch::channel(Vec::new());
-        let locket = Locket { commands, changes: changes.clone(), cells: known_cells };
+        let locket =
+            Locket { commands, changes: changes.clone(), cells: known_cells, witness: witness.clone() };
         let mut store = match database.map(Into::into) {
             None => LockStore::Memory,
-            Some(Location::Sqlite(path)) => LockStore::open(&path).await?,
+            Some(Location::Sqlite(path)) => LockStore::open(&path, witness.clone()).await?,
             Some(location) => {
-                let shared = Shared::open(location, queue, changes, cells).await?;
+                let shared = Shared::open(location, queue, changes, cells, witness).await?;
                 return Ok((locket, Box::pin(shared.run(shutdown))));
             }
         };
         let table = Table::restored(store.load().await?, now());
         cells.send_replace(present_cells(&table));
-        let owner = Owner { table, store, queue, changes, cells };
+        let owner = Owner { table, store, queue, changes, cells, witness };
+        owner.tell(LockKind::Lock);
+        owner.tell(LockKind::Presence);
         Ok((locket, Box::pin(owner.run(shutdown))))
     }
 
     /// Takes a key, or renews it for its owner.
     pub async fn lock(&self, resource: Resource, ttl: Duration) -> Result<(), Refusal> {
+        self.lock_as(resource, ttl, None).await
+    }
+
+    /// The same; what is logged of it says by which of its owner's requests.
+    pub async fn lock_as(
+        &self,
+        resource: Resource,
+        ttl: Duration,
+        uuid: Option<String>,
+    ) -> Result<(), Refusal> {
         let (granted, answer) = oneshot::channel();
-        self.ask(Command::Lock { resource, ttl, granted }, answer).await?
+        self.ask(Command::Lock { resource, ttl, uuid, granted }, answer).await?
     }
 
     /// Gives a key up; nothing happens if nobody holds it.
@@ -158,6 +201,7 @@ struct Owner {
     queue: mpsc::Receiver<Command>,
     changes: broadcast::Sender<Change>,
     cells: watch::Sender<Vec<CellPresence>>,
+    witness: Arc<dyn Witness>,
 }
 
 impl Owner {
@@ -186,8 +230,8 @@ impl Owner {
     /// A caller that has gone away meanwhile is not told; what it asked for holds all the same.
     async fn carry_out(&mut self, command: Command) {
         match command {
-            Command::Lock { resource, ttl, granted } => {
-                let _ = granted.send(self.lock(resource, ttl).await);
+            Command::Lock { resource, ttl, uuid, granted } => {
+                let _ = granted.send(self.lock(resource, ttl, uuid).await);
             }
             Command::Release { key, owner, released } => {
                 let _ = released.send(self.release(&key, &owner).await);
@@ -201,7 +245,7 @@ impl Owner {
         }
     }
 
-    async fn lock(&mut self, resource: Resource, ttl: Duration) -> Result<(), Refusal> {
+    async fn lock(&mut self, resource: Resource, ttl: Duration, uuid: Option<String>) -> Result<(), Refusal> {
         let granted = self.table.check_lock(&resource, ttl)?;
         if granted != Granted::Renewed {
             self.store.put(&resource, ttl.min(TTL_MAX)).await.map_err(refused)?;
@@ -211,7 +255,8 @@ impl Owner {
             Granted::Renewed => {}
             Granted::Changed => self.publish(Change::Changed(resource)),
             Granted::Acquired => {
-                tracing::info!(key = resource.key, owner = resource.owner, "acquired-lock");
+                let Resource { key, owner, .. } = &resource;
+                tracing::info!(key, owner, "request-uuid" = uuid, "acquired-lock");
                 self.publish(Change::Acquired(resource));
             }
         }
@@ -239,10 +284,15 @@ impl Owner {
             }
             if let Some(resource) = self.table.take(&key) {
                 tracing::info!(key, owner = resource.owner, "lock-expired");
+                self.witness.expired(resource.kind);
                 self.publish(Change::Expired(resource));
             }
         }
         true
+    }
+
+    fn tell(&self, kind: LockKind) {
+        self.witness.holds(kind, self.table.count(kind));
     }
 
     fn publish(&self, change: Change) {
@@ -250,6 +300,7 @@ impl Owner {
         | Change::Changed(resource)
         | Change::Released(resource)
         | Change::Expired(resource)) = &change;
+        self.tell(resource.kind);
         if resource.kind == LockKind::Presence {
             self.cells.send_replace(present_cells(&self.table));
         }

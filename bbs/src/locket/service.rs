@@ -16,7 +16,11 @@ use tonic::server::{Grpc, UnaryService};
 use tonic::{Response, Status};
 use tonic_prost::ProstCodec;
 
-use super::{Locket, Refusal};
+use super::witness::UnderWay;
+use super::{Call, Locket, Refusal};
+
+/// By which its owner knows a request.
+const UUID: &str = "uuid";
 
 pub fn router(locket: Locket) -> Router {
     Router::new()
@@ -45,17 +49,18 @@ impl From<Refusal> for Status {
 }
 
 async fn lock(State(locket): State<Locket>, request: Request) -> http::Response<Body> {
-    unary(request, |request: LockRequest| async move {
+    let uuid = request.headers().get(UUID).and_then(|uuid| uuid.to_str().ok()).map(str::to_owned);
+    unary(Call::Lock, locket, request, |locket, request: LockRequest| async move {
         let resource = request.resource.and_then(LocketResource::parse).ok_or(Refusal::InvalidType)?;
         let ttl = u64::try_from(request.ttl_in_seconds).map_err(|_| Refusal::InvalidTtl)?;
-        locket.lock(resource, Duration::from_secs(ttl)).await?;
+        locket.lock_as(resource, Duration::from_secs(ttl), uuid).await?;
         Ok(LocketDone {})
     })
     .await
 }
 
 async fn release(State(locket): State<Locket>, request: Request) -> http::Response<Body> {
-    unary(request, |request: ReleaseRequest| async move {
+    unary(Call::Release, locket, request, |locket, request: ReleaseRequest| async move {
         let resource = request.resource.ok_or(Refusal::NotFound)?;
         locket.release(&resource.key, &resource.owner).await?;
         Ok(LocketDone {})
@@ -64,7 +69,7 @@ async fn release(State(locket): State<Locket>, request: Request) -> http::Respon
 }
 
 async fn fetch(State(locket): State<Locket>, request: Request) -> http::Response<Body> {
-    unary(request, |request: FetchRequest| async move {
+    unary(Call::Fetch, locket, request, |locket, request: FetchRequest| async move {
         let resource: Resource = locket.fetch(&request.key).await?;
         Ok(FetchResponse { resource: Some(resource.into()) })
     })
@@ -72,7 +77,7 @@ async fn fetch(State(locket): State<Locket>, request: Request) -> http::Response
 }
 
 async fn fetch_all(State(locket): State<Locket>, request: Request) -> http::Response<Body> {
-    unary(request, |request: FetchAllRequest| async move {
+    unary(Call::FetchAll, locket, request, |locket, request: FetchAllRequest| async move {
         let kind = lock_kind(request.type_code).ok_or(Refusal::InvalidType)?;
         let found = locket.fetch_all(kind).await?;
         Ok(FetchAllResponse { resources: found.into_iter().map(Into::into).collect() })
@@ -80,20 +85,24 @@ async fn fetch_all(State(locket): State<Locket>, request: Request) -> http::Resp
     .await
 }
 
-async fn unary<Q, A, F, Fut>(request: Request, call: F) -> http::Response<Body>
+async fn unary<Q, A, F, Fut>(call: Call, locket: Locket, request: Request, work: F) -> http::Response<Body>
 where
     Q: Message + Default + 'static,
     A: Message + Default + 'static,
-    F: FnOnce(Q) -> Fut,
+    F: FnOnce(Locket, Q) -> Fut,
     Fut: Future<Output = Result<A, Refusal>> + Send + 'static,
 {
-    Grpc::new(ProstCodec::<A, Q>::default()).unary(Call(Some(call)), request).await
+    let witnessed = |request| {
+        let under_way = UnderWay::begin(call, locket.witness.clone());
+        under_way.until(work(locket, request))
+    };
+    Grpc::new(ProstCodec::<A, Q>::default()).unary(Once(Some(witnessed)), request).await
 }
 
 /// tonic asks for a service; ours is one closure, called once.
-struct Call<F>(Option<F>);
+struct Once<F>(Option<F>);
 
-impl<Q, A, F, Fut> UnaryService<Q> for Call<F>
+impl<Q, A, F, Fut> UnaryService<Q> for Once<F>
 where
     F: FnOnce(Q) -> Fut,
     Fut: Future<Output = Result<A, Refusal>> + Send + 'static,

@@ -3,9 +3,11 @@
 //! Every call is one or two statements, each of which decides by itself: a row changes only where its owner is who asks.
 //! A renewal raises the row's index. Every Locket looks at all rows once a second, and drops, by index, one that has not
 //! changed for its time to live: so a key expires even if the Locket that heard of it last is gone, at most a second late.
-//! The table is that of the original Locket.
+//! The table is that of the original Locket. One that is gone is not made anew while this runs, for who held what is gone
+//! with it: that is for the Locket that starts next.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bbs_models::{CellPresence, LockKind, Resource};
@@ -17,7 +19,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::table::{Refusal, TTL_MAX, Table};
-use super::{Change, Command, StoreError, now};
+use super::{Change, Command, StoreError, Witness, now};
 use crate::store::{Dialect, Location, mysql, postgres};
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -149,6 +151,12 @@ impl Link {
     }
 }
 
+/// There is no such table, says PostgreSQL, or MySQL.
+fn is_gone(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    matches!(code.as_deref(), Some("42P01" | "42S02"))
+}
+
 /// `?` as PostgreSQL has them: `$1`, `$2`.
 fn numbered(statement: &str) -> String {
     let mut parts = statement.split('?');
@@ -170,6 +178,8 @@ pub struct Shared {
     looked_at: Instant,
     /// While nobody could renew, nothing expires.
     was_away: bool,
+    is_gone: bool,
+    witness: Arc<dyn Witness>,
     pub queue: mpsc::Receiver<Command>,
     pub changes: broadcast::Sender<Change>,
     pub cells: watch::Sender<Vec<CellPresence>>,
@@ -181,11 +191,23 @@ impl Shared {
         queue: mpsc::Receiver<Command>,
         changes: broadcast::Sender<Change>,
         cells: watch::Sender<Vec<CellPresence>>,
+        witness: Arc<dyn Witness>,
     ) -> Result<Shared, StoreError> {
-        let (link, seen, was_away) = (None, HashMap::new(), false);
+        let (link, seen, was_away, is_gone) = (None, HashMap::new(), false, false);
         let (away_until, looked_at) = (now(), now());
-        let mut shared =
-            Shared { location, link, away_until, seen, looked_at, was_away, queue, changes, cells };
+        let mut shared = Shared {
+            location,
+            link,
+            away_until,
+            seen,
+            looked_at,
+            was_away,
+            is_gone,
+            witness,
+            queue,
+            changes,
+            cells,
+        };
         let at = shared.location.to_string();
         let failed = |why: String| StoreError::Server { at: at.clone(), why };
         let dialect = match shared.location {
@@ -205,7 +227,7 @@ impl Shared {
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut looks = interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
+        while !self.is_gone {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
@@ -233,8 +255,8 @@ impl Shared {
     /// A caller that has gone away meanwhile is not told; what it asked for holds all the same.
     async fn carry_out(&mut self, command: Command) {
         match command {
-            Command::Lock { resource, ttl, granted } => {
-                let _ = granted.send(self.lock(resource, ttl).await);
+            Command::Lock { resource, ttl, uuid, granted } => {
+                let _ = granted.send(self.lock(resource, ttl, uuid).await);
             }
             Command::Release { key, owner, released } => {
                 let _ = released.send(self.release(&key, &owner).await);
@@ -255,7 +277,7 @@ impl Shared {
         }
     }
 
-    async fn lock(&mut self, resource: Resource, ttl: Duration) -> Result<(), Refusal> {
+    async fn lock(&mut self, resource: Resource, ttl: Duration, uuid: Option<String>) -> Result<(), Refusal> {
         // Nothing is held in an empty table: what is left is whether the request is one.
         Table::default().check_lock(&resource, ttl)?;
         let Resource { key, owner, value, kind } = &resource;
@@ -269,7 +291,7 @@ impl Shared {
         if self.execute(TAKE, &take).await.map_err(Refusal::Store)? == 0 {
             return Err(Refusal::Collision);
         }
-        tracing::info!(key, owner, "acquired-lock");
+        tracing::info!(key, owner, "request-uuid" = uuid, "acquired-lock");
         Ok(())
     }
 
@@ -314,6 +336,10 @@ impl Shared {
             self.expire(found).await?;
         }
         self.tell(before);
+        for kind in [LockKind::Lock, LockKind::Presence] {
+            let of_kind = self.seen.values().filter(|seen| seen.found.resource.kind == kind);
+            self.witness.holds(kind, of_kind.count());
+        }
         Ok(())
     }
 
@@ -322,6 +348,7 @@ impl Shared {
         let exactly = [Text(key), Text(owner), Text(&found.id), Number(found.index)];
         if self.execute(EXPIRE, &exactly).await? > 0 {
             tracing::info!(key, owner, "lock-expired");
+            self.witness.expired(found.resource.kind);
         }
         // Otherwise another Locket was faster, or its holder was; the next look tells.
         self.seen.remove(key);
@@ -358,34 +385,41 @@ impl Shared {
 
     /// How many rows it was; none if the row is there already.
     async fn execute(&mut self, statement: &str, values: &[Value<'_>]) -> Result<u64, String> {
-        let mut link = self.link().await?;
+        let (mut link, begun) = (self.link().await?, Instant::now());
         match timeout(STATEMENT_PATIENCE, link.execute(statement, values)).await {
             Ok(Err(error)) if error.as_database_error().is_some_and(|error| error.is_unique_violation()) => {
-                self.link = Some(link);
-                Ok(0)
+                self.settle(link, begun, Ok(Ok(0)))
             }
-            done => self.settle(link, done),
+            done => self.settle(link, begun, done),
         }
     }
 
     async fn find(&mut self, statement: &str, values: &[Value<'_>]) -> Result<Vec<Found>, String> {
-        let mut link = self.link().await?;
+        let (mut link, begun) = (self.link().await?, Instant::now());
         let done = timeout(STATEMENT_PATIENCE, link.find(statement, values)).await;
-        self.settle(link, done)
+        self.settle(link, begun, done)
     }
 
     /// A connection is used again only after an answer that was no error.
     fn settle<T>(
         &mut self,
         link: Link,
+        begun: Instant,
         done: Result<Result<T, sqlx::Error>, tokio::time::error::Elapsed>,
     ) -> Result<T, String> {
+        self.witness.asked_database(begun.elapsed(), matches!(done, Ok(Ok(_))));
         match done {
             Ok(Ok(value)) => {
                 self.link = Some(link);
                 Ok(value)
             }
-            Ok(Err(error)) => Err(format!("{}: {error}", self.location)),
+            Ok(Err(error)) => {
+                if is_gone(&error) {
+                    tracing::error!(%error, "unrecoverable-error");
+                    self.is_gone = true;
+                }
+                Err(format!("{}: {error}", self.location))
+            }
             Err(_) => Err(format!("{} does not answer", self.location)),
         }
     }

@@ -4,11 +4,13 @@
 //! Renewals are not written: after a restart every holder gets its full time again.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bbs_models::{LockKind, Resource};
 use rusqlite::{Connection, Row, params};
 
+use super::Witness;
 use super::table::Held;
 use crate::store::embedded::{Gone, Synchronous, Worker};
 
@@ -38,11 +40,11 @@ pub enum StoreError {
 /// The file and the one connection to it, or neither: then a restart forgets who held what.
 pub enum LockStore {
     Memory,
-    File { path: PathBuf, worker: Worker },
+    File { path: PathBuf, worker: Worker, witness: Arc<dyn Witness> },
 }
 
 impl LockStore {
-    pub async fn open(path: &Path) -> Result<Self, StoreError> {
+    pub async fn open(path: &Path, witness: Arc<dyn Witness>) -> Result<Self, StoreError> {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)
                 .map_err(|source| StoreError::Folder { path: path.into(), source })?;
@@ -50,7 +52,7 @@ impl LockStore {
         let worker = Worker::open(path, Synchronous::Normal, LOCK_PATIENCE).await;
         let worker =
             worker.map_err(|source| StoreError::Failed { act: "open", path: path.into(), source })?;
-        let store = Self::File { path: path.into(), worker };
+        let store = Self::File { path: path.into(), worker, witness };
         store.run("make the table of", |connection| connection.execute_batch(SCHEMA)).await?;
         Ok(store)
     }
@@ -61,8 +63,11 @@ impl LockStore {
         act: &'static str,
         work: impl FnOnce(&mut Connection) -> Result<T, rusqlite::Error> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let Self::File { path, worker } = self else { return Ok(T::default()) };
-        let done = worker.run(work).await.map_err(|Gone| StoreError::Gone { path: path.clone() })?;
+        let Self::File { path, worker, witness } = self else { return Ok(T::default()) };
+        let begun = Instant::now();
+        let done = worker.run(work).await;
+        witness.asked_database(begun.elapsed(), matches!(done, Ok(Ok(_))));
+        let done = done.map_err(|Gone| StoreError::Gone { path: path.clone() })?;
         done.map_err(|source| StoreError::Failed { act, path: path.clone(), source })
     }
 
@@ -97,7 +102,7 @@ impl LockStore {
     }
 
     pub async fn close(self) -> Result<(), StoreError> {
-        let Self::File { path, worker } = self else { return Ok(()) };
+        let Self::File { path, worker, .. } = self else { return Ok(()) };
         worker.close().await.map_err(|source| StoreError::Failed { act: "close", path, source })
     }
 }

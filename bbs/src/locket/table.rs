@@ -131,6 +131,10 @@ impl Table {
         found
     }
 
+    pub fn count(&self, kind: LockKind) -> usize {
+        self.held.values().filter(|(held, _)| held.resource.kind == kind).count()
+    }
+
     pub fn next_expiry(&self) -> Option<Instant> {
         self.expiries.first().map(|(at, _)| *at)
     }

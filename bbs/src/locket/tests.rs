@@ -6,6 +6,7 @@ use diego_base::serve::Listen;
 use tokio_util::sync::DropGuard;
 
 use std::path::PathBuf;
+use std::sync::Mutex;
 
 use super::*;
 
@@ -31,6 +32,10 @@ async fn opened(database: Option<PathBuf>) -> (Locket, DropGuard) {
 
 async fn served() -> (LocketClient, Locket, [DropGuard; 2]) {
     let (locket, owner) = in_memory().await;
+    serve(locket, owner)
+}
+
+fn serve(locket: Locket, owner: DropGuard) -> (LocketClient, Locket, [DropGuard; 2]) {
     let (listen, address) = Listen::loopback().unwrap();
     let shutdown = CancellationToken::new();
     tokio::spawn(run(Config { listen, tls: None }, locket.clone(), shutdown.clone()));
@@ -72,6 +77,79 @@ async fn refusals_have_the_codes_that_clients_know() {
     let (client, _, _guards) = served().await;
     let refused = client.lock(&lock_of("bbs", ""), TTL).await.unwrap_err();
     assert!(refused.to_string().ends_with("lock bbs: invalid-owner"), "{refused}");
+}
+
+/// All that a Locket tells of itself, in words.
+#[derive(Default)]
+struct Told(Mutex<Vec<String>>);
+
+impl Told {
+    fn say(&self, what: String) {
+        self.0.lock().unwrap().push(what);
+    }
+
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+}
+
+impl Witness for Told {
+    fn began(&self, call: Call) {
+        self.say(format!("{call:?} began"));
+    }
+
+    fn ended(&self, call: Call, _: Duration, how: Ended) {
+        self.say(format!("{call:?} ended {how:?}"));
+    }
+
+    fn asked_database(&self, _: Duration, answered: bool) {
+        self.say(format!("database {answered}"));
+    }
+
+    fn holds(&self, kind: LockKind, keys: usize) {
+        self.say(format!("{keys} {kind:?}"));
+    }
+
+    fn expired(&self, kind: LockKind) {
+        self.say(format!("{kind:?} expired"));
+    }
+}
+
+#[tokio::test]
+async fn every_call_is_witnessed_to_its_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let (told, shutdown) = (Arc::new(Told::default()), CancellationToken::new());
+    let file = Some(directory.path().join("locks"));
+    let (locket, owner) = Locket::open_watched(file, told.clone(), shutdown.clone()).await.unwrap();
+    tokio::spawn(owner);
+    let (client, locket, _guards) = serve(locket, shutdown.drop_guard());
+    assert_eq!(told.take(), ["database true", "database true", "0 Lock", "0 Presence"]);
+    client.lock(&lock_of("bbs", "one"), TTL).await.unwrap();
+    assert_eq!(told.take(), ["Lock began", "database true", "1 Lock", "Lock ended Well"]);
+    client.lock(&lock_of("bbs", "two"), TTL).await.unwrap_err();
+    assert_eq!(told.take(), ["Lock began", "Lock ended Well"]);
+    client.lock(&lock_of("bbs", ""), TTL).await.unwrap_err();
+    assert_eq!(told.take(), ["Lock began", "Lock ended Badly"]);
+    client.fetch_all(LockKind::Lock).await.unwrap();
+    assert_eq!(told.take(), ["FetchAll began", "FetchAll ended Well"]);
+    client.release(&lock_of("bbs", "one")).await.unwrap();
+    assert_eq!(told.take(), ["Release began", "database true", "0 Lock", "Release ended Well"]);
+    drop(witness::UnderWay::begin(Call::Fetch, locket.witness.clone()));
+    assert_eq!(told.take(), ["Fetch began", "Fetch ended GivenUp"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_expiry_is_witnessed() {
+    let (told, shutdown) = (Arc::new(Told::default()), CancellationToken::new());
+    let (locket, owner) =
+        Locket::open_watched(None::<PathBuf>, told.clone(), shutdown.clone()).await.unwrap();
+    tokio::spawn(owner);
+    let mut changes = locket.subscribe();
+    locket.lock(Resource { kind: LockKind::Presence, ..lock_of("cell", "one") }, TTL).await.unwrap();
+    told.take();
+    assert!(matches!(changes.recv().await, Ok(Change::Acquired(_))));
+    assert!(matches!(changes.recv().await, Ok(Change::Expired(_))));
+    assert_eq!(told.take(), ["Presence expired", "0 Presence"]);
 }
 
 #[tokio::test(start_paused = true)]

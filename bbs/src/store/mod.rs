@@ -14,6 +14,7 @@ pub(crate) mod postgres;
 mod schema;
 mod seal;
 mod sqlite;
+mod watched;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ pub use location::{BadLocation, Host, Location, Server, Tls, Trust};
 pub(crate) use schema::Dialect;
 pub use seal::{BadKeys, Keys};
 pub use sqlite::File;
+pub use watched::Watched;
 
 use fence::Fenced;
 use seal::Sealed;

@@ -93,3 +93,17 @@ async fn a_locket_whose_database_was_away_goes_on_and_keeps_what_was_held() {
     eventually("it goes on", async || locket.lock(lock_of("bbs", "one"), TTL).await.is_ok()).await;
     assert_eq!(locket.lock(lock_of("bbs", "two"), TTL).await, Err(Refusal::Collision));
 }
+
+#[tokio::test]
+async fn a_locket_whose_table_is_gone_ends_for_nobody_knows_any_more_who_holds_what() {
+    let Some(server) = servers::shared() else { return };
+    let database = server.database().await;
+    let (locket, owner) = Locket::open(Some(database.clone()), CancellationToken::new()).await.unwrap();
+    let owner = tokio::spawn(owner);
+    locket.lock(lock_of("bbs", "one"), TTL).await.unwrap();
+    server.execute(Some(&database), "DROP TABLE locks").await;
+    owner.await.unwrap();
+    assert!(matches!(locket.lock(lock_of("bbs", "one"), TTL).await, Err(Refusal::Store(_))));
+    let (next, _ends) = self::locket(&database).await;
+    next.lock(lock_of("bbs", "two"), TTL).await.unwrap();
+}

@@ -204,7 +204,7 @@ async fn first_cells(locket: &LocketClient) -> Vec<CellPresence> {
 }
 
 async fn start_locket(flags: &Flags, parts: &mut Parts) -> Result<watch::Receiver<Vec<CellPresence>>> {
-    let locket = locket::Opened::open(flags.locket_database.clone()).await?;
+    let locket = locket::Opened::open(flags.locket_database.clone(), Arc::new(bbs::locket::Nobody)).await?;
     let cells = locket.cells();
     let config = bbs::locket::Config { listen: Listen::Tcp(flags.locket_listen), tls: flags.tls.server()? };
     parts.start("Locket", locket.serve(config, parts.shutdown()));
@@ -218,6 +218,10 @@ impl Witness for Measured {
     fn answered(&self, took: Duration) {
         self.0.adds("RequestCount", 1);
         self.0.took_at_most("RequestLatency", "", took);
+    }
+
+    fn asked_database(&self, took: Duration, answered: bool) {
+        self.0.asked_database(took, answered);
     }
 
     fn converged(&self, took: Duration, counts: &Counts) {

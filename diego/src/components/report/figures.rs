@@ -72,6 +72,25 @@ impl Figures {
         gauges.into_iter().for_each(|(name, value)| self.stands(&name, value));
     }
 
+    /// So many more of what a gauge counts from the start on.
+    pub fn counts(&self, name: &str, request: &'static str, more: f64) {
+        self.put(name, request, Kind::Gauge, "Metric", |before| before + more);
+    }
+
+    /// One statement of a database. There is one connection, over which they go one after another.
+    pub fn asked_database(&self, took: Duration, answered: bool) {
+        self.stands("DBOpenConnections", if answered { 1.0 } else { 0.0 });
+        self.put("DBQueriesInFlight", "", Kind::Most, "Metric", |before| before.max(1.0));
+        self.took_at_most("DBQueryDurationMax", "", took);
+        for (name, more) in [
+            ("DBQueriesTotal", 1.0),
+            ("DBQueriesSucceeded", f64::from(u8::from(answered))),
+            ("DBQueriesFailed", f64::from(u8::from(!answered))),
+        ] {
+            self.counts(name, "", more);
+        }
+    }
+
     pub fn adds(&self, name: &str, more: u64) {
         self.put(name, "", Kind::Count, "Metric", |before| before + more as f64);
     }
@@ -117,7 +136,7 @@ impl Figures {
         taken
     }
 
-    pub(super) fn page(&self) -> String {
+    pub fn page(&self) -> String {
         self.measure();
         let (mut page, mut last) = (String::new(), String::new());
         for ((name, request), figure) in self.lock().iter() {
