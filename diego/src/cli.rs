@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::operator::{self, Failure, Global};
 use crate::{cfdot, components, dev};
@@ -52,7 +52,8 @@ enum Command {
     Net(operator::net::Flags),
     /// Follow what happens to apps and tasks.
     Events(operator::events::Flags),
-    /// Ask and tell the BBS, Locket and the cells what operators' scripts do.
+    /// A command-line tool to interact with a Cloud Foundry Diego deployment.
+    #[command(disable_help_subcommand = true)]
     Cfdot(Box<cfdot::Flags>),
     #[command(flatten)]
     Component(components::Component),
@@ -68,9 +69,8 @@ const ESTABLISHED_NAMES: [(&str, &str); 9] = [
     ("route-emitter", "route-emitter"),
     ("ssh-proxy", "ssh-proxy"),
     ("file-server", "file-server"),
-    ("cfdot", CFDOT),
+    (cfdot::NAME, cfdot::NAME),
 ];
-const CFDOT: &str = "cfdot";
 const GDN: &str = "gdn";
 /// What existing scripts know of a `gdn` that was told nonsense.
 const GDN_USAGE: u8 = 1;
@@ -82,9 +82,11 @@ pub async fn run() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return misconfigured(name, &error),
     };
-    let cli = match Cli::try_parse_from(&arguments) {
+    let command = cfdot::shaped(Cli::command());
+    let matches = command.clone().try_get_matches_from(&arguments);
+    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
-        Err(error) => return misused(&arguments, &error),
+        Err(error) => return misused(&command, &arguments, &error),
     };
     match dispatch(cli).await {
         Ok(code) => code,
@@ -115,16 +117,15 @@ fn misconfigured(name: &str, error: &anyhow::Error) -> ExitCode {
 }
 
 /// Wrong usage, or a question for help, which is none.
-fn misused(arguments: &[OsString], error: &clap::Error) -> ExitCode {
+fn misused(command: &clap::Command, arguments: &[OsString], error: &clap::Error) -> ExitCode {
+    let subcommand = arguments.get(1).and_then(|subcommand| subcommand.to_str());
+    if error.exit_code() != 0 && subcommand == Some(cfdot::NAME) {
+        return cfdot::misused(command, arguments, error);
+    }
     // Nobody is left to tell if this cannot be printed.
     let _ = error.print();
-    let subcommand = arguments.get(1).and_then(|subcommand| subcommand.to_str());
     match (u8::try_from(error.exit_code()), subcommand) {
         (Ok(0), _) => ExitCode::SUCCESS,
-        (_, Some(CFDOT)) => {
-            cfdot::misused(arguments, error);
-            ExitCode::from(cfdot::USAGE)
-        }
         (_, Some(GDN)) => ExitCode::from(GDN_USAGE),
         (Ok(code), _) => ExitCode::from(code),
         (Err(_), _) => ExitCode::FAILURE,

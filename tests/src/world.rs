@@ -187,6 +187,15 @@ impl Answer {
         }
     }
 
+    /// Refused in several lines: how it is asked is behind what is wrong.
+    #[track_caller]
+    pub fn explained(&self, code: i32, says: &[&str]) {
+        assert_eq!(self.code, code, "{self:?}");
+        for words in says {
+            assert!(self.stderr.contains(words), "{words:?} is not in: {}", self.stderr);
+        }
+    }
+
     #[track_caller]
     pub fn worked(self) -> Answer {
         assert_eq!(self.code, 0, "{self:?}");

@@ -43,32 +43,50 @@ impl BbsClient {
     }
 
     async fn subscribe_by(&self, method: Method, path: &'static str, cell_id: &str) -> Result<EventStream> {
+        self.subscribe_as(method, path, cell_id, parsed).await
+    }
+
+    pub(crate) async fn subscribe_as<T>(
+        &self,
+        method: Method,
+        path: &'static str,
+        cell_id: &str,
+        read: Read<T>,
+    ) -> Result<EventStream<T>> {
         let request = EventsByCellId { cell_id: cell_id.to_string() };
         let response = self.open_stream(method, path, &request).await?;
         Ok(EventStream {
             path,
             bytes: Box::pin(response.bytes_stream()),
             parser: SseParser::new(EVENT_BYTES_MAX),
+            read,
             ready: VecDeque::new(),
             ended: false,
         })
     }
 }
 
+/// What an event is to its reader; `None` is of no interest.
+pub(crate) type Read<T> = fn(&str, &[u8]) -> Option<Result<T>>;
+
 type Bytes = Pin<Box<dyn Stream<Item = reqwest::Result<bytes::Bytes>> + Send>>;
 
 /// Ends with the connection, after an error if it was cut. An event that cannot be read is an error too, but the
 /// stream goes on; one of a type we do not know is passed over. Dropping it ends the subscription.
-pub struct EventStream {
+pub struct EventStream<T = Event> {
     path: &'static str,
     bytes: Bytes,
     parser: SseParser,
-    ready: VecDeque<Result<Event>>,
+    read: Read<T>,
+    ready: VecDeque<Result<T>>,
     ended: bool,
 }
 
-impl Stream for EventStream {
-    type Item = Result<Event>;
+/// Nothing in it is pinned but what has a place of its own.
+impl<T> Unpin for EventStream<T> {}
+
+impl<T> Stream for EventStream<T> {
+    type Item = Result<T>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
@@ -90,10 +108,13 @@ impl Stream for EventStream {
     }
 }
 
-impl EventStream {
+impl<T> EventStream<T> {
     fn take(&mut self, bytes: &[u8]) {
         match self.parser.feed(bytes) {
-            Ok(events) => self.ready.extend(events.into_iter().filter_map(read)),
+            Ok(events) => {
+                let read = self.read;
+                self.ready.extend(events.iter().filter_map(|event| decoded(event, read)));
+            }
             Err(error) => self.end_with(Error::Stream { reason: error.to_string() }),
         }
     }
@@ -104,12 +125,15 @@ impl EventStream {
     }
 }
 
-fn read(event: SseEvent) -> Option<Result<Event>> {
-    let payload = match STANDARD.decode(&event.data) {
-        Ok(payload) => payload,
-        Err(error) => return Some(Err(Error::Stream { reason: format!("{}: {error}", event.name) })),
-    };
-    match decode_event(&event.name, &payload) {
+fn decoded<T>(event: &SseEvent, read: Read<T>) -> Option<Result<T>> {
+    match STANDARD.decode(&event.data) {
+        Ok(payload) => read(&event.name, &payload),
+        Err(error) => Some(Err(Error::Stream { reason: format!("{}: {error}", event.name) })),
+    }
+}
+
+fn parsed(event_type: &str, payload: &[u8]) -> Option<Result<Event>> {
+    match decode_event(event_type, payload) {
         Ok(event) => Some(Ok(event)),
         Err(EventError::UnrecognizedType(event_type)) => {
             tracing::debug!(event_type, "unrecognized event type");

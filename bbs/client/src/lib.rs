@@ -9,6 +9,7 @@ mod desired_lrps;
 mod events;
 mod locket;
 pub mod paths;
+mod raw;
 mod sse;
 mod tasks;
 
@@ -17,3 +18,4 @@ pub use client::{BbsClient, Error, TRACE_HEADER};
 pub use diego_base::http::ClientConfig;
 pub use events::{EVENT_BYTES_MAX, EventStream};
 pub use locket::{Hold, Lock, LocketClient, LocketError, watch_cells};
+pub use raw::{Raw, RawEvent};

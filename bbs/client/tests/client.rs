@@ -64,6 +64,32 @@ async fn a_refusal_keeps_its_kind_and_is_not_asked_for_again() {
 }
 
 #[tokio::test]
+async fn what_no_bbs_may_answer_is_refused_but_not_by_whoever_shows_what_there_is() {
+    let (client, _) = served(|_, _, _, _| {
+        let task = wire::Task { task_guid: "t".into(), ..Default::default() };
+        protobuf(wire::TaskResponse { error: None, task: Some(task) })
+    })
+    .await;
+    let error = client.task_by_guid("t").await.unwrap_err();
+    assert!(matches!(error, Error::Invalid { path: paths::TASK, .. }), "{error:?}");
+    assert_eq!(client.raw().task("t".into()).await.unwrap().unwrap().task_guid, "t");
+}
+
+#[tokio::test]
+async fn an_event_that_says_nothing_is_shown_to_whoever_shows_what_there_is() {
+    let events = "id: 0\nevent: volcano\ndata: \n\nid: 1\nevent: task_removed\ndata: \n\n";
+    let (client, _) =
+        served(move |_, _, _, _| ([(header::CONTENT_TYPE, "text/event-stream")], events).into_response())
+            .await;
+    let shown: Vec<_> = client.raw().task_events().await.unwrap().collect().await;
+    let shown: Vec<String> =
+        shown.into_iter().map(|event| serde_json::to_string(&event.unwrap()).unwrap()).collect();
+    assert_eq!(shown, [r#"{"type":"task_removed","data":{}}"#]);
+    let mut parsed = client.subscribe_to_task_events().await.unwrap();
+    assert!(matches!(parsed.next().await, Some(Err(Error::Event(_)))));
+}
+
+#[tokio::test]
 async fn a_broken_answer_is_asked_for_three_times() {
     let (client, asked) = served(|_, _, _, _| StatusCode::BAD_GATEWAY.into_response()).await;
     let error = client.domains().await.unwrap_err();

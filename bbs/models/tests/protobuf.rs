@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bbs_models::wire::{self, decode_event, encode_event};
+use bbs_models::wire::{self, decode_event, encode_event, event_json};
 use bbs_models::{
     Action, ActualLrp, ActualLrpCrash, ActualLrpFilter, ActualLrpInstanceKey, ActualLrpKey, ActualLrpNetInfo,
     DesiredLrp, DesiredLrpUpdate, Error, ErrorKind, Event, ModificationTag, PortMapping, Presence,
@@ -233,6 +233,17 @@ fn every_event_comes_back_as_it_went() {
         let read = decode_event(event.event_type(), &encode_event(&event));
         assert_eq!(read.unwrap(), event);
     }
+}
+
+#[test]
+fn every_event_has_the_same_json_read_or_not() {
+    for event in all_events() {
+        let json = event_json(event.event_type(), &encode_event(&event)).unwrap().unwrap();
+        assert_eq!(json.get(), serde_json::to_string(&event).unwrap());
+    }
+    assert_eq!(event_json("task_removed", b"").unwrap().unwrap().get(), "{}");
+    assert!(event_json("volcano", b"").unwrap().is_none());
+    assert!(event_json("task_created", b"\xff").is_err());
 }
 
 #[test]

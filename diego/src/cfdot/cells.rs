@@ -4,6 +4,7 @@ use bbs_client::BbsClient;
 use bbs_models::CellPresence;
 use clap::Subcommand;
 use rep_client::{RepClient, STATE_TIMEOUT};
+use serde_json::value::RawValue;
 
 use super::connection::Connection;
 use super::failure::chain;
@@ -26,8 +27,16 @@ pub async fn run(connection: &Connection, command: Command) -> Result<(), Failur
     match command {
         Command::Cells => lines(&bbs.cells().await?),
         Command::Cell { cell_id } => line(&find(&bbs, &cell_id).await?),
-        Command::CellState { cell_id } => state(&connection.cells()?, &find(&bbs, &cell_id).await?).await,
-        Command::CellStates => states(&connection.cells()?, &bbs.cells().await?).await,
+        Command::CellState { cell_id } => {
+            let cell = find(&bbs, &cell_id).await?;
+            state(&connection.cells()?, &cell).await
+        }
+        Command::CellStates => {
+            let http = connection.cells()?;
+            let registered = bbs.cells().await.map_err(Failure::from);
+            let unknown = |why| format!("BBS error: Failed to get cell registrations from BBS: {why}");
+            states(&http, &registered.map_err(|why| Failure::Component(unknown(why)))?).await
+        }
     }
 }
 
@@ -48,9 +57,10 @@ async fn states(http: &reqwest::Client, cells: &[CellPresence]) -> Result<(), Fa
     if silent.is_empty() { Ok(()) } else { Err(Failure::Component(silent.join("\n"))) }
 }
 
+/// As its rep says it.
 async fn state(http: &reqwest::Client, cell: &CellPresence) -> Result<(), Failure> {
     let url = if cell.rep_url.is_empty() { &cell.rep_address } else { &cell.rep_url };
-    match RepClient::new(http.clone(), url).state(STATE_TIMEOUT).await {
+    match RepClient::new(http.clone(), url).state_as::<Box<RawValue>>(STATE_TIMEOUT).await {
         Ok(state) => line(&state),
         Err(error) => Err(Failure::Component(format!(
             "Rep error: Failed to get cell state for cell {}: {}",

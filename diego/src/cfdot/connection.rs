@@ -12,6 +12,8 @@ use diego_base::tls::Files;
 
 use super::Failure;
 
+const BOOLEANS: &str = "1, t, T, TRUE, true, True, 0, f, F, FALSE, false, False";
+
 #[derive(Args)]
 pub struct Connection {
     /// URL of BBS server to target.
@@ -57,25 +59,27 @@ pub struct Connection {
     )]
     client_key_file: Option<PathBuf>,
     /// Skip all verification of certificates of HTTPS servers; Locket's is always verified.
+    /// [env: SKIP_CERT_VERIFY]
     #[arg(
         long = "skipCertVerify",
-        env = "SKIP_CERT_VERIFY",
         global = true,
-        hide_env_values = true,
-        value_parser = boolean
+        value_parser = boolean,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        hide_possible_values = true
     )]
-    skip_cert_verify: bool,
-    /// Timeout for BBS requests in seconds; 0 is none.
+    skip_cert_verify: Option<bool>,
+    /// Timeout for BBS requests in seconds; 0 is none. [env: CFDOT_TIMEOUT]
     #[arg(
         long,
-        env = "CFDOT_TIMEOUT",
         global = true,
-        hide_env_values = true,
         default_value = "0",
-        value_parser = seconds,
+        hide_default_value = true,
+        allow_hyphen_values = true,
         value_name = "SECONDS"
     )]
-    timeout: u64,
+    timeout: i64,
 }
 
 impl Connection {
@@ -83,12 +87,7 @@ impl Connection {
         let Some(url) = self.bbs_url.as_deref().filter(|url| !url.is_empty()) else {
             return Err(missing("BBS URL", "bbsURL", "BBS_URL"));
         };
-        if !url.starts_with("https://") && !url.starts_with("http://") {
-            return Err(Failure::Usage(format!(
-                "The value '{url}' is not a valid BBS URL. Please specify one with the '--bbsURL' flag or the \
-                 'BBS_URL' environment variable."
-            )));
-        }
+        is_url(url)?;
         Ok(BbsClient::new(url, &self.client(url.starts_with("https://"))?)?.impatient())
     }
 
@@ -104,7 +103,7 @@ impl Connection {
             return Err(missing("Locket API Location", "locketAPILocation", "LOCKET_API_LOCATION"));
         };
         let over_tls = given(&self.client_cert_file).is_some() || given(&self.ca_cert_file).is_some();
-        if over_tls && self.skip_cert_verify {
+        if over_tls && self.skips_verification()? {
             return Err(Failure::Usage(
                 "Locket's certificate is always verified; leave --skipCertVerify out".into(),
             ));
@@ -113,14 +112,30 @@ impl Connection {
     }
 
     fn client(&self, over_tls: bool) -> Result<ClientConfig, Failure> {
-        let timeout = (self.timeout > 0).then(|| Duration::from_secs(self.timeout));
+        let seconds = if self.timeout == 0 { seconds(&variable("CFDOT_TIMEOUT"))? } else { self.timeout };
+        let timeout = u64::try_from(seconds).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
         let tls = if over_tls { Some(self.files()?) } else { None };
-        let skip_cert_verify = over_tls && self.skip_cert_verify;
+        let skip_cert_verify = over_tls && self.skips_verification()?;
         Ok(ClientConfig { tls, timeout, skip_cert_verify, ..ClientConfig::default() })
     }
 
+    /// The flag goes before the variable.
+    fn skips_verification(&self) -> Result<bool, Failure> {
+        let told = variable("SKIP_CERT_VERIFY");
+        match self.skip_cert_verify {
+            Some(skips) => Ok(skips),
+            None if told.is_empty() => Ok(false),
+            None => boolean(&told).map_err(|_| {
+                Failure::Usage(format!(
+                    "The value '{told}' is not a valid value for SKIP_CERT_VERIFY. Please specify one of the following \
+                     valid boolean values: {BOOLEANS}"
+                ))
+            }),
+        }
+    }
+
     fn files(&self) -> Result<Files, Failure> {
-        let ca = match (given(&self.ca_cert_file), self.skip_cert_verify) {
+        let ca = match (given(&self.ca_cert_file), self.skips_verification()?) {
             (_, true) => None,
             (Some(ca), false) => Some(readable(ca, "CA cert")?),
             (None, false) => {
@@ -146,13 +161,29 @@ fn given(path: &Option<PathBuf>) -> Option<&PathBuf> {
 fn boolean(text: &str) -> Result<bool, String> {
     match text {
         "1" | "t" | "T" | "TRUE" | "true" | "True" => Ok(true),
-        "" | "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(false),
-        _ => Err("it must be 1, t, T, TRUE, true, True, 0, f, F, FALSE, false or False".into()),
+        "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(false),
+        _ => Err(format!("it must be one of {BOOLEANS}")),
     }
 }
 
-fn seconds(text: &str) -> Result<u64, String> {
-    if text.is_empty() { Ok(0) } else { text.parse().map_err(|_| "it must be a number of seconds".into()) }
+fn seconds(text: &str) -> Result<i64, Failure> {
+    let bad = |_| Failure::Unknown(format!("CFDOT_TIMEOUT: {text:?} is no number of seconds"));
+    if text.is_empty() { Ok(0) } else { text.parse().map_err(bad) }
+}
+
+/// One that is not set is empty.
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_default()
+}
+
+fn is_url(url: &str) -> Result<(), Failure> {
+    let which = match reqwest::Url::parse(url) {
+        Ok(parsed) if matches!(parsed.scheme(), "https" | "http") => return Ok(()),
+        Ok(_) => format!("The URL '{url}' does not have an 'https' scheme."),
+        Err(_) => format!("The value '{url}' is not a valid BBS URL."),
+    };
+    let specify = "Please specify one with the '--bbsURL' flag or the 'BBS_URL' environment variable.";
+    Err(Failure::Usage(format!("{which} {specify}")))
 }
 
 fn missing(what: &str, flag: &str, variable: &str) -> Failure {
@@ -177,8 +208,7 @@ mod tests {
 
     #[test]
     fn a_variable_set_to_nothing_is_not_set() {
-        assert_eq!(boolean(""), Ok(false));
-        assert_eq!(seconds(""), Ok(0));
+        assert_eq!(seconds("").unwrap(), 0);
         assert_eq!(given(&Some(PathBuf::new())), None);
     }
 

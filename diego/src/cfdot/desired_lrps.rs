@@ -1,10 +1,10 @@
 //! Commands about DesiredLRPs.
 
 use bbs_client::BbsClient;
-use bbs_models::{DesiredLrp, DesiredLrpFilter, DesiredLrpUpdate, wire};
+use bbs_models::DesiredLrpFilter;
 use clap::Subcommand;
-use clap::builder::NonEmptyStringValueParser;
 
+use super::usage::process_guid;
 use super::{Failure, line, lines, spec};
 
 #[derive(Subcommand)]
@@ -16,7 +16,7 @@ pub enum Command {
     },
     /// Show the specified desired LRP.
     DesiredLrp {
-        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        #[arg(value_parser = process_guid)]
         process_guid: String,
     },
     /// List desired LRPs.
@@ -33,31 +33,28 @@ pub enum Command {
     },
     /// Update a desired LRP from JSON, e.g. '{"instances":4}', or from a file of it, e.g. @/path/to/spec.
     UpdateDesiredLrp {
+        #[arg(value_name = "process-guid")]
         process_guid: String,
         #[arg(value_name = "SPEC|@FILE")]
         spec: String,
     },
     /// Delete a desired LRP.
     DeleteDesiredLrp {
-        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        #[arg(value_parser = process_guid)]
         process_guid: String,
     },
 }
 
 pub async fn run(bbs: &BbsClient, command: Command) -> Result<(), Failure> {
     match command {
-        Command::CreateDesiredLrp { spec } => {
-            let lrp: DesiredLrp = spec::parse(spec::read::<wire::DesiredLrp>(&spec)?)?;
-            Ok(bbs.desire_lrp(&lrp).await?)
-        }
-        Command::DesiredLrp { process_guid } => line(&bbs.desired_lrp_by_process_guid(&process_guid).await?),
-        Command::DesiredLrps { domain } => lines(&bbs.desired_lrps(&of_domain(domain)).await?),
+        Command::CreateDesiredLrp { spec } => Ok(bbs.raw().desire_lrp(spec::read(&spec)?).await?),
+        Command::DesiredLrp { process_guid } => line(&bbs.raw().desired_lrp(process_guid).await?),
+        Command::DesiredLrps { domain } => lines(&bbs.raw().desired_lrps(of_domain(domain)).await?),
         Command::DesiredLrpSchedulingInfos { domain } => {
-            lines(&bbs.scheduling_infos(&of_domain(domain)).await?)
+            lines(&bbs.raw().scheduling_infos(of_domain(domain)).await?)
         }
         Command::UpdateDesiredLrp { process_guid, spec } => {
-            let update: DesiredLrpUpdate = spec::parse(spec::read::<wire::DesiredLrpUpdate>(&spec)?)?;
-            Ok(bbs.update_desired_lrp(&process_guid, &update).await?)
+            Ok(bbs.raw().update_desired_lrp(process_guid, spec::read(&spec)?).await?)
         }
         Command::DeleteDesiredLrp { process_guid } => Ok(bbs.remove_desired_lrp(&process_guid).await?),
     }

@@ -1,16 +1,16 @@
 //! Commands that follow the BBS, until its stream ends.
 
-use bbs_client::{BbsClient, EventStream};
-use bbs_models::Event;
+use bbs_client::{BbsClient, EventStream, RawEvent};
 use clap::Subcommand;
 use futures_util::{Stream, StreamExt, stream};
-use serde::Serialize;
 
 use super::{Failure, line};
 
 /// Told each time, for scripts read the deprecated events by default.
 const GROUPS_WARNING: &str = "Event types \"actual_lrp_created\", \"actual_lrp_changed\" and \"actual_lrp_removed\" are \
                               deprecated. Use \"--exclude-actual-lrp-groups\" flag to exclude them.";
+
+const GROUPS: [&str; 3] = ["actual_lrp_created", "actual_lrp_changed", "actual_lrp_removed"];
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -27,49 +27,42 @@ pub enum Command {
     TaskEvents,
 }
 
-#[derive(Serialize)]
-struct Shown<'a> {
-    #[serde(rename = "type")]
-    kind: &'static str,
-    data: &'a Event,
-}
-
 pub async fn run(bbs: &BbsClient, command: Command) -> Result<(), Failure> {
+    let bbs = bbs.raw();
     match command {
-        Command::TaskEvents => show(bbs.subscribe_to_task_events().await?).await,
+        Command::TaskEvents => show(begun(bbs.task_events().await)?).await,
         Command::LrpEvents { cell_id, exclude_actual_lrp_groups: true } => {
-            show(bbs.subscribe_to_instance_events_by_cell_id(&cell_id).await?).await
+            show(begun(bbs.instance_events(&cell_id).await)?).await
         }
         Command::LrpEvents { cell_id, exclude_actual_lrp_groups: false } => {
             eprintln!("{GROUPS_WARNING}");
-            let groups = groups_only(bbs.subscribe_to_group_events_by_cell_id(&cell_id).await?);
-            let instances = bbs.subscribe_to_instance_events_by_cell_id(&cell_id).await?;
+            let groups = groups_only(begun(bbs.group_events(&cell_id).await)?);
+            let instances = begun(bbs.instance_events(&cell_id).await)?;
             show(stream::select(groups, instances)).await
         }
     }
 }
 
-/// The group stream tells of DesiredLRPs too; those come with the instances'.
-fn groups_only(events: EventStream) -> impl Stream<Item = Result<Event, bbs_client::Error>> + Unpin {
+fn begun<T>(stream: Result<T, bbs_client::Error>) -> Result<T, Failure> {
+    stream.map_err(Failure::of_stream)
+}
+
+/// The group stream tells of DesiredLRPs and crashes too; those come with the instances'.
+fn groups_only(
+    events: EventStream<RawEvent>,
+) -> impl Stream<Item = Result<RawEvent, bbs_client::Error>> + Unpin {
     events.filter(|event| {
-        let other = matches!(
-            event,
-            Ok(Event::DesiredLrpCreated { .. }
-                | Event::DesiredLrpChanged { .. }
-                | Event::DesiredLrpRemoved { .. })
-                | Ok(Event::ActualLrpCrashed(_))
-        );
-        std::future::ready(!other)
+        let is_of_groups = |event: &RawEvent| GROUPS.contains(&event.kind.as_str());
+        std::future::ready(event.as_ref().map_or(true, is_of_groups))
     })
 }
 
 /// Until the BBS ends the stream; a stream that is cut is a failure.
 async fn show(
-    mut events: impl Stream<Item = Result<Event, bbs_client::Error>> + Unpin,
+    mut events: impl Stream<Item = Result<RawEvent, bbs_client::Error>> + Unpin,
 ) -> Result<(), Failure> {
     while let Some(event) = events.next().await {
-        let event = event?;
-        line(&Shown { kind: event.event_type(), data: &event })?;
+        line(&event?)?;
     }
     Ok(())
 }

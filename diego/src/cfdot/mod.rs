@@ -13,15 +13,18 @@ mod instances;
 mod locks;
 mod spec;
 mod tasks;
+mod usage;
 
-use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Subcommand};
 use connection::Connection;
-pub use failure::{Failure, USAGE};
+pub use failure::Failure;
 use serde::Serialize;
+pub use usage::{misused, shaped};
+
+/// The subcommand, and the name that scripts know it by.
+pub const NAME: &str = "cfdot";
 
 #[derive(Args)]
 pub struct Flags {
@@ -47,16 +50,26 @@ enum Command {
     Locks(locks::Command),
     #[command(flatten)]
     Events(events::Command),
+    /// Get help on using cfdot commands.
+    Help {
+        #[arg(value_name = "CMD")]
+        cmd: Option<String>,
+    },
 }
 
 pub async fn run(flags: Flags) -> ExitCode {
-    match dispatch(flags).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("Error: {failure}");
-            failure.code()
-        }
+    let told: Vec<String> = std::env::args_os().skip(1).map(|one| one.to_string_lossy().into()).collect();
+    usage::warn(&told);
+    let done = match usage::check(&told) {
+        Ok(()) => dispatch(flags).await,
+        Err(failure) => Err(failure),
+    };
+    let Err(failure) = done else { return ExitCode::SUCCESS };
+    eprintln!("Error: {failure}");
+    if matches!(failure, Failure::Usage(_) | Failure::Unknown(_)) {
+        eprintln!("{}", usage::usage(&crate::cli::Cli::command(), &told));
     }
+    failure.code()
 }
 
 async fn dispatch(Flags { connection, command }: Flags) -> Result<(), Failure> {
@@ -68,34 +81,18 @@ async fn dispatch(Flags { connection, command }: Flags) -> Result<(), Failure> {
         Command::Domains(command) => domains::run(&connection.bbs()?, command).await,
         Command::Locks(command) => locks::run(&connection.locket()?, command).await,
         Command::Events(command) => events::run(&connection.bbs()?, command).await,
-    }
-}
-
-/// What was asked wrongly, in the words that scripts look for, and how it is asked.
-pub fn misused(arguments: &[OsString], error: &clap::Error) {
-    let missing = error.kind() == ErrorKind::MissingRequiredArgument;
-    let why = if missing { "Missing arguments" } else { "Too many arguments specified" };
-    if missing || error.kind() == ErrorKind::UnknownArgument {
-        eprintln!("Error: {why}");
-    }
-    let mut told = arguments.iter().filter_map(|argument| argument.to_str());
-    let mut command = crate::cli::Cli::command();
-    let Some(cfdot) = command.find_subcommand_mut("cfdot") else { return };
-    let asked = told.find_map(|name| cfdot.find_subcommand(name));
-    if let Some(asked) = asked {
-        let names: Vec<_> =
-            asked.get_positionals().map(|name| name.get_id().as_str().to_uppercase()).collect();
-        eprintln!(
-            "Usage:\n  {}",
-            ["cfdot", asked.get_name(), &names.join(" "), "[flags]"].join(" ").replace("  ", " ")
-        );
+        Command::Help { cmd } => print(&usage::help(shaped(crate::cli::Cli::command()), cmd.as_deref())?),
     }
 }
 
 /// One value, on one line.
 fn line<T: Serialize>(value: &T) -> Result<(), Failure> {
     let text = serde_json::to_string(value).map_err(Failure::other)?;
-    crate::operator::print(&text).map_err(|error| Failure::Other(format!("{error:#}")))
+    print(&text)
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    crate::operator::print(text).map_err(|error| Failure::Other(format!("{error:#}")))
 }
 
 fn lines<T: Serialize>(values: &[T]) -> Result<(), Failure> {

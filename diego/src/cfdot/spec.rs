@@ -1,7 +1,7 @@
 //! What is given to create or change something: JSON on the command line, or `@` and the path of a file of it.
 
-use bbs_models::wire::Invalid;
-use bbs_models::{Error, ErrorKind};
+use std::io::ErrorKind;
+
 use serde::de::DeserializeOwned;
 
 use super::Failure;
@@ -10,26 +10,32 @@ use super::Failure;
 pub fn read<W: DeserializeOwned>(argument: &str) -> Result<W, Failure> {
     let json = match argument.strip_prefix('@') {
         None => argument.to_owned(),
-        Some(path) => std::fs::read_to_string(path)
-            .map_err(|error| Failure::Usage(format!("cannot read {path}: {error}")))?,
+        Some(path) => {
+            std::fs::read_to_string(path).map_err(|error| Failure::Usage(unreadable(path, &error)))?
+        }
     };
-    serde_json::from_str(&json).map_err(|error| Failure::Usage(format!("Invalid JSON: {error}")))
+    let invalid = |why: String| Failure::Usage(format!("Invalid JSON: {why}"));
+    // A list of values in the right order would do for a structure.
+    if json.trim_start().starts_with('[') {
+        return Err(invalid("a list is no object".into()));
+    }
+    serde_json::from_str(&json).map_err(|error| invalid(error.to_string()))
 }
 
-/// What it means; refused here in the words in which the BBS would refuse it.
-pub fn parse<W, T: TryFrom<W, Error = Invalid>>(wire: W) -> Result<T, Failure> {
-    wire.try_into()
-        .map_err(|invalid: Invalid| Failure::Bbs(Error::new(ErrorKind::InvalidRequest, invalid.to_string())))
+fn unreadable(path: &str, error: &std::io::Error) -> String {
+    match error.kind() {
+        ErrorKind::NotFound => format!("stat {path}: no such file or directory"),
+        _ => format!("read {path}: {error}"),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bbs_models::{DesiredLrp, wire};
+    use bbs_models::wire;
 
     fn refused(argument: &str) -> String {
-        let parsed = read::<wire::DesiredLrp>(argument).and_then(parse::<_, DesiredLrp>);
-        parsed.unwrap_err().to_string()
+        read::<wire::DesiredLrp>(argument).unwrap_err().to_string()
     }
 
     #[test]
@@ -40,13 +46,9 @@ mod tests {
         for argument in [r#"{"process_guid": "p"}"#, &named] {
             assert_eq!(read::<wire::DesiredLrp>(argument).unwrap().process_guid, "p");
         }
-        assert!(refused("{").starts_with("Invalid JSON: "));
-        assert!(refused("@/nowhere").starts_with("cannot read /nowhere: "));
-    }
-
-    #[test]
-    fn an_invalid_lrp_is_refused_as_the_bbs_would() {
-        let error = refused(r#"{"process_guid": "p", "domain": "d", "rootfs": "preloaded:x"}"#);
-        assert_eq!(error, "BBS error\nType 4: InvalidRequest\nMessage: invalid action type");
+        for nonsense in ["{", "[]", "", "1"] {
+            assert!(refused(nonsense).starts_with("Invalid JSON: "), "{nonsense}");
+        }
+        assert_eq!(refused("@/nowhere"), "stat /nowhere: no such file or directory");
     }
 }

@@ -1,10 +1,10 @@
 //! Commands about Tasks.
 
 use bbs_client::BbsClient;
-use bbs_models::{TaskDefinition, TaskFilter, wire};
+use bbs_models::{TaskFilter, wire};
 use clap::Subcommand;
-use clap::builder::NonEmptyStringValueParser;
 
+use super::usage::{process_guid, task_guid};
 use super::{Failure, line, lines, spec};
 
 #[derive(Subcommand)]
@@ -16,7 +16,7 @@ pub enum Command {
     },
     /// Display task.
     Task {
-        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        #[arg(value_parser = task_guid)]
         task_guid: String,
     },
     /// List tasks in BBS.
@@ -30,31 +30,32 @@ pub enum Command {
     },
     /// Cancel task.
     CancelTask {
-        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        #[arg(value_parser = task_guid)]
         task_guid: String,
     },
     /// Delete a Task that is completed.
     DeleteTask {
-        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        // In the words of a process guid, as ever.
+        #[arg(value_parser = process_guid)]
         task_guid: String,
     },
 }
 
 pub async fn run(bbs: &BbsClient, command: Command) -> Result<(), Failure> {
     match command {
-        Command::CreateTask { spec } => create(bbs, spec::read(&spec)?).await,
-        Command::Task { task_guid } => line(&bbs.task_by_guid(&task_guid).await?),
-        Command::Tasks { domain, cell_id } => lines(&bbs.tasks(&TaskFilter { domain, cell_id }).await?),
+        Command::CreateTask { spec } => {
+            let mut task = spec::read::<Option<wire::Task>>(&spec)?.unwrap_or_default();
+            // In JSON a definition that says nothing is none.
+            task.task_definition =
+                task.task_definition.filter(|told| *told != wire::TaskDefinition::default());
+            Ok(bbs.raw().desire_task(task).await?)
+        }
+        Command::Task { task_guid } => line(&bbs.raw().task(task_guid).await?),
+        Command::Tasks { domain, cell_id } => lines(&bbs.raw().tasks(TaskFilter { domain, cell_id }).await?),
         Command::CancelTask { task_guid } => Ok(bbs.cancel_task(&task_guid).await?),
         Command::DeleteTask { task_guid } => {
             bbs.resolving_task(&task_guid).await?;
             Ok(bbs.delete_task(&task_guid).await?)
         }
     }
-}
-
-/// Of the Task's JSON only what is desired counts: its state is the BBS's.
-async fn create(bbs: &BbsClient, task: wire::Task) -> Result<(), Failure> {
-    let definition: TaskDefinition = spec::parse(task.task_definition.unwrap_or_default())?;
-    Ok(bbs.desire_task(&task.task_guid, &task.domain, &definition).await?)
 }

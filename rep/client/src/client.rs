@@ -6,6 +6,7 @@ use bytes::Bytes;
 use diego_base::http::{Failed, Way};
 use futures_util::{Stream, TryStreamExt};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::{CellState, ContainerMetricsCollection, LrpUpdate, Work};
@@ -75,6 +76,11 @@ impl RepClient {
     }
 
     pub async fn state(&self, timeout: Duration) -> Result<CellState> {
+        self.state_as(timeout).await
+    }
+
+    /// What the rep says, read by whoever asks.
+    pub async fn state_as<T: DeserializeOwned>(&self, timeout: Duration) -> Result<T> {
         let act = "fetch the state";
         let response = self.send(act, self.request(Method::GET, "/state").timeout(timeout)).await?;
         self.json(act, self.expect(act, response, StatusCode::OK)?).await
@@ -183,7 +189,7 @@ impl RepClient {
         }
     }
 
-    async fn json<T: serde::de::DeserializeOwned>(&self, act: &'static str, response: Response) -> Result<T> {
+    async fn json<T: DeserializeOwned>(&self, act: &'static str, response: Response) -> Result<T> {
         response.json().await.map_err(|source| self.unreachable(act, source.into()))
     }
 

@@ -496,7 +496,7 @@ fn what_operators_ask_is_answered(processes: &mut Processes) {
     assert_eq!(processes.listed(&["locks"])[0]["key"], "auctioneer");
     assert_eq!(processes.listed(&["desired-lrp-scheduling-infos"])[0]["instances"], 1);
     processes.cfdot(&["claim-lock", "-k", "mine", "-o", "me", "-v", "x", "-t", "60"]).worked();
-    processes.cfdot(&["claim-lock", "-k", "mine", "-o", "other", "-t", "60"]).refused(4, &["mine"]);
+    processes.cfdot(&["claim-lock", "-k", "mine", "-o", "other", "-t", "60"]).refused(4, &["lock-collision"]);
     processes.cfdot(&["release-lock", "-k", "mine", "-o", "me"]).worked();
     processes.cfdot(&["create-desired-lrp", &web().to_string()]).refused(4, &["Message: "]);
     processes.cfdot(&["task", "nothing"]).refused(4, &["Message: "]);
@@ -553,14 +553,32 @@ fn cfdot_ends_with_the_codes_that_scripts_know() {
     let plain = |arguments: &[&str]| {
         Answer::of(Command::new(processes.path("cfdot")).args(arguments).env_remove("BBS_URL"))
     };
-    plain(&["cells"]).refused(3, &["BBS URL not set", "--bbsURL", "BBS_URL"]);
-    plain(&["locks"]).refused(3, &["Locket API Location not set"]);
-    plain(&["cells", "--bbsURL", "bbs:8889"]).refused(3, &["'bbs:8889' is not a valid BBS URL"]);
-    plain(&["cells", "--bbsURL", "https://bbs:8889"]).refused(3, &["--caCertFile must be specified"]);
-    plain(&["create-desired-lrp", "{", "--bbsURL", "http://bbs:8889"]).refused(3, &["Invalid JSON"]);
-    assert_eq!(plain(&["no-such-command"]).code, 3);
-    assert_eq!(plain(&["cell"]).code, 3);
-    assert_eq!(plain(&["--help"]).worked().stderr, "");
-    processes.cfdot(&["cells"]).refused(5, &["cannot reach the BBS"]);
-    processes.cfdot(&["locks"]).refused(4, &["cannot reach Locket"]);
+    plain(&["cells"]).explained(3, &["BBS URL not set", "--bbsURL", "BBS_URL"]);
+    plain(&["locks"]).explained(3, &["Locket API Location not set"]);
+    plain(&["cells", "--bbsURL", "bbs:8889"]).explained(3, &["'bbs:8889' does not have an 'https' scheme"]);
+    plain(&["cells", "--bbsURL", "127.0.0.1:8889"])
+        .explained(3, &["'127.0.0.1:8889' is not a valid BBS URL"]);
+    plain(&["cells", "--bbsURL", "https://bbs:8889"]).explained(3, &["--caCertFile must be specified"]);
+    plain(&["create-desired-lrp", "{", "--bbsURL", "http://bbs:8889"]).explained(3, &["Invalid JSON"]);
+    plain(&["no-such-command"])
+        .explained(255, &["Error: unknown command \"no-such-command\" for \"cfdot\"", "Usage:"]);
+    plain(&["cells", "--no-such-flag"]).explained(255, &["Error: unknown flag: --no-such-flag"]);
+    plain(&["cell"]).explained(3, &["Error: Missing arguments", "cfdot cell CELL_ID [flags]"]);
+    plain(&["help", "no-such-command"]).explained(3, &["'no-such-command' is not a valid command"]);
+    plain(&["actual-lrp-groups"]).explained(3, &["Command \"actual-lrp-groups\" is deprecated"]);
+    for asked in [&["--help"] as &[&str], &[], &["help", "locks"]] {
+        let answer = plain(asked).worked();
+        assert!(answer.stderr.is_empty() && answer.stdout.contains("Usage:\n  cfdot "), "{answer:?}");
+    }
+    let told = |name: &str, value: &str| {
+        let mut command = Command::new(processes.path("cfdot"));
+        Answer::of(command.args(["cells", "--bbsURL", "https://bbs:8889"]).env(name, value))
+    };
+    told("SKIP_CERT_VERIFY", "maybe").explained(3, &["'maybe' is not a valid value for SKIP_CERT_VERIFY"]);
+    told("CFDOT_TIMEOUT", "soon").explained(255, &["CFDOT_TIMEOUT"]);
+    processes.cfdot(&["cells"]).explained(5, &["cannot reach the BBS"]);
+    processes.cfdot(&["cell-states"]).explained(4, &["BBS error: Failed to get cell registrations from BBS"]);
+    processes.cfdot(&["task-events"]).explained(4, &["BBS error\nType 0: UnknownError"]);
+    processes.cfdot(&["claim-lock"]).explained(3, &["key cannot be empty"]);
+    processes.cfdot(&["locks"]).explained(4, &["context deadline exceeded: cannot reach Locket"]);
 }

@@ -2,6 +2,7 @@
 
 use prost::Message;
 use serde::{Deserialize, Serialize, Serializer};
+use serde_json::value::RawValue;
 
 use super::json::*;
 use super::{
@@ -255,6 +256,30 @@ pub fn decode_event(event_type: &str, payload: &[u8]) -> Result<Event, EventErro
         return Err(EventError::UnrecognizedType(event_type.to_string()));
     };
     parsed.map_err(|source| EventError::Invalid { event_type: event_type.to_string(), source })
+}
+
+/// The JSON of what a stream sent as `event_type`, whatever it says; `None` for a type we do not know.
+pub fn event_json(event_type: &str, payload: &[u8]) -> Result<Option<Box<RawValue>>, prost::DecodeError> {
+    fn of<M: Message + Default + Serialize>(
+        payload: &[u8],
+    ) -> Result<Option<Box<RawValue>>, prost::DecodeError> {
+        // Messages have texts for keys, and numbers that JSON knows.
+        Ok(serde_json::value::to_raw_value(&M::decode(payload)?).ok())
+    }
+    match event_type {
+        "desired_lrp_created" | "desired_lrp_removed" => of::<DesiredLrpEvent>(payload),
+        "desired_lrp_changed" => of::<DesiredLrpChangedEvent>(payload),
+        "actual_lrp_instance_created" | "actual_lrp_instance_removed" => {
+            of::<ActualLrpInstanceEvent>(payload)
+        }
+        "actual_lrp_instance_changed" => of::<ActualLrpInstanceChangedEvent>(payload),
+        "actual_lrp_crashed" => of::<ActualLrpCrashedEvent>(payload),
+        "actual_lrp_created" | "actual_lrp_removed" => of::<ActualLrpGroupEvent>(payload),
+        "actual_lrp_changed" => of::<ActualLrpGroupChangedEvent>(payload),
+        "task_created" | "task_removed" => of::<TaskEvent>(payload),
+        "task_changed" => of::<TaskChangedEvent>(payload),
+        _ => Ok(None),
+    }
 }
 
 /// `None` for a type we do not know; the inner result is about what the message says.
