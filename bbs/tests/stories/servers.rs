@@ -112,6 +112,8 @@ impl Server {
                 command
             }
         };
+        // In the common one those of several installations meet.
+        command.env("TMPDIR", &self.directory);
         let done = command.current_dir(&self.directory).output().unwrap();
         if !done.status.success() {
             std::fs::remove_dir_all(&self.directory).unwrap();
@@ -153,6 +155,7 @@ impl Server {
         arguments.extend(self.network());
         let mut keeper = unprivileged(Path::new("sh"))
             .args(["-c", KEEPER, "sh", end])
+            .env("TMPDIR", &self.directory)
             .stderr(Stdio::null())
             .arg(program)
             .args(arguments)
