@@ -1,5 +1,10 @@
 //! The ssh daemon against OpenSSH's own clients, on the loopback interface.
 
+use rustix::{
+    process::{Pid, Signal, kill_process},
+    pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt},
+    termios::{Winsize, tcsetwinsize},
+};
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
@@ -33,17 +38,22 @@ fn clients(test: &str) -> bool {
     there
 }
 
+/// A key pair; `kind` is what `ssh-keygen` is told of it.
+fn new_key(kind: &[&str], path: &Path) {
+    let made = Command::new("ssh-keygen").arg("-q").args(kind).args(["-N", "", "-f"]).arg(path).status();
+    assert!(made.unwrap().success());
+}
+
 impl Daemon {
     fn start(flags: &[&str]) -> Daemon {
         let directory = tempfile::tempdir().unwrap();
-        let key = directory.path().join("key");
-        let made = Command::new("ssh-keygen")
-            .args(["-q", "-t", "ed25519", "-N", "", "-f"])
-            .arg(&key)
-            .status()
-            .unwrap();
-        assert!(made.success());
-        let authorized = fs::read_to_string(key.with_extension("pub")).unwrap();
+        new_key(&["-t", "ed25519"], &directory.path().join("key"));
+        Daemon::start_in(directory, flags)
+    }
+
+    /// Lets the key in the directory in.
+    fn start_in(directory: tempfile::TempDir, flags: &[&str]) -> Daemon {
+        let authorized = fs::read_to_string(directory.path().join("key.pub")).unwrap();
         let mut process = Command::new(env!("CARGO_BIN_EXE_diego-sshd"))
             .args(["-address=127.0.0.1:0", &format!("-authorizedKey={authorized}")])
             .args(flags)
@@ -162,18 +172,32 @@ fn only_the_authorized_key_opens() {
     }
     let daemon = Daemon::start(&[]);
     let other = daemon.path("other");
-    assert!(
-        Command::new("ssh-keygen")
-            .args(["-q", "-t", "ed25519", "-N", "", "-f"])
-            .arg(&other)
-            .status()
-            .unwrap()
-            .success()
-    );
+    new_key(&["-t", "ed25519"], &other);
     fs::rename(&other, daemon.path("key")).unwrap();
     let output = run(&mut daemon.ssh(&["true"]));
     assert_eq!(output.status.code(), Some(255));
     assert!(String::from_utf8_lossy(&output.stderr).contains("Permission denied"));
+}
+
+#[test]
+fn rsa_keys_serve_as_clients_of_today_use_them() {
+    if !clients("rsa_keys_serve_as_clients_of_today_use_them") {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let host = directory.path().join("host");
+    let pem = ["-t", "rsa", "-b", "2048", "-m", "PEM"];
+    new_key(&pem, &host);
+    new_key(&pem, &directory.path().join("key"));
+    let host = fs::read_to_string(host).unwrap();
+    assert!(host.starts_with("-----BEGIN RSA PRIVATE KEY-----"));
+    let daemon = Daemon::start_in(directory, &[&format!("-hostKey={host}")]);
+    checked(&mut daemon.ssh(&["true"]));
+    for algorithm in ["rsa-sha2-256", "rsa-sha2-512"] {
+        let host = format!("-oHostKeyAlgorithms={algorithm}");
+        let user = format!("-oPubkeyAcceptedAlgorithms={algorithm}");
+        checked(&mut daemon.ssh(&[&host, &user, "true"]));
+    }
 }
 
 #[test]
@@ -229,6 +253,46 @@ fn a_background_process_does_not_hold_a_terminal_open() {
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
 }
 
+#[test]
+fn a_terminal_follows_the_clients_size() {
+    if !clients("a_terminal_follows_the_clients_size") {
+        return;
+    }
+    let daemon = Daemon::start(&[]);
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY;
+    let terminal = openpt(flags).unwrap();
+    unlockpt(&terminal).unwrap();
+    let resize = |ws_row, ws_col| {
+        let size = Winsize { ws_row, ws_col, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(&terminal, size).unwrap();
+    };
+    resize(24, 80);
+    let peer = ioctl_tiocgptpeer(&terminal, flags).unwrap();
+    let wait = "stty size; while [ \"$(stty size)\" = '24 80' ]; do sleep 0.05; done; stty size";
+    let mut ssh = daemon.ssh(&["-tt", wait]).stdin(peer).stdout(Stdio::piped()).spawn().unwrap();
+    let mut output = BufReader::new(ssh.stdout.take().unwrap());
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    assert_eq!(line.trim_end(), "24 80");
+    resize(50, 132);
+    kill_process(Pid::from_child(&ssh), Signal::WINCH).unwrap();
+    line.clear();
+    output.read_line(&mut line).unwrap();
+    assert_eq!(line.trim_end(), "50 132");
+    assert!(ssh.wait().unwrap().success());
+}
+
+#[test]
+fn keepalives_are_answered_while_nothing_else_passes() {
+    if !clients("keepalives_are_answered_while_nothing_else_passes") {
+        return;
+    }
+    let daemon = Daemon::start(&[]);
+    // A client that gets no answer leaves after two seconds.
+    let often = ["-oServerAliveInterval=1", "-oServerAliveCountMax=1", "sleep 4; echo there"];
+    assert_eq!(stdout(&checked(&mut daemon.ssh(&often))), "there\n");
+}
+
 fn tree(root: &Path) {
     fs::create_dir_all(root.join("d/e")).unwrap();
     fs::write(root.join("a"), vec![7; 300_000]).unwrap();
@@ -271,6 +335,34 @@ fn files_are_copied_both_ways_by_both_protocols() {
         daemon.client("scp").args(["-O", &format!("vcap@127.0.0.1:{}/[a]*", local.display())]).arg(&picked),
     );
     assert_eq!(fs::read(picked.join("a")).unwrap().len(), 300_000);
+}
+
+#[test]
+fn rsync_copies_both_ways() {
+    if !clients("rsync_copies_both_ways") {
+        return;
+    }
+    if !Path::new("/usr/bin/rsync").exists() {
+        println!("SKIPPED rsync_copies_both_ways: no rsync");
+        return;
+    }
+    let daemon = Daemon::start(&[]);
+    let [local, there, back] = ["local", "there", "back"].map(|name| daemon.path(name));
+    tree(&local);
+    let shell = daemon.client("ssh");
+    let words = shell.get_args().map(|word| word.to_str().unwrap()).collect::<Vec<_>>().join(" ");
+    let contents = |root: &Path| format!("{}/", root.display());
+    let remote = |root: &Path| format!("vcap@127.0.0.1:{}/", root.display());
+    let rsync = |from: &str, to: &str| {
+        checked(Command::new("rsync").args(["-az", "-e", &format!("ssh {words}"), from, to]));
+    };
+    rsync(&contents(&local), &remote(&there));
+    same(&local, &there);
+    // What has changed alone is sent, to the same end.
+    fs::write(local.join("a"), vec![8; 300_001]).unwrap();
+    rsync(&contents(&local), &remote(&there));
+    rsync(&remote(&there), &contents(&back));
+    same(&local, &back);
 }
 
 #[test]
@@ -348,6 +440,73 @@ fn ports_are_forwarded_both_ways() {
         ssh.kill().unwrap();
         ssh.wait().unwrap();
     }
+}
+
+/// Asks a SOCKS proxy for a port of this machine.
+fn socks(proxy: u16, port: u16) -> TcpStream {
+    let mut stream = connect(proxy);
+    stream.write_all(&[5, 1, 0]).unwrap();
+    let mut method = [0; 2];
+    stream.read_exact(&mut method).unwrap();
+    assert_eq!(method, [5, 0]);
+    let [high, low] = port.to_be_bytes();
+    stream.write_all(&[5, 1, 0, 1, 127, 0, 0, 1, high, low]).unwrap();
+    let mut answer = [0; 10];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(answer[..2], [5, 0]);
+    stream
+}
+
+#[test]
+fn a_dynamic_forward_leads_where_each_connection_wants() {
+    if !clients("a_dynamic_forward_leads_where_each_connection_wants") {
+        return;
+    }
+    let daemon = Daemon::start(&[]);
+    let port = free_port();
+    let mut ssh = daemon.ssh(&["-N", &format!("-D127.0.0.1:{port}")]).stdin(Stdio::null()).spawn().unwrap();
+    for target in [echo_server(), echo_server()] {
+        let mut stream = socks(port, target);
+        stream.write_all(b"hello").unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer, "olleh");
+    }
+    ssh.kill().unwrap();
+    ssh.wait().unwrap();
+}
+
+#[test]
+fn a_forwarded_connection_carries_much_both_ways_at_once() {
+    if !clients("a_forwarded_connection_carries_much_both_ways_at_once") {
+        return;
+    }
+    let daemon = Daemon::start(&[]);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut same = stream.try_clone().unwrap();
+        std::io::copy(&mut stream, &mut same).unwrap();
+        same.shutdown(std::net::Shutdown::Write).unwrap();
+    });
+    let port = free_port();
+    let forward = format!("-L127.0.0.1:{port}:127.0.0.1:{target}");
+    let mut ssh = daemon.ssh(&["-N", &forward]).stdin(Stdio::null()).spawn().unwrap();
+    let mut stream = connect(port);
+    let data: Vec<u8> = (0..16_000_000u32).map(|n| ((n * 31) >> 3) as u8).collect();
+    let (mut sending, sent) = (stream.try_clone().unwrap(), data.clone());
+    let feeding = std::thread::spawn(move || {
+        sending.write_all(&sent).unwrap();
+        sending.shutdown(std::net::Shutdown::Write).unwrap();
+    });
+    let mut back = Vec::new();
+    stream.read_to_end(&mut back).unwrap();
+    feeding.join().unwrap();
+    assert!(back == data, "{} of {} bytes", back.len(), data.len());
+    ssh.kill().unwrap();
+    ssh.wait().unwrap();
 }
 
 #[test]

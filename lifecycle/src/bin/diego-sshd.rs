@@ -1,8 +1,11 @@
 //! `diego-sshd`: the ssh daemon of one container.
 
-use std::process::ExitCode;
+use std::{ffi::OsString, process::ExitCode};
 
-use lifecycle::sshd::{self, SESSION_LEADER, Settings};
+use lifecycle::{
+    flags::Parsed,
+    sshd::{self, SERVE_ONE, SESSION_LEADER, Settings, WAIT},
+};
 use tokio_util::sync::CancellationToken;
 
 // musl's own allocator takes one lock and is slow with the pieces of data a transfer is made of.
@@ -16,7 +19,14 @@ fn main() -> ExitCode {
         eprintln!("cannot start a session: {error}");
         return ExitCode::from(127);
     }
-    match run() {
+    let ended = if arguments.next_if(|argument| argument == SERVE_ONE).is_some() {
+        serve_one(arguments)
+    } else if arguments.next_if(|argument| argument == WAIT).is_some() {
+        wait(arguments)
+    } else {
+        start()
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error:#}");
@@ -25,12 +35,29 @@ fn main() -> ExitCode {
     }
 }
 
-fn run() -> anyhow::Result<()> {
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+fn parsed(arguments: impl Iterator<Item = OsString>) -> anyhow::Result<Parsed> {
+    Ok(sshd::flags().parse(arguments.map(|argument| argument.to_string_lossy().into_owned()))?)
+}
+
+fn serve_one(arguments: impl Iterator<Item = OsString>) -> anyhow::Result<()> {
+    let settings = Settings::new(&parsed(arguments)?)?;
+    Ok(runtime()?.block_on(sshd::serve_one(settings))?)
+}
+
+/// Whatever is wrong with the flags is told here.
+fn start() -> anyhow::Result<()> {
     let flags = sshd::flags().parse_or_exit();
-    sshd::ask_again_without_keys(&flags)?;
-    let settings = Settings::new(&flags)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    Err(sshd::start_waiting(&flags, &Settings::new(&flags)?).into())
+}
+
+fn wait(arguments: impl Iterator<Item = OsString>) -> anyhow::Result<()> {
+    let flags = parsed(arguments)?;
+    let (address, log) = sshd::waiting(&flags)?;
+    runtime()?.block_on(async {
         let shutdown = CancellationToken::new();
         let stop = shutdown.clone();
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
@@ -39,6 +66,6 @@ fn run() -> anyhow::Result<()> {
             tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
             stop.cancel();
         });
-        Ok(sshd::serve(settings, shutdown).await?)
+        Ok(sshd::serve(&address, log, sshd::kept(&flags), shutdown).await?)
     })
 }

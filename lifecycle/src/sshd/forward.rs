@@ -3,20 +3,25 @@
 
 use std::{io, time::Duration};
 
+use bytes::Bytes;
 use russh::{
-    Channel, ChannelOpenFailure,
+    Channel, ChannelMsg, ChannelOpenFailure, ChannelWriteHalf,
     server::{ChannelOpenHandle, Handle, Msg},
 };
 use serde_json::json;
 use tokio::{
-    io::copy_bidirectional,
-    net::{TcpListener, TcpStream},
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
 };
 use tokio_util::sync::CancellationToken;
 
-use super::log::Log;
+use super::{inbox::Inbox, log::Log};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+const PIECE_BYTES: usize = 32 * 1024;
 /// Where a client that asks for "localhost" or for any address is served.
 const ANY: &str = "0.0.0.0";
 const LOCALHOST: &str = "127.0.0.1";
@@ -96,10 +101,60 @@ async fn accept(
     }
 }
 
-async fn copy(channel: Channel<Msg>, mut target: TcpStream, log: Log) {
-    let mut channel = channel.into_stream();
-    // The channel is closed when the stream is dropped; a broken connection shows itself to both ends.
-    if let Err(error) = copy_bidirectional(&mut channel, &mut target).await {
+/// Copies both ways until both are done or the client closes the channel.
+async fn copy(channel: Channel<Msg>, target: TcpStream, log: Log) {
+    let (from_client, to_client) = channel.split();
+    let (from_target, to_target) = target.into_split();
+    let all_sent = CancellationToken::new();
+    let both = async {
+        to_the_client(from_target, &to_client).await?;
+        all_sent.cancelled().await;
+        Ok(())
+    };
+    let ended = tokio::select! {
+        ended = to_the_target(Inbox::of(from_client), to_target, &all_sent) => ended,
+        ended = both => ended,
+    };
+    if let Err(error) = ended {
+        // A broken connection shows itself to both ends.
         log.debug("forward.ended", json!({ "error": error.to_string() }));
+    }
+    // A client that has left does not mind.
+    let _ = to_client.close().await;
+}
+
+/// Until the client closes the channel; `all_sent` when it has said all before.
+async fn to_the_target(
+    mut from: Inbox,
+    mut to: OwnedWriteHalf,
+    all_sent: &CancellationToken,
+) -> io::Result<()> {
+    while let Some((message, _place)) = from.next().await {
+        match message {
+            ChannelMsg::Data { data } => to.write_all(&data).await?,
+            ChannelMsg::Eof => {
+                to.shutdown().await?;
+                all_sent.cancel();
+            }
+            ChannelMsg::Close => break,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+async fn to_the_client(mut from: OwnedReadHalf, to: &ChannelWriteHalf<Msg>) -> io::Result<()> {
+    let mut buffer = vec![0; PIECE_BYTES];
+    loop {
+        let length = from.read(&mut buffer).await?;
+        let sent = match length {
+            0 => to.eof().await,
+            length => to.data_bytes(Bytes::copy_from_slice(&buffer[..length])).await,
+        };
+        match sent {
+            Ok(()) if length > 0 => {}
+            // A client that has left shows itself to the other direction.
+            _ => return Ok(()),
+        }
     }
 }

@@ -3,11 +3,12 @@
 //! the one authorized key; keeping others from reaching it is the platform's work.
 //!
 //! `settings` (flags) → `serve` (connections) → `connection` (one client) → `session` (one channel) → `program` (what
-//! runs in it). Not here: passwords, users, X11, agent forwarding.
+//! runs in it); `inbox` holds what its reader is slow to take. Not here: passwords, users, X11, agent forwarding.
 
 mod connection;
 mod forward;
 mod glob;
+mod inbox;
 mod log;
 mod program;
 mod scp;
@@ -18,6 +19,6 @@ mod sftp;
 mod terminal;
 
 pub use log::{Level, Log};
-pub use serve::{ServeError, serve};
-pub use settings::{Settings, SettingsError, ask_again_without_keys, flags};
+pub use serve::{SERVE_ONE, ServeError, serve, serve_one};
+pub use settings::{Settings, SettingsError, WAIT, flags, kept, start_waiting, waiting};
 pub use terminal::{SESSION_LEADER, become_session_leader};

@@ -1,46 +1,63 @@
-//! Accepts connections, within limits, until told to stop.
+//! Accepts connections, within limits, until told to stop. Each is served by a process of its own, this very program started
+//! with [`SERVE_ONE`]: what a connection took is given back when it ends, and waiting for connections takes little.
 
-use std::{io, net::SocketAddr, os::fd::AsFd, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::{AsFd, OwnedFd},
+    process::Stdio,
+    sync::Arc,
+    time::Duration,
+};
 
 use russh::{MethodKind, MethodSet, SshId, server};
+use rustix::process::{Signal, set_parent_process_death_signal};
 use serde_json::json;
 use tokio::{
     net::{TcpListener, TcpStream},
+    process::{Child, Command},
     sync::Semaphore,
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{connection::Connection, settings::Settings};
+use super::{connection::Connection, log::Log, settings::Settings};
+
+/// The first argument that makes this program serve the connection that is its standard input.
+pub const SERVE_ONE: &str = "--serve-one-connection";
 
 /// A client that has not proven itself after this time is cut off.
 const LOGIN_TIME: Duration = Duration::from_secs(30);
-const CONNECTIONS_MAX: usize = 128;
+/// Clients that use many channels come with many connections, where the proxy gives each channel its own.
+const CONNECTIONS_MAX: usize = 256;
 /// A peer is asked for a sign of life this often, and given up after this many unanswered questions (5 minutes).
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVES_MAX: usize = 20;
 const LOGIN_ATTEMPTS_MAX: usize = 6;
 /// Slows guessing down; not the probe without credentials that every client begins with.
 const REJECTION_TIME: Duration = Duration::from_millis(300);
-/// Messages a channel holds for a reader that is behind; the connection waits when they are full. Large enough for a
-/// whole window of data in small pieces, since a connection that waits also delays the window adjustments of the peer.
-const CHANNEL_MESSAGES_MAX: usize = 1024;
+/// Messages between a connection and whoever takes them from it; they are held in `inbox`, not here.
+const CHANNEL_MESSAGES_MAX: usize = 32;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     #[error("cannot listen on {address}: {source}")]
     Listen { address: String, source: io::Error },
+    #[error("cannot serve a connection: {0}")]
+    One(#[source] io::Error),
 }
 
-/// Serves until `shutdown`.
-pub async fn serve(settings: Settings, shutdown: CancellationToken) -> Result<(), ServeError> {
-    let listener = TcpListener::bind(&settings.address)
+/// Serves until `shutdown`, each connection by this program started with `arguments`.
+pub async fn serve(
+    address: &str,
+    log: Log,
+    arguments: Vec<String>,
+    shutdown: CancellationToken,
+) -> Result<(), ServeError> {
+    let listener = TcpListener::bind(address)
         .await
-        .map_err(|source| ServeError::Listen { address: settings.address.clone(), source })?;
-    let log = settings.log;
+        .map_err(|source| ServeError::Listen { address: address.to_owned(), source })?;
     let address = listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
-    let config = Arc::new(config(&settings));
-    let settings = Arc::new(settings);
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     log.info("started", json!({ "address": address }));
     loop {
@@ -48,8 +65,8 @@ pub async fn serve(settings: Settings, shutdown: CancellationToken) -> Result<()
             accepted = listener.accept() => accepted,
             () = shutdown.cancelled() => break,
         };
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
             Err(error) => {
                 // Out of descriptors, mostly: it passes when somebody leaves.
                 log.error("accept-failed", &error);
@@ -61,14 +78,42 @@ pub async fn serve(settings: Settings, shutdown: CancellationToken) -> Result<()
             log.error("connection-refused", &format!("{CONNECTIONS_MAX} connections are open"));
             continue;
         };
-        let connection = handle(stream, peer, config.clone(), settings.clone());
-        tokio::spawn(async move {
-            connection.await;
-            drop(place);
-        });
+        match start(stream, &arguments) {
+            Ok(mut server) => drop(tokio::spawn(async move {
+                // How it ended is for its own log.
+                let _ = server.wait().await;
+                drop(place);
+            })),
+            Err(error) => log.error("connection-refused", &error),
+        }
     }
     log.info("exited", json!({}));
     Ok(())
+}
+
+/// Hands a connection to a process, which ends with this one.
+fn start(stream: TcpStream, arguments: &[String]) -> io::Result<Child> {
+    let stream = OwnedFd::from(stream.into_std()?);
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("diego-sshd").arg(SERVE_ONE).args(arguments).stdin(Stdio::from(stream)).kill_on_drop(true);
+    command.spawn()
+}
+
+/// Serves the connection that is this process's standard input.
+pub async fn serve_one(settings: Settings) -> Result<(), ServeError> {
+    let stream = connection_of_stdin().map_err(ServeError::One)?;
+    let peer = stream.peer_addr().map_err(ServeError::One)?;
+    let config = Arc::new(config(&settings));
+    handle(stream, peer, config, Arc::new(settings)).await;
+    Ok(())
+}
+
+fn connection_of_stdin() -> io::Result<TcpStream> {
+    // A daemon that is killed takes its connections with it.
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    let stream = std::net::TcpStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    stream.set_nonblocking(true)?;
+    TcpStream::from_std(stream)
 }
 
 fn config(settings: &Settings) -> server::Config {

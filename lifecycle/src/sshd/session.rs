@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use russh::{
-    Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Sig,
+    Channel, ChannelMsg, ChannelWriteHalf, Sig,
     server::{Handle, Msg},
 };
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -20,6 +20,7 @@ use tokio::{
 };
 
 use super::{
+    inbox::{Inbox, Place},
     program::{self, Asked, End, Program, Variables},
     settings::Settings,
     terminal::{self, Size},
@@ -30,8 +31,6 @@ pub const SFTP: &str = "sftp";
 
 const VARIABLES_MAX: usize = 256;
 const VARIABLE_BYTES_MAX: usize = 64 * 1024;
-/// Input on its way to a program that is slow to read.
-const INPUT_PIECES_MAX: usize = 16;
 const OUTPUT_BYTES: usize = 32 * 1024;
 /// How long a terminal may stay silent after its program has ended before it is closed: something else may hold it.
 const TERMINAL_SILENCE: Duration = Duration::from_millis(100);
@@ -42,8 +41,8 @@ const STDERR: u32 = 1;
 type Writer = Arc<ChannelWriteHalf<Msg>>;
 
 pub async fn serve(channel: Channel<Msg>, client: Handle, settings: Arc<Settings>) {
-    let (mut requests, writer) = channel.split();
-    let writer = Arc::new(writer);
+    let (requests, writer) = channel.split();
+    let (mut requests, writer) = (Inbox::of(requests), Arc::new(writer));
     let mut wishes =
         Wishes { variables: program::variables(settings.inherited_environment()), terminal: None };
     let Some(asked) = wishes.gather(&mut requests).await else {
@@ -78,9 +77,9 @@ struct Wishes {
 
 impl Wishes {
     /// Until a program is asked for; `None` when the client leaves before.
-    async fn gather(&mut self, requests: &mut ChannelReadHalf) -> Option<Asked> {
+    async fn gather(&mut self, requests: &mut Inbox) -> Option<Asked> {
         loop {
-            match requests.wait().await? {
+            match requests.next().await?.0 {
                 ChannelMsg::SetEnv { variable_name, variable_value, .. } => {
                     self.set(variable_name, variable_value)
                 }
@@ -127,9 +126,10 @@ fn size(columns: u32, rows: u32, width: u32, height: u32) -> Size {
     Size { columns, rows, width, height }
 }
 
-async fn run(program: Program, mut requests: ChannelReadHalf, writer: Writer, client: Handle) {
+async fn run(program: Program, mut requests: Inbox, writer: Writer, client: Handle) {
     let Program { input, output, errors, end, group, terminal } = program;
-    let (to_program, pieces) = mpsc::channel(INPUT_PIECES_MAX);
+    // As much as the inbox has room for.
+    let (to_program, pieces) = mpsc::unbounded_channel();
     let mut to_program = Some(to_program);
     let feeding = tokio::spawn(feed(input, pieces));
     let on_terminal = terminal.is_some();
@@ -147,26 +147,27 @@ async fn run(program: Program, mut requests: ChannelReadHalf, writer: Writer, cl
     });
     let finished = loop {
         let request = tokio::select! {
-            request = requests.wait() => request,
+            request = requests.next() => request,
             _ = &mut finishing => break true,
         };
+        let Some((request, place)) = request else { break false };
         match request {
             // An error means that the program reads no more; what is sent to it then goes nowhere.
-            Some(ChannelMsg::Data { data }) => {
+            ChannelMsg::Data { data } => {
                 if let Some(to_program) = &to_program {
-                    let _ = to_program.send(data).await;
+                    let _ = to_program.send((data, place));
                 }
             }
-            Some(ChannelMsg::Eof) => to_program = None,
-            Some(ChannelMsg::WindowChange { col_width, row_height, pix_width, pix_height }) => {
+            ChannelMsg::Eof => to_program = None,
+            ChannelMsg::WindowChange { col_width, row_height, pix_width, pix_height } => {
                 if let Some(terminal) = &terminal {
                     // Only a terminal that is being closed cannot be resized.
                     let _ = terminal.resize(size(col_width, row_height, pix_width, pix_height));
                 }
             }
-            Some(ChannelMsg::Signal { signal }) => send_signal(group, &signal),
-            Some(ChannelMsg::Close) | None => break false,
-            Some(_) => {}
+            ChannelMsg::Signal { signal } => send_signal(group, &signal),
+            ChannelMsg::Close => break false,
+            _ => {}
         }
     };
     stop(feeding).await;
@@ -182,8 +183,11 @@ async fn stop(task: JoinHandle<()>) {
     let _ = task.await;
 }
 
-async fn feed(mut input: Box<dyn AsyncWrite + Send + Unpin>, mut pieces: mpsc::Receiver<Bytes>) {
-    while let Some(piece) = pieces.recv().await {
+async fn feed(
+    mut input: Box<dyn AsyncWrite + Send + Unpin>,
+    mut pieces: mpsc::UnboundedReceiver<(Bytes, Place)>,
+) {
+    while let Some((piece, _place)) = pieces.recv().await {
         // A program that reads no more is no error: its end tells the rest.
         if input.write_all(&piece).await.is_err() {
             return;

@@ -10,6 +10,9 @@ use russh::{
 use super::log::Log;
 use crate::flags::{FlagSet, Parsed};
 
+/// The first argument of a program that waits for connections.
+pub const WAIT: &str = "--wait-for-connections";
+
 const HOST_KEY_VARIABLE: &str = "SSHD_HOSTKEY";
 const AUTHORIZED_KEY_VARIABLE: &str = "SSHD_AUTHKEY";
 /// Flags that are handed on when the daemon starts itself again.
@@ -19,7 +22,6 @@ const KEPT_SWITCHES: [&str; 2] = ["allowUnauthenticatedClients", "inheritDaemonE
 
 /// Everything the daemon needs to know.
 pub struct Settings {
-    pub address: String,
     pub host_key: PrivateKey,
     pub authorized_key: Option<PublicKey>,
     pub allow_unauthenticated_clients: bool,
@@ -61,31 +63,33 @@ pub fn flags() -> FlagSet {
         .text("timeFormat", "", "accepted and ignored")
 }
 
-/// When keys were given on the command line, where every process of the container can read them, the daemon becomes
-/// itself once more with the keys in its environment. Returns when there is nothing to hide, or the error.
-pub fn ask_again_without_keys(flags: &Parsed) -> Result<(), SettingsError> {
-    if std::env::var_os(HOST_KEY_VARIABLE).is_some_and(|key| !key.is_empty()) {
-        return Ok(());
-    }
-    let (host_key, authorized_key) = (flags.text("hostKey"), flags.text("authorizedKey"));
-    if host_key.is_empty() && authorized_key.is_empty() {
-        return Ok(());
-    }
-    let made;
-    let host_key = match host_key {
-        "" => {
-            made = new_host_key()?;
-            let written = made.to_openssh(ssh_key::LineEnding::LF);
-            &written.map_err(SettingsError::AuthorizedKey)?.to_string()
-        }
-        given => given,
+/// Becomes this program once more, to wait for connections: with the keys in its environment, for every process of the
+/// container can read a command line; without huge pages, which make a small process a large one from its start on; and
+/// without all that looking at keys has brought into memory. Returns only when that fails.
+pub fn start_waiting(flags: &Parsed, settings: &Settings) -> SettingsError {
+    let host_key = match settings.host_key.to_openssh(ssh_key::LineEnding::LF) {
+        Ok(written) => written,
+        Err(error) => return SettingsError::AuthorizedKey(error),
     };
+    let authorized_key = settings.authorized_key.as_ref().map(|key| key.to_openssh()).transpose();
+    let authorized_key = match authorized_key {
+        Ok(written) => written.unwrap_or_default(),
+        Err(error) => return SettingsError::AuthorizedKey(error),
+    };
+    // Where it cannot be had, the daemon is larger.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     let mut again = Command::new("/proc/self/exe");
     again.arg0(std::env::args_os().next().unwrap_or_else(|| OsString::from("diego-sshd")));
-    again.args(KEPT_TEXTS.map(|name| format!("--{name}={}", flags.text(name))));
-    again.args(KEPT_SWITCHES.map(|name| format!("--{name}={}", flags.switch(name))));
-    again.env(HOST_KEY_VARIABLE, host_key).env(AUTHORIZED_KEY_VARIABLE, authorized_key);
-    Err(SettingsError::StartAgain(again.exec()))
+    again.arg(WAIT).args(kept(flags));
+    again.env(HOST_KEY_VARIABLE, host_key.as_str()).env(AUTHORIZED_KEY_VARIABLE, authorized_key);
+    SettingsError::StartAgain(again.exec())
+}
+
+/// The flags as this program gives them to itself.
+pub fn kept(flags: &Parsed) -> Vec<String> {
+    let texts = KEPT_TEXTS.iter().map(|name| format!("--{name}={}", flags.text(name)));
+    let switches = KEPT_SWITCHES.iter().map(|name| format!("--{name}={}", flags.switch(name)));
+    texts.chain(switches).collect()
 }
 
 impl Settings {
@@ -97,15 +101,13 @@ impl Settings {
             }
             key => (key, variable(AUTHORIZED_KEY_VARIABLE)),
         };
-        let level = flags.text("logLevel");
         let settings = Settings {
-            address: flags.text("address").to_owned(),
             host_key: host_key_of(&host_key)?,
             authorized_key: authorized_key_of(&authorized_key)?,
             allow_unauthenticated_clients: flags.switch("allowUnauthenticatedClients"),
             inherit_daemon_env: flags.switch("inheritDaemonEnv"),
             preferred: preferred(flags)?,
-            log: Log::new(level).ok_or_else(|| SettingsError::LogLevel(level.to_owned()))?,
+            log: log_of(flags)?,
         };
         if settings.authorized_key.is_none() && !settings.allow_unauthenticated_clients {
             return Err(SettingsError::NoAuthorizedKey);
@@ -124,6 +126,16 @@ impl Settings {
             .filter(|(name, _)| !hidden.contains(&name.as_str()))
             .collect()
     }
+}
+
+/// What of the flags is needed to wait for connections: where, and what to log.
+pub fn waiting(flags: &Parsed) -> Result<(String, Log), SettingsError> {
+    Ok((flags.text("address").to_owned(), log_of(flags)?))
+}
+
+fn log_of(flags: &Parsed) -> Result<Log, SettingsError> {
+    let level = flags.text("logLevel");
+    Log::new(level).ok_or_else(|| SettingsError::LogLevel(level.to_owned()))
 }
 
 fn host_key_of(pem: &str) -> Result<PrivateKey, SettingsError> {
