@@ -9,7 +9,10 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -48,6 +51,53 @@ impl Drop for World {
     }
 }
 
+/// The keys of a daemon, of those who may enter it, and of the proxy.
+struct Keys {
+    host_pem: String,
+    host_fingerprint: String,
+    user_pem: String,
+    authorized_key: String,
+    proxy_pem: Option<String>,
+}
+
+impl Keys {
+    fn new() -> Keys {
+        let (host, user) = (keys::generate().unwrap(), keys::generate().unwrap());
+        Keys {
+            host_pem: host.private_pem,
+            host_fingerprint: host.fingerprint,
+            user_pem: user.private_pem,
+            authorized_key: user.authorized_key,
+            proxy_pem: None,
+        }
+    }
+
+    /// As deployments have had them for long: RSA in PEM, and the fingerprint in MD5.
+    fn of_old() -> Keys {
+        let directory = tempfile::tempdir().unwrap();
+        let pem = |name: &str| {
+            let path = directory.path().join(name);
+            let mut command = Command::new("ssh-keygen");
+            command.args(["-q", "-t", "rsa", "-b", "2048", "-m", "PEM", "-N", "", "-f"]).arg(&path);
+            assert!(command.status().unwrap().success());
+            fs::read_to_string(path).unwrap()
+        };
+        let [host_pem, user_pem, proxy_pem] = ["host", "user", "proxy"].map(pem);
+        assert!(proxy_pem.starts_with("-----BEGIN RSA PRIVATE KEY-----"));
+        let mut command = Command::new("ssh-keygen");
+        let printed = command.args(["-l", "-E", "md5", "-f"]).arg(directory.path().join("host")).output();
+        let printed = text(&printed.unwrap().stdout);
+        let fingerprint = printed.split_whitespace().nth(1).unwrap().strip_prefix("MD5:").unwrap();
+        Keys {
+            host_pem,
+            host_fingerprint: fingerprint.to_owned(),
+            user_pem,
+            authorized_key: fs::read_to_string(directory.path().join("user.pub")).unwrap(),
+            proxy_pem: Some(proxy_pem),
+        }
+    }
+}
+
 /// The daemon's program, built beside this test's.
 fn daemon_program() -> PathBuf {
     let here = std::env::current_exe().unwrap();
@@ -55,32 +105,35 @@ fn daemon_program() -> PathBuf {
 }
 
 fn world(test: &str, change: impl FnOnce(&mut Config)) -> Option<World> {
+    world_with(test, Keys::new, change)
+}
+
+fn world_with(test: &str, keys: fn() -> Keys, change: impl FnOnce(&mut Config)) -> Option<World> {
     let program = daemon_program();
     if !program.exists() || !Path::new("/usr/bin/ssh").exists() {
         println!("SKIPPED {test}: no {} or no OpenSSH client", program.display());
         return None;
     }
-    let host = keys::generate().unwrap();
-    let user = keys::generate().unwrap();
+    let keys = keys();
     let mut daemon = Command::new(program)
         .arg("-address=127.0.0.1:0")
-        .arg(format!("-hostKey={}", host.private_pem))
-        .arg(format!("-authorizedKey={}", user.authorized_key))
+        .arg(format!("-hostKey={}", keys.host_pem))
+        .arg(format!("-authorizedKey={}", keys.authorized_key))
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let port = started_port(&mut daemon);
     let route = SshRoute {
         container_port: 2222,
-        host_fingerprint: host.fingerprint,
-        private_key: user.private_pem.clone(),
+        host_fingerprint: keys.host_fingerprint,
+        private_key: keys.user_pem,
         ..Default::default()
     };
     let target = Target { host: "127.0.0.1".into(), port, route };
     let mut wrong_host = target.clone();
-    wrong_host.route.host_fingerprint = user.fingerprint;
+    wrong_host.route.host_fingerprint = keys::generate().unwrap().fingerprint;
     let mut wrong_key = target.clone();
-    wrong_key.route.private_key = host.private_pem;
+    wrong_key.route.private_key = keys.host_pem;
     let mut nobody = target.clone();
     nobody.port = 1;
     let instances =
@@ -89,6 +142,7 @@ fn world(test: &str, change: impl FnOnce(&mut Config)) -> Option<World> {
     let (listen, proxy) = Listen::loopback().unwrap();
     let mut config = Config::new(listen, Arc::new(Known(instances.into())));
     config.diego_credentials = Some(PASSWORD.to_owned());
+    config.host_key = keys.proxy_pem;
     change(&mut config);
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();
@@ -193,6 +247,18 @@ fn commands_and_shells_work_through_the_proxy() {
 }
 
 #[test]
+fn keys_of_long_ago_serve_clients_of_today() {
+    let Some(world) = world_with("keys_of_long_ago_serve_clients_of_today", Keys::of_old, |_| {}) else {
+        return;
+    };
+    assert_eq!(text(&checked(&mut world.ssh(&["echo in"])).stdout), "in\n");
+    for algorithm in ["rsa-sha2-256", "rsa-sha2-512"] {
+        let host = format!("-oHostKeyAlgorithms={algorithm}");
+        assert_eq!(text(&checked(&mut world.ssh(&[&host, "echo in"])).stdout), "in\n");
+    }
+}
+
+#[test]
 fn data_passes_whole_in_both_directions() {
     let Some(world) = world("data_passes_whole_in_both_directions", |_| {}) else {
         return;
@@ -221,6 +287,154 @@ fn files_are_copied_by_both_protocols() {
         checked(world.client("scp", PASSWORD).args(["-r", protocol]).arg(&local).arg(remote(&there)));
         checked(world.client("scp", PASSWORD).args(["-r", protocol]).arg(remote(&there)).arg(&back));
         assert_eq!(fs::read(back.join("d/f")).unwrap(), vec![7; 300_000], "{protocol}");
+    }
+}
+
+#[test]
+fn a_reader_that_comes_late_gets_everything() {
+    let Some(world) = world("a_reader_that_comes_late_gets_everything", |_| {}) else {
+        return;
+    };
+    let data: Vec<u8> = (0..64_000_000u32).map(|n| ((n * 31) >> 3) as u8).collect();
+    let mut ssh = world.ssh(&["cat"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut input = ssh.stdin.take().unwrap();
+    let sent = data.clone();
+    let fed = Arc::new(AtomicUsize::new(0));
+    let count = fed.clone();
+    let feeding = std::thread::spawn(move || {
+        for piece in sent.chunks(100_000) {
+            input.write_all(piece).unwrap();
+            count.fetch_add(piece.len(), Ordering::Relaxed);
+        }
+    });
+    stands_still(&fed);
+    assert!(fed.load(Ordering::Relaxed) < data.len(), "nothing has stopped the sender");
+    let mut back = Vec::new();
+    ssh.stdout.take().unwrap().read_to_end(&mut back).unwrap();
+    feeding.join().unwrap();
+    assert!(back == data, "{} of {} bytes", back.len(), data.len());
+    assert!(ssh.wait().unwrap().success());
+}
+
+/// Waits until a count that has begun does not change any more.
+fn stands_still(count: &AtomicUsize) {
+    let (mut seen, mut since) = (0, Instant::now());
+    while seen == 0 || since.elapsed() < Duration::from_millis(500) {
+        let now = count.load(Ordering::Relaxed);
+        if now != seen {
+            (seen, since) = (now, Instant::now());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn connect(port: u16) -> TcpStream {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match TcpStream::connect(("127.0.0.1", port)) {
+            Ok(stream) => return stream,
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Answers with its input; its port.
+fn echo() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            std::thread::spawn(move || {
+                let mut back = stream.try_clone().unwrap();
+                // Whoever leaves first ends it.
+                let _ = std::io::copy(&mut stream, &mut back);
+                let _ = back.shutdown(std::net::Shutdown::Write);
+            });
+        }
+    });
+    port
+}
+
+/// Takes connections and leaves them alone; its port.
+fn silent() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || listener.incoming().map(Result::unwrap).collect::<Vec<_>>());
+    port
+}
+
+/// How many bytes a connection has taken of those that are sent as long as it takes some.
+fn flood(mut stream: TcpStream) -> Arc<AtomicUsize> {
+    let sent = Arc::new(AtomicUsize::new(0));
+    let count = sent.clone();
+    std::thread::spawn(move || {
+        while let Ok(length @ 1..) = stream.write(&[7; 32 * 1024]) {
+            count.fetch_add(length, Ordering::Relaxed);
+        }
+    });
+    sent
+}
+
+fn hear_hello(mut stream: TcpStream) {
+    // A test that has failed ends.
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    stream.write_all(b"hello").unwrap();
+    let mut answer = [0; 5];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"hello");
+}
+
+#[test]
+fn a_forwarded_port_that_nobody_reads_keeps_no_other_waiting() {
+    let change = |config: &mut Config| config.stalled_timeout = Duration::from_secs(2);
+    let Some(world) = world("a_forwarded_port_that_nobody_reads_keeps_no_other_waiting", change) else {
+        return;
+    };
+    let (silent, echo) = (silent(), echo());
+    for direction in ["-L", "-R"] {
+        let (stalled, busy) = (free_port(), free_port());
+        let forward = |port, target| format!("{direction}127.0.0.1:{port}:127.0.0.1:{target}");
+        let words = ["-N", &forward(stalled, silent), &forward(busy, echo)];
+        let mut ssh = world.ssh(&words).stdin(Stdio::null()).spawn().unwrap();
+        let there_before = connect(busy);
+        hear_hello(there_before.try_clone().unwrap());
+        stands_still(&flood(connect(stalled)));
+        hear_hello(there_before);
+        hear_hello(connect(busy));
+        ssh.kill().unwrap();
+        ssh.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_session_that_nobody_reads_keeps_no_other_waiting() {
+    let Some(world) = world("a_session_that_nobody_reads_keeps_no_other_waiting", |_| {}) else {
+        return;
+    };
+    let control = format!("-oControlPath={}", world.path("control").display());
+    let mut master = world.ssh(&["-N", "-M", &control]).stdin(Stdio::null()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !world.path("control").exists() {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let mut stalled =
+        world.ssh(&[&control, "cat /dev/zero"]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut first = [0];
+    stalled.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+    for n in 0..10 {
+        let output = checked(&mut world.ssh(&[&control, &format!("echo {n}")]));
+        assert_eq!(text(&output.stdout), format!("{n}\n"));
+    }
+    for process in [&mut stalled, &mut master] {
+        process.kill().unwrap();
+        process.wait().unwrap();
     }
 }
 

@@ -14,8 +14,10 @@ use tokio::net::TcpStream;
 use super::{
     CHANNEL_MESSAGES_MAX, KEEPALIVE_INTERVAL, KEEPALIVES_MAX,
     connection::Life,
+    inbox::Inbox,
     instances::Target,
     keys::{self, KeyError},
+    outbox::Outbox,
     relay,
 };
 
@@ -24,6 +26,16 @@ const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 
 /// The daemon, once it has let us in.
 pub type Backend = client::Handle<Daemon>;
+
+/// What a connection to the daemon is for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Purpose {
+    /// Channels of the client; its end is the end of the client's connection.
+    First,
+    Channels,
+    /// Channels that the daemon opens, for ports forwarded to the client.
+    Forwarding,
+}
 
 #[derive(Debug, thiserror::Error)]
 pub enum BackendError {
@@ -62,6 +74,7 @@ pub async fn connect(
     target: &Target,
     client: server::Handle,
     life: Arc<Life>,
+    purpose: Purpose,
 ) -> Result<Backend, BackendError> {
     let connecting = TcpStream::connect((target.host.as_str(), target.port));
     let stream = tokio::time::timeout(CONNECT_TIME, connecting)
@@ -70,7 +83,7 @@ pub async fn connect(
         .map_err(BackendError::Connect)?;
     // Only a delay is lost where this fails.
     let _ = stream.set_nodelay(true);
-    let daemon = Daemon { expected: target.route.host_fingerprint.clone(), client, life };
+    let daemon = Daemon { expected: target.route.host_fingerprint.clone(), client, life, purpose };
     tokio::time::timeout(HANDSHAKE_TIME, log_in(stream, daemon, target))
         .await
         .unwrap_or(Err(BackendError::Silent))
@@ -86,14 +99,18 @@ async fn log_in(stream: TcpStream, daemon: Daemon, target: &Target) -> Result<Ba
         ..Default::default()
     };
     let route = &target.route;
-    let mut backend = match client::connect_stream(Arc::new(config), stream, daemon).await {
+    let mut backend = match client::connect_stream(Arc::new(config), Outbox::new(stream), daemon).await {
         Err(BackendError::Ssh(russh::Error::UnknownKey)) => return Err(BackendError::Fingerprint),
         connected => connected?,
     };
     let mut outcome = backend.authenticate_none(&*route.user).await?;
     if outcome != AuthResult::Success && !route.private_key.is_empty() {
         let key = keys::parse_private(&route.private_key).map_err(BackendError::UserKey)?;
-        let hash = backend.best_supported_rsa_hash().await?.flatten();
+        // Asking waits for a second on daemons that do not say it.
+        let hash = match key.algorithm().is_rsa() {
+            true => backend.best_supported_rsa_hash().await?.flatten(),
+            false => None,
+        };
         let key = PrivateKeyWithHashAlg::new(Arc::new(key), hash);
         outcome = backend.authenticate_publickey(&*route.user, key).await?;
     }
@@ -112,11 +129,14 @@ pub struct Daemon {
     expected: String,
     client: server::Handle,
     life: Arc<Life>,
+    purpose: Purpose,
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        self.life.backend_gone.cancel();
+        if self.purpose == Purpose::First {
+            self.life.backend_gone.cancel();
+        }
     }
 }
 
@@ -148,7 +168,12 @@ impl client::Handler for Daemon {
             match opened {
                 Ok(to_client) => {
                     reply.accept().await;
-                    relay::channel(to_client, channel, client, life).await;
+                    let (to_client, with_daemon) = (to_client.split(), channel.split());
+                    // Both connections carry other channels too.
+                    let from_client = Inbox::of(to_client.0, life.patience, || true);
+                    let from_daemon = Inbox::of(with_daemon.0, life.patience, || true);
+                    relay::channel((from_client, to_client.1), (from_daemon, with_daemon.1), client, &life)
+                        .await;
                 }
                 Err(error) => reply.reject(refusal(error)).await,
             }

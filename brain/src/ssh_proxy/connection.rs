@@ -11,8 +11,8 @@ use std::{
 };
 
 use russh::{
-    Channel, ChannelId, ChannelOpenFailure, Disconnect, Pty,
-    server::{Auth, ChannelOpenHandle, Handler, Msg, Session},
+    Channel, ChannelId, ChannelOpenFailure, ChannelReadHalf, Disconnect, Pty, client,
+    server::{Auth, ChannelOpenHandle, Handle, Handler, Msg, Session},
 };
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
@@ -20,7 +20,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Proxy,
-    backend::{self, Backend},
+    backend::{self, Backend, BackendError},
+    backends::Backends,
+    inbox::Inbox,
     instances::Found,
     relay,
     users::{self, User},
@@ -38,7 +40,9 @@ const CHANNELS_MAX: usize = 64;
 pub struct Life {
     pub authenticated: CancellationToken,
     pub backend_gone: CancellationToken,
-    backend: OnceLock<Arc<Backend>>,
+    /// How long a channel may be in the way of others.
+    pub patience: Duration,
+    backends: OnceLock<Arc<Backends>>,
     started: Instant,
     /// Milliseconds after `started`.
     touched: AtomicU64,
@@ -46,11 +50,12 @@ pub struct Life {
 }
 
 impl Life {
-    pub fn new() -> Life {
+    pub fn new(patience: Duration) -> Life {
         Life {
             authenticated: CancellationToken::new(),
             backend_gone: CancellationToken::new(),
-            backend: OnceLock::new(),
+            patience,
+            backends: OnceLock::new(),
             started: Instant::now(),
             touched: AtomicU64::new(0),
             terminals: AtomicUsize::new(0),
@@ -85,9 +90,8 @@ impl Life {
 
     /// Leaves the daemon.
     pub async fn end(&self) {
-        if let Some(backend) = self.backend.get() {
-            // A daemon that has gone before is left as well.
-            let _ = backend.disconnect(Disconnect::ByApplication, "the client has left", "").await;
+        if let Some(backends) = self.backends.get() {
+            backends.end().await;
         }
     }
 }
@@ -139,8 +143,8 @@ impl Connection {
         }
     }
 
-    fn backend(&self) -> Option<Arc<Backend>> {
-        self.life.backend.get().cloned()
+    fn backends(&self) -> Option<Arc<Backends>> {
+        self.life.backends.get().cloned()
     }
 }
 
@@ -158,6 +162,58 @@ fn whole(error: impl std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+/// What kind of channel a client opens.
+enum Wanted {
+    Session,
+    Forward { host: String, port: u32, originator: String, originator_port: u32 },
+}
+
+impl Wanted {
+    /// Opens its other half at the daemon.
+    async fn open(self, backend: &Backend) -> Result<Channel<client::Msg>, russh::Error> {
+        match self {
+            Wanted::Session => backend.channel_open_session().await,
+            Wanted::Forward { host, port, originator, originator_port } => {
+                backend.channel_open_direct_tcpip(host, port, originator, originator_port).await
+            }
+        }
+    }
+}
+
+impl Connection {
+    /// Leads a channel of the client on to the daemon, in a task of its own.
+    async fn lead(&self, channel: Channel<Msg>, reply: ChannelOpenHandle, client: Handle, wanted: Wanted) {
+        let (Some(backends), Ok(place)) = (self.backends(), self.channels.clone().try_acquire_owned()) else {
+            return reply.reject(ChannelOpenFailure::ResourceShortage).await;
+        };
+        let life = self.life.clone();
+        let (from_client, to_client) = channel.split();
+        let from_client = self.inbox(from_client, &wanted);
+        tokio::spawn(async move {
+            let Ok(backend) = backends.take(&life).await else {
+                return reply.reject(ChannelOpenFailure::ConnectFailed).await;
+            };
+            match wanted.open(&backend).await {
+                Ok(with_daemon) => {
+                    reply.accept().await;
+                    let (from_daemon, to_daemon) = with_daemon.split();
+                    relay::channel((from_client, to_client), (from_daemon, to_daemon), client, &life).await;
+                }
+                Err(error) => reply.reject(backend::refusal(error)).await,
+            }
+            backends.give_back(backend).await;
+            drop(place);
+        });
+    }
+
+    /// A forwarded port that stands still is in the way of those to come; a session only of others that are there.
+    fn inbox(&self, from_client: ChannelReadHalf, wanted: &Wanted) -> Inbox {
+        let (channels, forwarded) = (self.channels.clone(), matches!(wanted, Wanted::Forward { .. }));
+        let in_the_way = move || forwarded || channels.available_permits() + 1 < CHANNELS_MAX;
+        Inbox::of(from_client, self.life.patience, in_the_way)
+    }
 }
 
 impl Handler for Connection {
@@ -185,12 +241,12 @@ impl Handler for Connection {
         let Some(Found { target, instance_guid }) = found else {
             return Err(russh::Error::Inconsistent);
         };
-        match backend::connect(&target, session.handle(), self.life.clone()).await {
-            Ok(backend) => {
-                let address = format!("{}:{}", target.host, target.port);
+        let address = format!("{}:{}", target.host, target.port);
+        match Backends::open(target, session.handle(), &self.life).await {
+            Ok(backends) => {
                 tracing::info!(peer = %self.peer, instance_guid, address, "connected-to-backend");
                 // Only this sets it, and a client logs in once.
-                let _ = self.life.backend.set(Arc::new(backend));
+                let _ = self.life.backends.set(Arc::new(backends));
                 Ok(())
             }
             Err(error) => {
@@ -207,21 +263,7 @@ impl Handler for Connection {
         reply: ChannelOpenHandle,
         session: &mut Session,
     ) -> Result<(), Self::Error> {
-        let (Some(backend), Ok(place)) = (self.backend(), self.channels.clone().try_acquire_owned()) else {
-            reply.reject(ChannelOpenFailure::ResourceShortage).await;
-            return Ok(());
-        };
-        let (client, life) = (session.handle(), self.life.clone());
-        tokio::spawn(async move {
-            match backend.channel_open_session().await {
-                Ok(with_daemon) => {
-                    reply.accept().await;
-                    relay::channel(channel, with_daemon, client, life).await;
-                }
-                Err(error) => reply.reject(backend::refusal(error)).await,
-            }
-            drop(place);
-        });
+        self.lead(channel, reply, session.handle(), Wanted::Session).await;
         Ok(())
     }
 
@@ -235,22 +277,9 @@ impl Handler for Connection {
         reply: ChannelOpenHandle,
         session: &mut Session,
     ) -> Result<(), Self::Error> {
-        let (Some(backend), Ok(place)) = (self.backend(), self.channels.clone().try_acquire_owned()) else {
-            reply.reject(ChannelOpenFailure::ResourceShortage).await;
-            return Ok(());
-        };
-        let (client, life) = (session.handle(), self.life.clone());
         let (host, originator) = (host.to_owned(), originator_address.to_owned());
-        tokio::spawn(async move {
-            match backend.channel_open_direct_tcpip(host, port, originator, originator_port).await {
-                Ok(with_daemon) => {
-                    reply.accept().await;
-                    relay::channel(channel, with_daemon, client, life).await;
-                }
-                Err(error) => reply.reject(backend::refusal(error)).await,
-            }
-            drop(place);
-        });
+        let wanted = Wanted::Forward { host, port, originator, originator_port };
+        self.lead(channel, reply, session.handle(), wanted).await;
         Ok(())
     }
 
@@ -308,11 +337,18 @@ impl Handler for Connection {
         port: &mut u32,
         _session: &mut Session,
     ) -> Result<bool, Self::Error> {
-        let Some(backend) = self.backend() else {
+        let Some(backends) = self.backends() else {
             return Ok(false);
         };
-        let asked = tokio::time::timeout(FORWARD_TIME, backend.tcpip_forward(address, *port)).await;
-        let Ok(Ok(bound)) = asked else {
+        let asking = async {
+            backends
+                .forwarding(&self.life)
+                .await?
+                .tcpip_forward(address, *port)
+                .await
+                .map_err(BackendError::Ssh)
+        };
+        let Ok(Ok(bound)) = tokio::time::timeout(FORWARD_TIME, asking).await else {
             return Ok(false);
         };
         // 0 says that the port asked for is the one that was bound.
@@ -328,10 +364,17 @@ impl Handler for Connection {
         port: u32,
         _session: &mut Session,
     ) -> Result<bool, Self::Error> {
-        let Some(backend) = self.backend() else {
+        let Some(backends) = self.backends() else {
             return Ok(false);
         };
-        let asked = tokio::time::timeout(FORWARD_TIME, backend.cancel_tcpip_forward(address, port)).await;
-        Ok(matches!(asked, Ok(Ok(()))))
+        let asking = async {
+            backends
+                .forwarding(&self.life)
+                .await?
+                .cancel_tcpip_forward(address, port)
+                .await
+                .map_err(BackendError::Ssh)
+        };
+        Ok(matches!(tokio::time::timeout(FORWARD_TIME, asking).await, Ok(Ok(()))))
     }
 }

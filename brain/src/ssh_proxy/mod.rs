@@ -2,14 +2,19 @@
 //! (`diego:<process guid>/<index>` or `cf:<app guid>/<index>`); the proxy checks its password, finds the instance at the
 //! BBS, opens a connection of its own to the daemon there, whose key it checks, and relays channels both ways.
 //!
-//! `users` (grammar) → `instances` (where) and `cf` (may they) → `backend` (the daemon) → `relay` (channels), led by
-//! `connection`. Nobody's files or commands are looked at or kept.
+//! `users` (grammar) → `instances` (where) and `cf` (may they) → `backends`, `backend` (the daemon) → `relay` (channels, with
+//! `inbox` and `outbox` for what one side is slow to take), led by `connection`. Nobody's files or commands are looked at
+//! or kept.
 
 mod backend;
+mod backends;
 mod cf;
 mod connection;
+mod eager;
+mod inbox;
 mod instances;
 pub mod keys;
+mod outbox;
 mod relay;
 mod users;
 
@@ -30,6 +35,7 @@ pub use instances::{BbsInstances, FindError, Found, Instances, SshRoute, Target}
 pub use keys::{KeyError, KeyPair};
 
 use connection::{Connection, Life};
+use eager::Eager;
 
 /// A client that has not logged in after this time is cut off.
 const LOGIN_TIME: Duration = Duration::from_secs(30);
@@ -41,13 +47,14 @@ const REJECTION_TIME: Duration = Duration::from_secs(1);
 /// A client is asked for a sign of life this often and given up after this many unanswered questions.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVES_MAX: usize = 3;
-/// Messages a channel holds for the other side; a whole window of data in small pieces must fit.
-const CHANNEL_MESSAGES_MAX: usize = 1024;
+/// Messages between a session and whoever takes them from it; they are held in `inbox`, not here.
+const CHANNEL_MESSAGES_MAX: usize = 32;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What the daemon said last gets this long to reach the client after the daemon has gone.
 const LAST_WORDS: Duration = Duration::from_millis(250);
 
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+pub const STALLED_TIMEOUT: Duration = Duration::from_secs(60);
 pub const CONNECTIONS_MAX: usize = 1000;
 
 pub struct Config {
@@ -61,6 +68,8 @@ pub struct Config {
     pub cf: Option<CfAuthentication>,
     /// A connection on which nothing has passed for this long is closed, unless it has a terminal.
     pub idle_timeout: Duration,
+    /// A channel that is in the way of others because one side has read nothing of much for this long is closed.
+    pub stalled_timeout: Duration,
     pub connections_max: usize,
 }
 
@@ -73,6 +82,7 @@ impl Config {
             diego_credentials: None,
             cf: None,
             idle_timeout: IDLE_TIMEOUT,
+            stalled_timeout: STALLED_TIMEOUT,
             connections_max: CONNECTIONS_MAX,
         }
     }
@@ -94,6 +104,7 @@ struct Proxy {
     diego_credentials: Option<String>,
     cf: Option<CfAuthentication>,
     idle_timeout: Duration,
+    stalled_timeout: Duration,
     /// Places for clients that have not logged in.
     logins: Arc<Semaphore>,
 }
@@ -115,6 +126,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         diego_credentials: config.diego_credentials,
         cf: config.cf,
         idle_timeout: config.idle_timeout,
+        stalled_timeout: config.stalled_timeout,
         logins: Arc::new(Semaphore::new(LOGINS_MAX)),
     });
     let connections = tokio_util::task::TaskTracker::new();
@@ -187,9 +199,9 @@ async fn handle(
         tracing::warn!(%peer, "refused a connection: out of descriptors");
         return;
     };
-    let life = Arc::new(Life::new());
+    let life = Arc::new(Life::new(proxy.stalled_timeout));
     let connection = Connection::new(peer, proxy.clone(), life.clone());
-    let session = async { server::run_stream(server, stream, connection).await?.await };
+    let session = async { server::run_stream(server, Eager::new(stream), connection).await?.await };
     let mut session = std::pin::pin!(session);
     let why = tokio::select! {
         ended = &mut session => ended.err().map(|error| error.to_string()),

@@ -2,31 +2,61 @@
 //!
 //! Requests the daemon always grants (terminal, variable, size) are answered at once by `connection`; shell, exec and
 //! subsystem are answered when the daemon has. Back-pressure passes through: a side that does not read stops the
-//! other's sending.
-
-use std::sync::Arc;
+//! other's sending, sooner or later (see `inbox`).
 
 use russh::{
-    Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, client,
+    ChannelMsg, ChannelReadHalf, ChannelWriteHalf, client,
     server::{self, Handle},
 };
+use tokio_util::sync::CancellationToken;
 
-use super::connection::Life;
+use super::{connection::Life, inbox::Inbox};
+
+/// Where messages of a channel come from.
+pub trait Messages {
+    /// `None` when the channel has ended.
+    fn next(&mut self) -> impl Future<Output = Option<ChannelMsg>> + Send;
+
+    /// Cancelled when it stands in the way of others.
+    fn stalled(&self) -> CancellationToken;
+}
+
+impl Messages for Inbox {
+    fn next(&mut self) -> impl Future<Output = Option<ChannelMsg>> + Send {
+        self.next()
+    }
+
+    fn stalled(&self) -> CancellationToken {
+        self.stalled.clone()
+    }
+}
+
+/// A connection's only channel: nothing need be held for it, and it is in nobody's way.
+impl Messages for ChannelReadHalf {
+    fn next(&mut self) -> impl Future<Output = Option<ChannelMsg>> + Send {
+        self.wait()
+    }
+
+    fn stalled(&self) -> CancellationToken {
+        CancellationToken::new()
+    }
+}
 
 /// Relays until either side has closed the channel.
 pub async fn channel(
-    with_client: Channel<server::Msg>,
-    with_daemon: Channel<client::Msg>,
+    (from_client, to_client): (Inbox, ChannelWriteHalf<server::Msg>),
+    (from_daemon, to_daemon): (impl Messages, ChannelWriteHalf<client::Msg>),
     client: Handle,
-    life: Arc<Life>,
+    life: &Life,
 ) {
-    let (from_client, to_client) = with_client.split();
-    let (from_daemon, to_daemon) = with_daemon.split();
-    let mut terminal = Terminal { life: &life, counted: false };
+    let (client_stalled, daemon_stalled) = (from_client.stalled(), from_daemon.stalled());
+    let mut terminal = Terminal { life, counted: false };
     // The end of one direction is a close, which ends the channel; the other has nothing more to say.
     tokio::select! {
         () = to_the_daemon(from_client, &to_daemon, &mut terminal) => {}
-        () = to_the_client(from_daemon, &to_client, &client, &life) => {}
+        () = to_the_client(from_daemon, &to_client, &client, life) => {}
+        () = client_stalled.cancelled() => tracing::warn!("closed a channel that the instance does not read"),
+        () = daemon_stalled.cancelled() => tracing::warn!("closed a channel that the client does not read"),
     }
     // A side that has closed already, or has gone, does not mind.
     let _ = to_daemon.close().await;
@@ -56,12 +86,8 @@ impl Drop for Terminal<'_> {
     }
 }
 
-async fn to_the_daemon(
-    mut from: ChannelReadHalf,
-    to: &ChannelWriteHalf<client::Msg>,
-    terminal: &mut Terminal<'_>,
-) {
-    while let Some(message) = from.wait().await {
+async fn to_the_daemon(mut from: Inbox, to: &ChannelWriteHalf<client::Msg>, terminal: &mut Terminal<'_>) {
+    while let Some(message) = from.next().await {
         terminal.life.touch();
         let sent = match message {
             ChannelMsg::Data { data } => to.data_bytes(data).await,
@@ -101,13 +127,13 @@ async fn to_the_daemon(
 }
 
 async fn to_the_client(
-    mut from: ChannelReadHalf,
+    mut from: impl Messages,
     to: &ChannelWriteHalf<server::Msg>,
     client: &Handle,
     life: &Life,
 ) {
     let id = to.id();
-    while let Some(message) = from.wait().await {
+    while let Some(message) = from.next().await {
         life.touch();
         let sent = match message {
             ChannelMsg::Data { data } => to.data_bytes(data).await.is_ok(),
