@@ -14,6 +14,9 @@ pub trait Witness: Send + Sync {
     fn answered(&self, _took: Duration) {}
     /// One statement, or all of a commit.
     fn asked_database(&self, _took: Duration, _answered: bool) {}
+    fn task_started(&self, _cell_id: &str) {}
+    /// As its cell tells it.
+    fn task_ended(&self, _cell_id: &str, _failed: bool) {}
     /// One look at everything and what it led to.
     fn converged(&self, _took: Duration, _counts: &Counts) {}
 }

@@ -27,14 +27,20 @@ impl Controllers {
 
     /// Whether the cell should start it.
     pub async fn start_task(&self, trace_id: &str, guid: String, cell_id: String) -> Result<bool, Error> {
-        self.board
+        let holder = cell_id.clone();
+        let should_start = self
+            .board
             .write(trace_id, move |draft| {
-                let change = task::start(old(draft, &guid), cell_id, draft.now_ns)?;
+                let change = task::start(old(draft, &guid), holder, draft.now_ns)?;
                 let should_start = change.is_some();
                 change.into_iter().for_each(|change| draft.record(change));
                 Ok(should_start)
             })
-            .await
+            .await?;
+        if should_start {
+            self.witness.task_started(&cell_id);
+        }
+        Ok(should_start)
     }
 
     /// Also stops it at the cell that runs it.
@@ -73,8 +79,11 @@ impl Controllers {
         cell_id: String,
         outcome: TaskOutcome,
     ) -> Result<(), Error> {
-        let complete = move |old, _, now_ns| task::complete(old, &cell_id, outcome, now_ns);
-        self.ended(self.change(trace_id, guid, complete).await?)
+        let (holder, failed) = (cell_id.clone(), matches!(outcome, TaskOutcome::Failed { .. }));
+        let complete = move |old, _, now_ns| task::complete(old, &holder, outcome, now_ns);
+        let task = self.change(trace_id, guid, complete).await?;
+        self.witness.task_ended(&cell_id, failed);
+        self.ended(task)
     }
 
     fn ended(&self, task: Option<Arc<Task>>) -> Result<(), Error> {

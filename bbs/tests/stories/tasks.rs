@@ -53,6 +53,7 @@ async fn a_task_runs_once_and_its_client_is_told() {
     assert_eq!(other.to_string(), "Running on cell cell-1 not cell-2");
     bbs.complete_task("t", "cell-1", false, "", "42").await.unwrap();
     eventually("the Task is forgotten", async || state(&world).await.is_none()).await;
+    assert_eq!(world.counted(), ["started cell-1", "ended cell-1"]);
     let told = told.lock().unwrap().clone();
     assert_eq!(told.len(), 3, "two answers said: later");
     assert_eq!((told[2].result.as_str(), told[2].failed), ("42", false));
@@ -71,6 +72,7 @@ async fn a_client_that_is_away_is_told_later() {
     world.bbs().desire_task("t", "tests", &with_callback(&url)).await.unwrap();
     world.bbs().start_task("t", "cell-1").await.unwrap();
     world.bbs().complete_task("t", "cell-1", true, "out of luck", "").await.unwrap();
+    assert_eq!(world.counted(), ["started cell-1", "failed cell-1"]);
     eventually("three attempts", async || told.lock().unwrap().len() == 3).await;
     assert!(matches!(state(&world).await, Some(TaskState::Resolving(_))));
     world.advance(31);

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bbs::{Auctioneer, Config, Error, Intervals, Location, Reps};
+use bbs::{Auctioneer, Config, Error, Intervals, Location, Reps, Witness};
 use bbs_client::BbsClient;
 use bbs_models::{
     Action, ActualLrp, ActualLrpFilter, ActualLrpInstanceKey, ActualLrpKey, ActualLrpNetInfo, CellPresence,
@@ -32,6 +32,19 @@ pub struct Peers {
     auctions: Mutex<Vec<String>>,
     /// `stop cell instance`, `cancel cell task`, `update cell instance`, in order.
     told: Mutex<Vec<String>>,
+    /// `started cell`, `ended cell`, `failed cell`: what is counted of Tasks, in order.
+    counted: Mutex<Vec<String>>,
+}
+
+impl Witness for Peers {
+    fn task_started(&self, cell_id: &str) {
+        self.counted.lock().unwrap().push(format!("started {cell_id}"));
+    }
+
+    fn task_ended(&self, cell_id: &str, failed: bool) {
+        let how = if failed { "failed" } else { "ended" };
+        self.counted.lock().unwrap().push(format!("{how} {cell_id}"));
+    }
 }
 
 #[async_trait]
@@ -142,6 +155,7 @@ impl World {
         let mut config =
             Config::new(listen, database.clone(), self.peers.clone(), self.cells.subscribe()).unwrap();
         config.reps = self.peers.clone();
+        config.witness = self.peers.clone();
         let phrase = |label: &&str| (label.to_string(), format!("phrase of {label}"));
         config.keys = self
             .keys
@@ -206,6 +220,10 @@ impl World {
 
     pub fn take_auctions(&self) -> Vec<String> {
         std::mem::take(&mut *self.peers.auctions.lock().unwrap())
+    }
+
+    pub fn counted(&self) -> Vec<String> {
+        self.peers.counted.lock().unwrap().clone()
     }
 
     /// What was auctioned since this was asked last, once it is `expected`.

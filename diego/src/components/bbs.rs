@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::encryption::Encryption;
 use super::flags::{Health, Locket, Log, RepTls, Tls, address, interval, with_files};
-use super::report::{Figures, Report};
+use super::report::{Figures, Report, Tag};
 use super::{health, locket};
 use crate::dev::Parts;
 
@@ -211,13 +211,25 @@ async fn start_locket(flags: &Flags, parts: &mut Parts) -> Result<watch::Receive
     Ok(cells)
 }
 
+fn of_cell(cell_id: &str) -> Option<Tag> {
+    Some(Tag { name: "cell-id", value: cell_id.to_owned().into() })
+}
+
 /// What the BBS does, under the names that platforms know.
 struct Measured(Figures);
 
 impl Witness for Measured {
     fn answered(&self, took: Duration) {
         self.0.adds("RequestCount", 1);
-        self.0.took_at_most("RequestLatency", "", took);
+        self.0.took_at_most("RequestLatency", None, took);
+    }
+
+    fn task_started(&self, cell_id: &str) {
+        self.0.counts("TasksStarted", of_cell(cell_id), 1.0);
+    }
+
+    fn task_ended(&self, cell_id: &str, failed: bool) {
+        self.0.counts(if failed { "TasksFailed" } else { "TasksSucceeded" }, of_cell(cell_id), 1.0);
     }
 
     fn asked_database(&self, took: Duration, answered: bool) {

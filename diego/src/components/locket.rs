@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::flags::{Log, Tls, address};
-use super::report::{Figures, Report};
+use super::report::{Figures, Report, Tag};
 use crate::dev::Parts;
 
 #[derive(Args)]
@@ -96,9 +96,11 @@ struct Measured(Figures);
 impl Measured {
     fn new(figures: Figures) -> Measured {
         for name in [STARTED, SUCCEEDED, FAILED, CANCELLED, IN_FLIGHT] {
-            Call::ALL.iter().for_each(|call| figures.counts(name, call.name(), 0.0));
+            Call::ALL.iter().for_each(|call| figures.counts(name, of(*call), 0.0));
         }
-        [LockKind::Lock, LockKind::Presence].iter().for_each(|kind| figures.counts(expired(*kind), "", 0.0));
+        [LockKind::Lock, LockKind::Presence]
+            .iter()
+            .for_each(|kind| figures.counts(expired(*kind), None, 0.0));
         Measured(figures)
     }
 }
@@ -109,6 +111,10 @@ const FAILED: &str = "RequestsFailed";
 const CANCELLED: &str = "RequestsCancelled";
 const IN_FLIGHT: &str = "RequestsInFlight";
 
+fn of(call: Call) -> Option<Tag> {
+    Some(Tag { name: "request-type", value: call.name().into() })
+}
+
 fn expired(kind: LockKind) -> &'static str {
     match kind {
         LockKind::Lock => "LocksExpired",
@@ -118,8 +124,8 @@ fn expired(kind: LockKind) -> &'static str {
 
 impl Witness for Measured {
     fn began(&self, call: Call) {
-        self.0.counts(STARTED, call.name(), 1.0);
-        self.0.counts(IN_FLIGHT, call.name(), 1.0);
+        self.0.counts(STARTED, of(call), 1.0);
+        self.0.counts(IN_FLIGHT, of(call), 1.0);
     }
 
     fn ended(&self, call: Call, took: Duration, how: Ended) {
@@ -128,9 +134,9 @@ impl Witness for Measured {
             Ended::Badly => FAILED,
             Ended::GivenUp => CANCELLED,
         };
-        self.0.counts(name, call.name(), 1.0);
-        self.0.counts(IN_FLIGHT, call.name(), -1.0);
-        self.0.took_at_most("RequestLatencyMax", call.name(), took);
+        self.0.counts(name, of(call), 1.0);
+        self.0.counts(IN_FLIGHT, of(call), -1.0);
+        self.0.took_at_most("RequestLatencyMax", of(call), took);
     }
 
     fn asked_database(&self, took: Duration, answered: bool) {
@@ -146,7 +152,7 @@ impl Witness for Measured {
     }
 
     fn expired(&self, kind: LockKind) {
-        self.0.counts(expired(kind), "", 1.0);
+        self.0.counts(expired(kind), None, 1.0);
     }
 }
 

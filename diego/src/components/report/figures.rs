@@ -1,5 +1,6 @@
 //! What a component knows of itself, by the names that platforms know; the same page for Prometheus.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,8 +30,15 @@ pub(super) struct Figure {
     pub told: f64,
 }
 
-/// A name as platforms know it, and for which kind of request.
-pub(super) type Key = (String, &'static str);
+/// Of what among several a figure is, such as `cell-id` and its value.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tag {
+    pub name: &'static str,
+    pub value: Cow<'static, str>,
+}
+
+/// A name as platforms know it, and of what it is.
+pub(super) type Key = (String, Option<Tag>);
 
 /// What a component knows of itself by now. Cheap to clone; clones are the same.
 #[derive(Debug, Clone, Default)]
@@ -38,16 +46,16 @@ pub struct Figures(Arc<Mutex<BTreeMap<Key, Figure>>>);
 
 impl Figures {
     pub fn stands(&self, name: &str, value: f64) {
-        self.put(name, "", Kind::Gauge, "Metric", |_| value);
+        self.put(name, None, Kind::Gauge, "Metric", |_| value);
     }
 
     pub fn took(&self, name: &str, took: Duration) {
-        self.put(name, "", Kind::Gauge, "nanos", |_| took.as_nanos() as f64);
+        self.put(name, None, Kind::Gauge, "nanos", |_| took.as_nanos() as f64);
     }
 
-    pub fn took_at_most(&self, name: &str, request: &'static str, took: Duration) {
+    pub fn took_at_most(&self, name: &str, tag: Option<Tag>, took: Duration) {
         let took = took.as_nanos() as f64;
-        self.put(name, request, Kind::Most, "nanos", |before| before.max(took));
+        self.put(name, tag, Kind::Most, "nanos", |before| before.max(took));
     }
 
     /// Says until `shutdown` whether the lock is held.
@@ -73,39 +81,39 @@ impl Figures {
     }
 
     /// So many more of what a gauge counts from the start on.
-    pub fn counts(&self, name: &str, request: &'static str, more: f64) {
-        self.put(name, request, Kind::Gauge, "Metric", |before| before + more);
+    pub fn counts(&self, name: &str, tag: Option<Tag>, more: f64) {
+        self.put(name, tag, Kind::Gauge, "Metric", |before| before + more);
     }
 
     /// One statement of a database. There is one connection, over which they go one after another.
     pub fn asked_database(&self, took: Duration, answered: bool) {
         self.stands("DBOpenConnections", if answered { 1.0 } else { 0.0 });
-        self.put("DBQueriesInFlight", "", Kind::Most, "Metric", |before| before.max(1.0));
-        self.took_at_most("DBQueryDurationMax", "", took);
+        self.put("DBQueriesInFlight", None, Kind::Most, "Metric", |before| before.max(1.0));
+        self.took_at_most("DBQueryDurationMax", None, took);
         for (name, more) in [
             ("DBQueriesTotal", 1.0),
             ("DBQueriesSucceeded", f64::from(u8::from(answered))),
             ("DBQueriesFailed", f64::from(u8::from(!answered))),
         ] {
-            self.counts(name, "", more);
+            self.counts(name, None, more);
         }
     }
 
     pub fn adds(&self, name: &str, more: u64) {
-        self.put(name, "", Kind::Count, "Metric", |before| before + more as f64);
+        self.put(name, None, Kind::Count, "Metric", |before| before + more as f64);
     }
 
     fn put(
         &self,
         name: &str,
-        request: &'static str,
+        tag: Option<Tag>,
         kind: Kind,
         unit: &'static str,
         value: impl FnOnce(f64) -> f64,
     ) {
         let mut figures = self.lock();
         let nothing = Figure { kind, unit, value: 0.0, told: 0.0 };
-        let figure = figures.entry((name.to_owned(), request)).or_insert(nothing);
+        let figure = figures.entry((name.to_owned(), tag)).or_insert(nothing);
         figure.value = value(figure.value);
     }
 
@@ -139,16 +147,18 @@ impl Figures {
     pub fn page(&self) -> String {
         self.measure();
         let (mut page, mut last) = (String::new(), String::new());
-        for ((name, request), figure) in self.lock().iter() {
+        for ((name, tag), figure) in self.lock().iter() {
             let name = prometheus_name(name);
             // Writing to a string does not fail.
             if name != last {
                 let kind = if figure.kind == Kind::Count { "counter" } else { "gauge" };
                 let _ = writeln!(page, "# TYPE {name} {kind}");
             }
-            let label = match *request {
-                "" => String::new(),
-                request => format!("{{request_type=\"{request}\"}}"),
+            let label = match tag {
+                None => String::new(),
+                Some(Tag { name, value }) => {
+                    format!("{{{}=\"{}\"}}", prometheus_name(name), value.escape_default())
+                }
             };
             let _ = writeln!(page, "{name}{label} {}", figure.value);
             last = name;
@@ -189,8 +199,8 @@ mod tests {
     async fn a_count_is_told_by_what_it_grew_and_the_most_begins_anew() {
         let figures = Figures::default();
         figures.adds("RequestCount", 2);
-        figures.took_at_most("RequestLatency", "", Duration::from_nanos(7));
-        figures.took_at_most("RequestLatency", "", Duration::from_nanos(5));
+        figures.took_at_most("RequestLatency", None, Duration::from_nanos(7));
+        figures.took_at_most("RequestLatency", None, Duration::from_nanos(5));
         let of = |name: &str| figures.take().into_iter().find(|((found, _), _)| found == name).unwrap().1;
         let taken = figures.take();
         let value = |name: &str| taken.iter().find(|((found, _), _)| found == name).unwrap().1.value;
@@ -205,13 +215,16 @@ mod tests {
     async fn prometheus_reads_the_same() {
         let figures = Figures::default();
         figures.stands("LockHeld", 1.0);
-        figures.took_at_most("RequestLatencyMax", "Lock", Duration::from_nanos(4));
-        figures.took_at_most("RequestLatencyMax", "Fetch", Duration::from_nanos(5));
+        let of = |value: &'static str| Some(Tag { name: "request-type", value: value.into() });
+        figures.took_at_most("RequestLatencyMax", of("Lock"), Duration::from_nanos(4));
+        figures.took_at_most("RequestLatencyMax", of("Fetch"), Duration::from_nanos(5));
+        figures.counts("TasksStarted", Some(Tag { name: "cell-id", value: "a\"b".into() }), 1.0);
         figures.adds("ConvergenceLRPRuns", 2);
         let page = figures.page();
         for expected in [
             "# TYPE lock_held gauge\nlock_held 1\n",
             "# TYPE request_latency_max gauge\nrequest_latency_max{request_type=\"Fetch\"} 5\nrequest_latency_max{request_type=\"Lock\"} 4\n",
+            "# TYPE tasks_started gauge\ntasks_started{cell_id=\"a\\\"b\"} 1\n",
             "# TYPE convergence_lrp_runs counter\nconvergence_lrp_runs 2\n",
         ] {
             assert!(page.contains(expected), "{expected} is not in\n{page}");

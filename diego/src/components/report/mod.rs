@@ -23,7 +23,7 @@ use self::figures::{Figure, Kind};
 use super::flags::{address, interval};
 use crate::dev::Parts;
 
-pub use self::figures::Figures;
+pub use self::figures::{Figures, Tag};
 
 mod figures;
 
@@ -153,15 +153,15 @@ impl Told {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            for ((name, request), figure) in self.figures.take() {
-                self.tell(&name, request, &figure);
+            for ((name, tag), figure) in self.figures.take() {
+                self.tell(&name, tag.as_ref(), &figure);
             }
         }
     }
 
     /// One envelope each, as readers expect.
-    fn tell(&self, name: &str, request: &'static str, figure: &Figure) {
-        let source = self.source(request);
+    fn tell(&self, name: &str, tag: Option<&Tag>, figure: &Figure) {
+        let source = self.source(tag);
         let (now, value) = (now_ns(), figure.value);
         match figure.kind {
             Kind::Gauge | Kind::Most => {
@@ -176,8 +176,8 @@ impl Told {
         }
     }
 
-    fn source(&self, request: &'static str) -> Source {
-        let tag = (!request.is_empty()).then_some(("request-type", request));
+    fn source(&self, tag: Option<&Tag>) -> Source {
+        let tag = tag.map(|Tag { name, value }| (*name, value.as_ref()));
         self.forwarder.source(&self.source_id, &self.instance_id, tag)
     }
 }
