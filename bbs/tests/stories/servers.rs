@@ -218,8 +218,14 @@ impl Server {
                 std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
             pids.extend(children.split_whitespace().map(str::to_owned));
         }
-        let status = Command::new("kill").arg(format!("-{signal}")).args(pids).stderr(Stdio::null()).status();
-        status.unwrap();
+        let mut kill = Command::new("kill");
+        kill.arg(format!("-{signal}")).args(&pids).stderr(Stdio::null()).status().unwrap();
+        // A thread that is at work on another processor stops a moment later.
+        let deadline = Instant::now() + PATIENCE;
+        while signal == "STOP" && !pids.iter().all(|pid| is_stopped(pid)) {
+            assert!(Instant::now() < deadline, "{:?} does not stop", self.kind);
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     fn end(&self) {
@@ -318,6 +324,15 @@ impl Server {
         connection.execute(statement).await?;
         connection.close().await
     }
+}
+
+/// All its threads, or it is gone.
+#[allow(dead_code)]
+fn is_stopped(pid: &str) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let mut states = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok());
+    // The name before it may have anything in it.
+    states.all(|stat| stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with('T')))
 }
 
 fn is_starting(error: &sqlx::Error) -> bool {
