@@ -678,6 +678,8 @@ async fn a_refused_evacuation_says_whether_to_keep_the_container() {
 #[tokio::test]
 async fn calls_about_tasks_and_the_rest_that_cannot_be_made() {
     let world = World::new().await;
+    // A Task of a cell that is not there fails at the next look.
+    world.set_cells(&["c"]);
     let calls = Calls::of(&world);
     world.bbs().desire_task("task", "tests", &task_definition()).await.unwrap();
     let start = |task_guid: &str, cell_id: &str| {
